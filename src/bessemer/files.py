@@ -1,0 +1,182 @@
+"""Files that are either whole or not there: digests, atomic writes, locks, and where things live."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.units import show_bytes
+
+
+def home() -> Path:
+    """Where caches, runs and releases live: `BESSEMER_HOME`, by default `~/.bessemer`."""
+    return Path(os.environ.get("BESSEMER_HOME") or Path.home() / ".bessemer").expanduser().absolute()
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value (sorted keys, no spaces), so that equal values have equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(files: dict[str, str]) -> str:
+    """One digest for a folder, from {relative name: sha256 of its bytes}."""
+    return sha256_text(canonical_json(files))
+
+
+def read_json(path: Path) -> Any:
+    """Raises BessemerError when the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BessemerError("the file does not exist", where=str(path)) from None
+    except ValueError as error:
+        raise BessemerError(f"no valid JSON ({error})", where=str(path)) from None
+
+
+def fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write through a temporary file, fsync and rename: readers see the old text or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with tmp.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    tmp.replace(path)
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder that appears whole under its final name or not at all.
+
+    Yields a temporary folder beside it; on success its files are fsynced and it is renamed; on an error it
+    is removed. Leftovers of a killed process are cleared first.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    tmp = final.with_name(f".tmp-{final.name}")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
+    try:
+        yield tmp
+        for file in sorted(tmp.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        fsync_folder(tmp)
+        tmp.rename(final)
+        fsync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+
+
+def digest_files(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, dict[str, Any]]:
+    """{relative name: {"sha256", "bytes"}} of every file below the folder, by name."""
+    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
+    return {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
+        if name not in skip
+    }
+
+
+def check_files(folder: Path, expected: dict[str, dict[str, Any]], *, fix: str) -> None:
+    """Every expected file is there, is a plain file, and has its bytes.
+
+    Raises BessemerError naming the first file that differs.
+    """
+    for name, want in expected.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise BessemerError("the file is missing or no plain file", where=str(path), fix=fix)
+        if path.stat().st_size != want["bytes"]:
+            raise BessemerError(
+                f"{path.stat().st_size} bytes, but the manifest says {want['bytes']}", where=str(path), fix=fix
+            )
+        got = sha256_file(path)
+        if got != want["sha256"]:
+            raise BessemerError(
+                f"its bytes changed: sha256 {got[:12]}..., but the manifest says {want['sha256'][:12]}...",
+                where=str(path),
+                fix=fix,
+            )
+
+
+def need_writable(folder: Path) -> None:
+    """Raises BessemerError when files cannot be created in `folder` (made when missing)."""
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BessemerError(
+            f"the folder cannot be written ({error.strerror})",
+            where=str(folder),
+            fix="give the folder to this user, or set BESSEMER_HOME to another folder",
+        ) from None
+
+
+def need_disk(folder: Path, n_bytes: int, what: str) -> None:
+    """Raises BessemerError when the disk under `folder` has fewer than `n_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise BessemerError(
+            f"{what} needs {show_bytes(n_bytes)} of disk, {show_bytes(free)} are free",
+            where=str(folder),
+            fix=f"free {show_bytes(n_bytes - free)}, or set BESSEMER_HOME to a larger disk",
+        )
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock for as long as this process lives; a killed holder releases it by dying.
+
+    Raises BessemerError when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BessemerError(
+                f"{what} is in use by another process ({file.read().strip() or 'unknown'})",
+                where=str(path),
+                fix="wait for it, stop it, or give this one another name (--set name=...)",
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

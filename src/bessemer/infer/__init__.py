@@ -1,0 +1,1 @@
+"""Load a model once; score and generate for evaluation and serving alike."""

@@ -1,0 +1,130 @@
+"""What a model thinks of given tokens: bits of documents and log-probabilities of one-token answers.
+
+Documents are scored end to end without padding; only the positions that are asked for go through the head.
+Legend: N tokens of a batch, S scored positions, V vocabulary, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from bessemer.data.items import Message
+from bessemer.data.render import Example
+from bessemer.errors import BessemerError
+from bessemer.infer.model import Loaded
+
+BATCH_TOKENS = 2048
+Progress = Callable[[float], None]  # share done, 0..1
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a document: ids and the UTF-8 bytes that they stand for."""
+
+    id: str
+    ids: tuple[int, ...]
+    n_bytes: int
+
+
+def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size: int = 512) -> list[Window]:
+    """The first `n_tokens` tokens in windows of one document each, of at most `size` tokens.
+
+    Bytes are counted on the decoded window without its first token, which nothing predicts.
+    """
+    windows: list[Window] = []
+    left = n_tokens
+    for example in examples:
+        ids = [int(i) for i in example.ids_L[:-1]]  # without the end-of-text token, which stands for no bytes
+        for start in range(0, len(ids), size):
+            piece = ids[start : start + min(size, left)]
+            if len(piece) >= 16:
+                n_bytes = len(loaded.renderer.decode(piece[1:]).encode())
+                windows.append(Window(f"{example.id}:{start}", tuple(piece), n_bytes))
+                left -= len(piece)
+            if left < 16:
+                return windows
+    return windows
+
+
+@torch.inference_mode()
+def window_bits(loaded: Loaded, windows: Sequence[Window], progress: Progress | None = None) -> NDArray[np.float64]:
+    """Bits needed for each window: minus log2 of the probability of its tokens, the first one given. [W]"""
+    bits = np.zeros(len(windows))
+    order = sorted(range(len(windows)), key=lambda w: (len(windows[w].ids), w))
+    for chunk in _chunks(order, [len(windows[w].ids) for w in order]):
+        lengths = [len(windows[w].ids) for w in chunk]
+        hidden_NC, tokens_N = _forward(loaded, [windows[w].ids for w in chunk])
+        predicts_N = torch.ones(len(tokens_N), dtype=torch.bool, device=tokens_N.device)
+        predicts_N[torch.tensor(lengths).cumsum(0) - 1] = False  # the last token of a window predicts nothing
+        targets_S = tokens_N.roll(-1)[predicts_N]
+        losses = [
+            F.cross_entropy(loaded.head(h).float(), t, reduction="none")
+            for h, t in zip(hidden_NC[predicts_N].split(512), targets_S.split(512), strict=True)
+        ]
+        per_document = torch.cat(losses).split([n - 1 for n in lengths])
+        for w, loss in zip(chunk, per_document, strict=True):
+            bits[w] = loss.double().sum().item() / math.log(2)
+        if progress:
+            progress(len(chunk) / len(windows))
+    return bits
+
+
+def bits_per_byte(bits: NDArray[np.float64], windows: Sequence[Window]) -> float:
+    return float(bits.sum() / sum(w.n_bytes for w in windows))
+
+
+def option_ids(loaded: Loaded, options: Sequence[str]) -> list[int]:
+    """The first token of each answer. Raises BessemerError when two answers begin with the same token."""
+    ids = [loaded.renderer.encode_texts([o])[0][0] for o in options]
+    if len(set(ids)) < len(ids):
+        raise BessemerError(f"the answers {', '.join(map(repr, options))} begin with the same token")
+    return ids
+
+
+@torch.inference_mode()
+def option_logprobs(
+    loaded: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    options: Sequence[str],
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Log-probability of each answer's first token after each prompt. [prompts, options]"""
+    wanted = torch.tensor(option_ids(loaded, options), device=loaded.machine.device)
+    ids = [loaded.renderer.chat_ids(prompt) for prompt in prompts]
+    scores = np.zeros((len(prompts), len(options)))
+    order = sorted(range(len(ids)), key=lambda p: (len(ids[p]), p))
+    for chunk in _chunks(order, [len(ids[p]) for p in order]):
+        hidden_NC, _ = _forward(loaded, [ids[p] for p in chunk])
+        last = torch.tensor([len(ids[p]) for p in chunk]).cumsum(0) - 1
+        logprobs_PV = F.log_softmax(loaded.head(hidden_NC[last]).float(), dim=-1)
+        scores[chunk] = logprobs_PV[:, wanted].double().cpu().numpy()
+        if progress:
+            progress(len(chunk) / len(ids))
+    return scores
+
+
+def _chunks(order: list[int], lengths: list[int]) -> list[list[int]]:
+    """Cut a list of documents into batches of at most BATCH_TOKENS tokens."""
+    chunks: list[list[int]] = []
+    tokens = BATCH_TOKENS
+    for item, length in zip(order, lengths, strict=True):
+        if tokens + length > BATCH_TOKENS:
+            chunks.append([])
+            tokens = 0
+        chunks[-1].append(item)
+        tokens += length
+    return chunks
+
+
+def _forward(loaded: Loaded, documents: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    device = loaded.machine.device
+    tokens_N = torch.tensor([i for d in documents for i in d], device=device)
+    positions_N = torch.cat([torch.arange(len(d)) for d in documents]).to(device)
+    return loaded.hidden(tokens_N, positions_N, loaded.layout([len(d) for d in documents])), tokens_N

@@ -1,0 +1,188 @@
+"""From YAML and `--set` to a checked recipe; every mistake is reported, with its place and a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from bessemer.errors import BessemerError, Problem, RecipeError
+from bessemer.recipe.schema import RULES_OF_NAMES, Probe, Recipe, Source, Stage, Task
+
+MAX_BYTES = 1_000_000
+MODELS: dict[str, type[BaseModel]] = {"sources": Source, "stages": Stage, "probes": Probe, "tasks": Task}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also refuses duplicate keys and aliases, and reads 3e-4 as a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 3e-4 (no dot) for text; every user of a learning rate means the number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    if len(text.encode()) > MAX_BYTES:
+        raise BessemerError(f"larger than {MAX_BYTES} bytes", where=where, fix="a recipe is a page of text")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BessemerError(f"no valid YAML ({' '.join(str(error).split())})", where=where) from None
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """The names that are allowed where `path` ends, for suggestions."""
+    model: type[BaseModel] = Recipe
+    if path and path[0] in MODELS and len(path) >= 2:
+        model = MODELS[str(path[0])]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _suggest(word: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
+
+
+def _show_path(path: Sequence[str | int]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
+    found: list[Problem] = []
+    for item in error.errors(include_url=False):
+        path = [p for p in item["loc"] if p != "[key]"]
+        where = _show_path(path)
+        match item["type"]:
+            case "extra_forbidden":
+                allowed = _keys_at(path[:-1])
+                found.append(Problem(where, "unknown key", _suggest(str(path[-1]), allowed)))
+            case "value_error" if not path:
+                for line in str(item["ctx"]["error"]).splitlines():
+                    text, _, word = line.partition("|")
+                    place, _, what = text.partition(": ")
+                    fix = _suggest(word, list(cast(dict[str, Any], raw.get("sources") or {}))) if word else ""
+                    found.append(Problem(place, what, fix))
+            case "missing":
+                found.append(Problem(where, "missing"))
+            case "literal_error":
+                choices = re.findall(r"'([^']+)'", item["msg"])
+                found.append(Problem(where, f"{item['input']!r} is none of the choices", _suggest(str(item["input"]), choices)))
+            case "string_pattern_mismatch":
+                found.append(Problem(where, f"{item['input']!r} is no name", RULES_OF_NAMES))
+            case _:
+                found.append(Problem(where, f"{item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"))
+    return found
+
+
+def _independent_cross_checks(raw: Mapping[str, Any], failed: set[str]) -> list[Problem]:
+    """Cross-field mistakes that can still be found when single fields are wrong: mixtures and their names."""
+    sources, stages = raw.get("sources"), raw.get("stages")
+    if not isinstance(sources, Mapping) or not isinstance(stages, list):
+        return []
+    found: list[Problem] = []
+    for i, stage in enumerate(cast(list[Any], stages)):
+        mixture = cast(Any, stage).get("mixture") if isinstance(stage, Mapping) else None
+        if not isinstance(mixture, Mapping) or any(w.startswith(f"stages[{i}].mixture") for w in failed):
+            continue
+        shares = cast(Mapping[str, Any], mixture)
+        names = [str(n) for n in cast(Mapping[str, Any], sources)]
+        for name in shares:
+            if name not in names:
+                found.append(Problem(f"stages[{i}].mixture.{name}", "no source of this name", _suggest(name, names)))
+        total = sum(float(v) for v in shares.values())
+        if abs(total - 1) > 1e-6:
+            found.append(Problem(f"stages[{i}].mixture", f"the shares add up to {total:g}, not 1"))
+    return found
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:
+    """Put `a.b=c` and `stages[0].lr=3e-4` into the raw recipe; values are YAML, so they have types.
+
+    Returns the mistakes; a path must name a mapping key or an existing list index.
+    """
+    problems: list[Problem] = []
+    for text in overrides:
+        path_text, equals, value_text = text.partition("=")
+        parts: list[str | int] = [
+            int(p[1:-1]) if p.startswith("[") else p for p in re.findall(r"\[\d+\]|[^.\[\]]+", path_text)
+        ]
+        if not equals or not parts:
+            problems.append(Problem(f"--set {text}", "not of the form key=value"))
+            continue
+        node: Any = raw
+        try:
+            for part in parts[:-1]:
+                if isinstance(node, list):
+                    node = cast(list[Any], node)[int(part)]
+                else:
+                    node = node.setdefault(part, {})
+            value = _parse_yaml(value_text, f"--set {path_text}")
+            if value is None and isinstance(node, dict):
+                node.pop(parts[-1], None)  # `--set stages[0].tokens=` takes the key out: back to the default
+            else:
+                node[parts[-1] if isinstance(node, dict) else int(parts[-1])] = value
+        except (IndexError, ValueError, TypeError, AttributeError):
+            problems.append(Problem(f"--set {text}", f"the recipe has no place {path_text}"))
+    return problems
+
+
+def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
+    raw = _parse_yaml(text, where)
+    if not isinstance(raw, dict):
+        raise BessemerError("a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init")
+    recipe_raw = cast(dict[str, Any], raw)
+    problems = apply_overrides(recipe_raw, overrides)
+    try:
+        recipe = Recipe.model_validate(recipe_raw)
+    except ValidationError as error:
+        problems += _problems(error, recipe_raw)
+        if any(p.where for p in problems):
+            known = {(p.where, p.what) for p in problems}
+            extra = _independent_cross_checks(recipe_raw, {p.where for p in problems})
+            problems += [p for p in extra if (p.where, p.what) not in known]
+        raise RecipeError(where, problems) from None
+    if problems:
+        raise RecipeError(where, problems)
+    return recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file. Raises RecipeError or BessemerError."""
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BessemerError(f"the recipe cannot be read ({error.strerror})", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise BessemerError("the recipe is no UTF-8 text", where=str(path)) from None
+    return parse_recipe(text, where=str(path), overrides=overrides)
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data with every default filled in."""
+    return recipe.model_dump(by_alias=True, mode="json")

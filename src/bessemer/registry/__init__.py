@@ -1,0 +1,1 @@
+"""Releases: immutable, pinned by digest, with lineage, model card and report."""

@@ -1,0 +1,102 @@
+"""The local registry: `releases/NAME/VERSION`, each version written once and never changed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.files import check_files, digest_files, exclusive, home, new_folder, read_json, sha256_folder, write_json
+
+FORMAT = "bessemer.release/1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StoredRelease:
+    """A version in the registry. `digest` covers the bytes of every file but the manifest."""
+
+    name: str
+    version: int
+    path: Path
+    digest: str
+    manifest: dict[str, Any]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def folder() -> Path:
+    return home() / "releases"
+
+
+def versions(name: str) -> list[int]:
+    """Complete versions of a name, oldest first."""
+    found = (p.parent.name for p in (folder() / name).glob(f"*/{MANIFEST}"))
+    return sorted(int(v) for v in found if v.isdigit())
+
+
+def list_releases() -> list[StoredRelease]:
+    """Every complete release, by name and version, without checking bytes."""
+    names = sorted(p.name for p in folder().glob("*") if p.is_dir()) if folder().exists() else []
+    return [_read(name, version) for name in names for version in versions(name)]
+
+
+def find_release(reference: str) -> StoredRelease:
+    """`name@version`, or `name` for its newest version; bytes are not checked.
+
+    Raises BessemerError when there is none.
+    """
+    name, _, version = reference.partition("@")
+    known = versions(name) if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) else []
+    if not known or (version and version not in map(str, known)):
+        listed = ", ".join(r.reference for r in list_releases()) or "none yet; `bessemer run RECIPE` makes one"
+        raise BessemerError(f"there is no release {reference!r}", where=str(folder()), fix=f"releases: {listed}")
+    return _read(name, int(version) if version else known[-1])
+
+
+def open_release(reference: str) -> StoredRelease:
+    """Find a release and check every byte of it against its manifest.
+
+    Raises BessemerError naming the first file that differs, or a file that the manifest does not know.
+    """
+    release = find_release(reference)
+    check_files(
+        release.path,
+        release.manifest["files"],
+        fix="this release is damaged and must not be served; restore it from a copy, or run the recipe again",
+    )
+    names = {p.relative_to(release.path).as_posix() for p in release.path.rglob("*") if p.is_file()}
+    unknown = names - release.manifest["files"].keys() - {MANIFEST}
+    if unknown:
+        raise BessemerError(
+            f"{sorted(unknown)[0]} is in the folder but not in the manifest", where=str(release.path), fix="remove it"
+        )
+    return release
+
+
+def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> StoredRelease:
+    """Copy files into the next version of `name` and write its manifest last.
+
+    files: {name in the release: file}. facts: the manifest without name, version and files.
+    """
+    root = folder() / name
+    with exclusive(folder() / f".{name}.lock", f"the release name {name}"):
+        version = (versions(name) or [0])[-1] + 1
+        with new_folder(root / str(version)) as tmp:
+            for target, source in files.items():
+                shutil.copyfile(source, tmp / target)
+            manifest = {"format": FORMAT, "name": name, "version": version, **facts, "files": digest_files(tmp)}
+            write_json(tmp / MANIFEST, manifest)
+    return _read(name, version)
+
+
+def _read(name: str, version: int) -> StoredRelease:
+    path = folder() / name / str(version)
+    manifest = read_json(path / MANIFEST)
+    digest = sha256_folder({k: v["sha256"] for k, v in manifest["files"].items()})
+    return StoredRelease(name, version, path, digest, manifest)

@@ -1,0 +1,1 @@
+"""Metrics first go to a file that can be read without us."""

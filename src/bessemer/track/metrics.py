@@ -1,0 +1,41 @@
+"""metrics.jsonl: one JSON object a line, append-only; a resumed run continues where its checkpoint stood."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Append events; remember the offset so that a resumed run forgets what came after its checkpoint."""
+
+    def __init__(self, path: Path, *, offset: int | None = None) -> None:
+        """offset: bytes to keep of an existing file (None: all of its whole lines)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        keep = path.read_bytes()
+        keep = keep if offset is None else keep[:offset]
+        with path.open("r+b") as file:
+            file.truncate(keep.rfind(b"\n") + 1)  # a line cut off by a kill goes too
+        self._file = path.open("a")
+
+    def log(self, event: str, **values: Any) -> None:
+        self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def offset(self) -> int:
+        """Bytes written so far, safely on the disk."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole events of a file, also of a run that is going on; an absent file has none."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
