@@ -1,0 +1,1 @@
+"""Private inference: an OpenAI-compatible server for one release, pinned by its digest."""
