@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path) -> Generator[Path]:
     """A folder that appears whole under its final name or not at all.
 
     Yields a temporary folder beside it; on success its files are fsynced and it is renamed; on an error it
@@ -159,7 +159,7 @@ def need_disk(folder: Path, n_bytes: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Generator[None]:
     """Hold a lock for as long as this process lives; a killed holder releases it by dying.
 
     Raises BessemerError when another process holds it.

@@ -84,7 +84,13 @@ def build_batch(
         mine_N = wanted_N & (sources_N == i)
         weights_N[mine_N] = loss_weight[names[i]] / max(1, int(mine_N.sum()))
     return Batch(
-        tokens_N, positions_N, targets_N, weights_N, sources_N, tuple(lengths), tuple(s.id for _, s in documents)
+        tokens_N,
+        positions_N,
+        targets_N,
+        weights_N,
+        sources_N,
+        tuple(lengths),
+        tuple(s.id for _, s in documents),
     )
 
 

@@ -9,17 +9,10 @@ at 64 rows a step. Arithmetic is exact (fractions), so every machine computes th
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
-
-
-def exact_shares(shares: Mapping[str, float]) -> dict[str, Fraction]:
-    """Shares as exact fractions that add up to 1 (0.1 means one tenth), in the recipe's order."""
-    exact = {name: Fraction(str(share)) for name, share in shares.items()}
-    total = sum(exact.values())
-    return {name: share / total for name, share in exact.items()}
 
 
 def chairman_order(shares: Sequence[Fraction], n_rows: int) -> list[int]:
@@ -72,7 +65,9 @@ class Mixture:
         """(source, row of that source) of row i: a fresh permutation of the source's rows in every epoch."""
         source, taken = self._places[i]
         epoch, place = divmod(taken, self.n_rows_of[source])
-        return source, _permutation(self.n_rows_of[source], f"{self.seed} {self.names[source]} {epoch}")[place]
+        return source, _permutation(self.n_rows_of[source], f"{self.seed} {self.names[source]} {epoch}")[
+            place
+        ]
 
 
 @cache

@@ -58,7 +58,7 @@ class PackedSource:
 
 
 def pack_documents(name: str, examples: Sequence[Example], row_tokens: int, seed: int) -> PackedSource:
-    """Shuffle documents and pour them into rows; every row but the last is full. Needs one full row."""
+    """Shuffle documents and pour them into full rows; a rest of less than a row is left out."""
     order = list(examples)
     random.Random(f"pack {seed} {name}").shuffle(order)  # noqa: S311
     rows: list[tuple[Segment, ...]] = []
@@ -68,7 +68,9 @@ def pack_documents(name: str, examples: Sequence[Example], row_tokens: int, seed
         at = 0
         while at < len(example.ids_L):
             take = min(room, len(example.ids_L) - at)
-            row.append(Segment(example.id, example.ids_L[at : at + take], example.supervised_L[at : at + take]))
+            row.append(
+                Segment(example.id, example.ids_L[at : at + take], example.supervised_L[at : at + take])
+            )
             at, room = at + take, room - take
             if room == 0:
                 rows.append(tuple(row))

@@ -27,8 +27,18 @@ from bessemer.files import (
 )
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-WANTED = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*",
-          "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*", "LICENSE*")
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "LICENSE*",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,13 @@ def resolve(start: str) -> Checkpoint:
 
 
 def _pinned(
-    folder: Path, *, name: str, origin: str, stage: str = "unknown", licence: str = "unknown", end_of_text: str = ""
+    folder: Path,
+    *,
+    name: str,
+    origin: str,
+    stage: str = "unknown",
+    licence: str = "unknown",
+    end_of_text: str = "",
 ) -> Checkpoint:
     """Digest a model folder. The manifest of a folder in our cache is kept beside it."""
     _need_model_files(folder)
@@ -153,9 +169,13 @@ def _from_hub(start: str) -> Checkpoint:
     try:
         # A start that was resolved once keeps its commit: the hub may move a branch, a run may not.
         if not pin.exists():
-            write_json(pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha})
+            write_json(
+                pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha}
+            )
         commit = read_json(pin)["commit"]
-        folder = Path(snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED)))
+        folder = Path(
+            snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise BessemerError(
             f"the hub could not deliver it ({type(error).__name__}: {str(error).splitlines()[0]})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 
 def convert(gguf: Path, out: Path) -> None:
@@ -15,7 +16,7 @@ def convert(gguf: Path, out: Path) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # transformers 5 marks the dequantised model as quantised and then refuses to save it. These attributes
     # are the mark; tests/families/test_gguf.py fails when a new version moves them.
     model.hf_quantizer = None

@@ -1,5 +1,8 @@
 """From YAML and `--set` to a checked recipe; every mistake is reported, with its place and a suggestion."""
 
+# PyYAML's types say nothing about its loaders.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import difflib
@@ -81,7 +84,7 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
                 allowed = _keys_at(path[:-1])
                 found.append(Problem(where, "unknown key", _suggest(str(path[-1]), allowed)))
             case "value_error" if not path:
-                for line in str(item["ctx"]["error"]).splitlines():
+                for line in str(item.get("ctx", {}).get("error")).splitlines():
                     text, _, word = line.partition("|")
                     place, _, what = text.partition(": ")
                     fix = _suggest(word, list(cast(dict[str, Any], raw.get("sources") or {}))) if word else ""
@@ -90,11 +93,19 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
                 found.append(Problem(where, "missing"))
             case "literal_error":
                 choices = re.findall(r"'([^']+)'", item["msg"])
-                found.append(Problem(where, f"{item['input']!r} is none of the choices", _suggest(str(item["input"]), choices)))
+                found.append(
+                    Problem(
+                        where,
+                        f"{item['input']!r} is none of the choices",
+                        _suggest(str(item["input"]), choices),
+                    )
+                )
             case "string_pattern_mismatch":
                 found.append(Problem(where, f"{item['input']!r} is no name", RULES_OF_NAMES))
             case _:
-                found.append(Problem(where, f"{item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"))
+                found.append(
+                    Problem(where, f"{item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})")
+                )
     return found
 
 
@@ -112,7 +123,9 @@ def _independent_cross_checks(raw: Mapping[str, Any], failed: set[str]) -> list[
         names = [str(n) for n in cast(Mapping[str, Any], sources)]
         for name in shares:
             if name not in names:
-                found.append(Problem(f"stages[{i}].mixture.{name}", "no source of this name", _suggest(name, names)))
+                found.append(
+                    Problem(f"stages[{i}].mixture.{name}", "no source of this name", _suggest(name, names))
+                )
         total = sum(float(v) for v in shares.values())
         if abs(total - 1) > 1e-6:
             found.append(Problem(f"stages[{i}].mixture", f"the shares add up to {total:g}, not 1"))
@@ -154,7 +167,9 @@ def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] =
     """Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
     raw = _parse_yaml(text, where)
     if not isinstance(raw, dict):
-        raise BessemerError("a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init")
+        raise BessemerError(
+            "a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init"
+        )
     recipe_raw = cast(dict[str, Any], raw)
     problems = apply_overrides(recipe_raw, overrides)
     try:

@@ -31,7 +31,8 @@ class Source(Strict):
         "bessemer:NAME (see `bessemer show sources`)",
     )
     kind: Literal["documents", "chat"] = Field(
-        "documents", description="documents: field `text`; chat: field `messages`, or `prompt` and `completion`"
+        "documents",
+        description="documents: field `text`; chat: field `messages`, or `prompt` and `completion`",
     )
     role: Literal["domain", "general"] = Field(
         "domain", description="domain: your own data; general: data that keeps old skills alive (replay)"
@@ -127,7 +128,9 @@ class Recipe(Strict):
             if stage.objective == "sft" and known and all(s.kind != "chat" for s in known):
                 found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
             if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
-                found.append(f"{at}.objective: cpt takes documents only; conversations belong into an sft stage")
+                found.append(
+                    f"{at}.objective: cpt takes documents only; conversations belong into an sft stage"
+                )
             if stage.tokens is None and known and all(s.role == "general" for s in known):
                 found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
         trained = {self.sources[s].from_ for stage in self.stages for s in stage.mixture if s in self.sources}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,12 +59,20 @@ def make_optimizer(trainable: Trainable, stage: Stage) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only."""
     matrices = [m for m in trainable.masters.values() if m.ndim >= 2]
     vectors = [m for m in trainable.masters.values() if m.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": stage.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=BETAS, fused=True)
 
 
 def train_step(
-    trainable: Trainable, optimizer: torch.optim.Optimizer, batch: Batch, objective: str, lr: float, clip: float
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    objective: str,
+    lr: float,
+    clip: float,
 ) -> tuple[float, float, dict[int, tuple[float, int]]]:
     """One optimizer step. Returns (loss, gradient norm, {source: (sum of its losses in nats, its targets)}).
 
@@ -108,13 +115,13 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
     optimizer = make_optimizer(trainable, run.stage)
     n_steps, names = run.data.n_steps, [s.name for s in run.data.sources]
     first = resume(run, trainable, optimizer, hooks)
-    if first == 0:
-        hooks.on_probe(0)
     for step in range(first, n_steps):
         started = time.perf_counter()
         batch = run.data.batch(step)
         lr = learning_rate(step, n_steps, run.lr, run.warmup, run.stage.final_lr)
-        loss, norm, per_source = train_step(trainable, optimizer, batch, run.stage.objective, lr, run.stage.clip)
+        loss, norm, per_source = train_step(
+            trainable, optimizer, batch, run.stage.objective, lr, run.stage.clip
+        )
         done = step + 1
         hooks.metrics.log(
             "step",
@@ -132,7 +139,9 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
             hooks.on_probe(done)
         stop = hooks.stop_asked()
         if done % run.checkpoint_every == 0 or done == n_steps or stop:
-            checkpoint.save(run.folder, done, trainable, optimizer, {"metrics_offset": hooks.metrics.offset()})
+            checkpoint.save(
+                run.folder, done, trainable, optimizer, {"metrics_offset": hooks.metrics.offset()}
+            )
         if stop and done < n_steps:
             raise StoppedByUserError(
                 f"stopped at step {done} of {n_steps}; a checkpoint was written",
@@ -155,13 +164,3 @@ def resume(run: StageRun, trainable: Trainable, optimizer: torch.optim.Optimizer
 
 def _tokens(batch: Batch, names: list[str]) -> dict[str, int]:
     return {name: int((batch.sources_N == s).sum()) for s, name in enumerate(names)}
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """state.json of a stage's newest good checkpoint, or {} when there is none."""
-    newest, _ = checkpoint.newest_good(path)
-    if newest is None:
-        return {}
-    from bessemer.files import read_json
-
-    return read_json(newest / "state.json")

@@ -50,7 +50,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise BessemerError(
-            f"{type(model).__name__} keeps its layers where `freeze` cannot find them", where="stages.freeze",
+            f"{type(model).__name__} keeps its layers where `freeze` cannot find them",
+            where="stages.freeze",
             fix="freeze: 0",
         )
     return layers

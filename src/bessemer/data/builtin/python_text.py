@@ -13,8 +13,18 @@ from pathlib import Path
 
 from bessemer.data.items import Item, Message
 
-SKIP = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data", "turtledemo",
-        "ensurepip", "__pycache__"}
+SKIP = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "pydoc_data",
+    "turtledemo",
+    "ensurepip",
+    "__pycache__",
+}
 MIN_CHARACTERS = 160
 LICENCE = "PSF-2.0"
 
@@ -46,7 +56,9 @@ def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if text:
             yield name, inspect.cleandoc(text)
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+        if isinstance(
+            child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) and not child.name.startswith("_"):
             yield from _walk(child, f"{name}.{child.name}")
 
 
@@ -65,7 +77,9 @@ def questions() -> list[Item]:
         first = " ".join(text.split("\n\n")[0].split())
         if name.count(".") >= 1 and 40 <= len(first) <= 300 and re.match(r"[A-Z]\w+ .*\.$", first):
             ask = Message("user", f"What does {name} do in Python?")
-            items.append(Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE}))
+            items.append(
+                Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE})
+            )
     return items
 
 
@@ -73,4 +87,6 @@ def topics() -> list[Item]:
     """The language reference as pydoc carries it. Never part of the replay."""
     from pydoc_data.topics import topics as texts
 
-    return [Item(id=name, text=text.strip(), meta={"licence": LICENCE}) for name, text in sorted(texts.items())]
+    return [
+        Item(id=name, text=text.strip(), meta={"licence": LICENCE}) for name, text in sorted(texts.items())
+    ]

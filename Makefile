@@ -1,0 +1,40 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each installs what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo demo-contrast test test-full lint bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/bessemer run recipes/demo.yaml
+
+demo-contrast: $(STAMP)
+	$(BIN)/python benchmarks/contrast.py
+
+test: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m 'not full' -q
+
+test-full: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/lint-imports && $(BIN)/pyright
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -1,0 +1,70 @@
+"""`bessemer`: registers the verbs and turns errors into messages and exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+import bessemer
+from bessemer.cli import doctor, plan, recipe, releases, run, runs, serve, show
+from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
+
+app = typer.Typer(
+    help="Your own expert model from an open base: mixed, measured, pinned, served on your own machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run.run)
+app.command()(plan.plan)
+app.command()(serve.serve)
+app.command()(releases.releases)
+app.command()(runs.runs)
+app.command()(show.show)
+app.command()(doctor.doctor)
+app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(bessemer.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped by Ctrl-C, 1 a defect of Bessemer."""
+
+
+def _as_json(error: BessemerError) -> str:
+    problems = [vars(p) for p in error.problems] if isinstance(error, RecipeError) else []
+    return json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix, "problems": problems}})
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except BessemerError as error:
+        if "--json" in sys.argv:
+            print(_as_json(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        sys.exit(EXIT_CODES["interrupted"])
+    except ModuleNotFoundError as error:
+        print(f"error: the Python package {error.name!r} is missing", file=sys.stderr)
+        print("  fix: pip install 'bessemer[all]'  (or [train], [serve])", file=sys.stderr)
+        sys.exit(EXIT_CODES["user"])
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(EXIT_CODES["user"])
+        raise

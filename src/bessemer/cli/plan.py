@@ -1,0 +1,70 @@
+"""bessemer plan RECIPE"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bessemer.cli.options import Json, RecipePath, Set, print_json, print_table
+from bessemer.units import show_bytes, show_count
+
+
+def plan(
+    recipe: RecipePath,
+    set_: Set = None,
+    measure: Annotated[bool, typer.Option(help="Train a few steps on copies to measure the minutes.")] = True,
+    json: Json = False,
+) -> None:
+    """Resolve everything before anything is spent: digests, tokens, steps, memory, disk, minutes."""
+    from bessemer.launch.here import quiet_libraries
+    from bessemer.recipe.load import load_recipe
+    from bessemer.track.screen import Screen
+
+    quiet_libraries()
+    loaded = load_recipe(recipe, set_ or [])
+    from bessemer.run import PLAN, make_plan, runs_folder
+
+    made = make_plan(loaded, Screen(), measured=measure).plan
+    path = runs_folder() / loaded.name / PLAN
+    if json:
+        print_json(made)
+        return
+    show_plan(made)
+    print(f"\nplan {made['identity'][:12]} written to {path}\nnext: bessemer run {recipe}")
+
+
+def show_plan(made: dict[str, Any]) -> None:
+    """Tables of a plan; values that the user did not choose are marked as defaults."""
+    base, cost = made["base"], made["estimate"]
+    print(f"base   {base['name']}  {base['digest'][:12]}  {show_bytes(base['bytes'])}  licence {base['licence']}")
+    print(f"       {base['origin']}")
+    rows: list[list[str]] = []
+    for stage in made["stages"]:
+        for name, source in stage["sources"].items():
+            facts = made["sources"][name]
+            rows.append(
+                [stage["name"], name, facts["role"], f"{source['share']:.0%}", show_count(source["tokens"]),
+                 f"{source['epochs']:.2f}", str(facts["items"]), facts["digest"][:12]]
+            )
+    columns = ["stage", "source", "role", "share", "tokens", "epochs", "items", "digest"]
+    print_table("\nMixture", columns, rows, right=[3, 4, 5, 6])
+    rows = []
+    defaults = set(made["defaults"])
+    for i, stage in enumerate(made["stages"]):
+        asked = made["recipe"]["stages"][i]
+        for field in ("lr", "warmup", "freeze", "row_tokens", "rows", "final_lr", "clip", "weight_decay"):
+            value = stage.get(field, asked.get(field))
+            note = stage["why"].get(field) or ("default" if f"stages[{i}].{field}" in defaults else "")
+            rows.append([stage["name"], field, f"{value:g}", note])
+        rows.append([stage["name"], "steps", str(stage["steps"]), f"{show_count(stage['tokens'])} tokens"])
+    print_table("\nStages", ["stage", "field", "value", "why"], rows, right=[2])
+    held_out = [[name, str(f["items"]), f["digest"][:12]] for name, f in made["held_out"].items()]
+    print_table("\nHeld out (never trained on)", ["set", "items", "digest"], held_out, right=[1])
+    trained = ", ".join(show_count(n) for n in cost["trained_parameters"])
+    print(f"\nparameters  {show_count(cost['parameters'])}, trained per stage: {trained}")
+    print(f"memory      about {show_bytes(cost['memory_bytes'])}")
+    print(f"disk        about {show_bytes(cost['disk_bytes'])}")
+    if "minutes" in cost:
+        steps = ", ".join(f"{s:g} s" for s in cost["step_seconds"])
+        print(f"time        about {cost['minutes']:g} min ({cost['precision']}, measured step: {steps})")

@@ -1,0 +1,108 @@
+"""One pass over everything that is held out: tasks and probes, for one model. Plain data in, plain data out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bessemer.data.items import Item
+from bessemer.data.sources import read_items
+from bessemer.errors import BessemerError
+from bessemer.infer import score
+from bessemer.infer.model import Loaded
+from bessemer.recipe.schema import Recipe
+
+POSITIVE_FIRST = ("yes", "true", "1")
+Measured = dict[str, Any]
+TASK_TOKENS = 16_384  # of a bits_per_byte task
+
+
+def read_held_out(recipe: Recipe) -> tuple[dict[str, list[Item]], dict[str, list[Item]]]:
+    """(tasks, probes): their items. Raises BessemerError for items that cannot be measured."""
+    tasks: dict[str, list[Item]] = {}
+    for name, task in recipe.tasks.items():
+        kind = "chat" if task.metric == "auroc" else "documents"
+        tasks[name] = read_items(task.from_, kind=kind, where=f"tasks.{name}.from")
+        if task.metric == "auroc":
+            answers(tasks[name], f"tasks.{name}")
+    probes = {
+        name: read_items(probe.from_, kind="documents", where=f"probes.{name}.from")
+        for name, probe in recipe.probes.items()
+    }
+    return tasks, probes
+
+
+def answers(items: Sequence[Item], where: str) -> tuple[str, str]:
+    """(positive, negative): the two answers of a yes/no task. Raises BessemerError when there are not two."""
+    found = sorted({i.messages[-1].content.strip() for i in items})
+    if len(found) != 2:
+        raise BessemerError(
+            f"metric auroc needs exactly two different answers, found {len(found)}: {', '.join(found[:5])}",
+            where=where,
+            fix="use answers such as yes and no",
+        )
+    positive = next((a for a in found if a.lower() in POSITIVE_FIRST), found[1])
+    return positive, next(a for a in found if a != positive)
+
+
+def cut_probes(
+    loaded: Loaded, recipe: Recipe, probes: Mapping[str, Sequence[Item]]
+) -> dict[str, list[score.Window]]:
+    return {
+        name: score.cut_windows(loaded, loaded.renderer.render(items), recipe.probes[name].tokens)
+        for name, items in probes.items()
+    }
+
+
+def measure(
+    loaded: Loaded,
+    recipe: Recipe,
+    tasks: Mapping[str, Sequence[Item]],
+    windows: Mapping[str, Sequence[score.Window]],
+    progress: score.Progress | None = None,
+) -> Measured:
+    """Per-item scores (log-odds of the positive answer) or bits, ready for JSON.
+
+    progress: called with shares that add up to 1 over everything.
+    """
+    total = len(tasks) + len(windows)
+
+    def part(share: float) -> None:
+        if progress:
+            progress(share / total)
+
+    out: Measured = {"digest": loaded.digest, "tasks": {}, "probes": {}}
+    for name, items in tasks.items():
+        if recipe.tasks[name].metric == "auroc":
+            out["tasks"][name] = _measure_answers(loaded, items, part)
+        else:
+            cut = score.cut_windows(loaded, loaded.renderer.render(items), TASK_TOKENS)
+            out["tasks"][name] = _measure_windows(loaded, cut, part)
+    for name, cut in windows.items():
+        out["probes"][name] = _measure_windows(loaded, cut, part)
+    return out
+
+
+def _measure_answers(loaded: Loaded, items: Sequence[Item], progress: score.Progress) -> Measured:
+    options = answers(items, "task")
+    logprobs = score.option_logprobs(loaded, [i.messages[:-1] for i in items], options, progress)
+    return {
+        "ids": [i.id for i in items],
+        "clusters": [i.cluster for i in items],
+        "slices": [str(i.meta.get("rule", "")) for i in items],
+        "options": list(options),
+        "labels": [i.messages[-1].content.strip() == options[0] for i in items],
+        "scores": np.round(logprobs[:, 0] - logprobs[:, 1], 6).tolist(),
+    }
+
+
+def _measure_windows(loaded: Loaded, windows: Sequence[score.Window], progress: score.Progress) -> Measured:
+    bits = score.window_bits(loaded, windows, progress)
+    return {
+        "ids": [w.id for w in windows],
+        "clusters": [w.id.rpartition(":")[0] for w in windows],
+        "bits": np.round(bits, 4).tolist(),
+        "bytes": [w.n_bytes for w in windows],
+    }

@@ -1,0 +1,43 @@
+"""Run in this process: Ctrl-C (or SIGTERM) once asks for a checkpoint and a stop, twice stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Generator
+from types import FrameType
+
+from bessemer.track.screen import Screen
+
+
+@contextlib.contextmanager
+def stop_requests(screen: Screen) -> Generator[Callable[[], bool]]:
+    """Yields a function that tells whether a stop was asked for."""
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        screen.say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def quiet_libraries() -> None:
+    """Nothing is downloaded behind the user's back, and no library paints bars over ours.
+
+    OpenMP threads sleep instead of spinning when another process needs the core.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

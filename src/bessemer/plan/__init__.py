@@ -1,0 +1,1 @@
+"""Everything resolved before anything is spent."""

@@ -1,0 +1,235 @@
+"""Recipe -> plan: every value, digest, token and step. The plan's identity is what a run is.
+
+Identity covers recipe, data, base and code. It does not cover the machine, paths or precision: those may change
+when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import bessemer
+from bessemer.data.batches import StageData
+from bessemer.data.items import Item, digest_items
+from bessemer.data.render import Renderer
+from bessemer.data.stage import build_stage, read_sources
+from bessemer.errors import BessemerError
+from bessemer.evaluate.measure import read_held_out
+from bessemer.families.check import check_tokenizer
+from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
+from bessemer.plan import estimate
+from bessemer.plan.defaults import choose
+from bessemer.recipe.load import dump_recipe
+from bessemer.recipe.schema import Recipe
+
+FORMAT = "bessemer.plan/1"
+Plan = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and the objects it was made of, so that a run need not make them again."""
+
+    plan: Plan
+    recipe: Recipe
+    checkpoint: Checkpoint
+    renderer: Renderer
+    stages: list[StageData]
+    tasks: dict[str, list[Item]]
+    probes: dict[str, list[Item]]
+
+    @property
+    def identity(self) -> str:
+        return self.plan["identity"]
+
+
+def code_sha256() -> str:
+    """One digest over Bessemer's own source files."""
+    root = Path(bessemer.__file__).parent
+    return sha256_folder({p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(root.rglob("*.py"))})
+
+
+def stage_name(number: int, objective: str) -> str:
+    return f"{number + 1:02d}-{objective}"
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
+    need_writable(home())
+    checkpoint = resolve(recipe.start)
+    check_tokenizer(checkpoint.path)
+    renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
+    items = read_sources(recipe)
+    tasks, probes = read_held_out(recipe)
+    refuse_overlap(items, tasks | probes)
+    stages = [build_stage(recipe, stage, items, renderer) for stage in recipe.stages]
+    size = estimate.size_of(checkpoint)
+    identity_part: Plan = {
+        "recipe": dump_recipe(recipe),
+        "base": {"name": checkpoint.name, "digest": checkpoint.digest},
+        "code_sha256": code_sha256(),
+        "sources": {name: _describe(recipe.sources[name].role, i) for name, i in items.items()},
+        "held_out": {name: _describe("held out", i) for name, i in (tasks | probes).items()},
+        "stages": [
+            _stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)
+        ],
+    }
+    plan: Plan = {
+        "format": FORMAT,
+        "identity": sha256_text(canonical_json(identity_part)),
+        **identity_part,
+        "base": {
+            "name": checkpoint.name,
+            "stage": checkpoint.stage,
+            "digest": checkpoint.digest,
+            "origin": checkpoint.origin,
+            "licence": checkpoint.licence,
+            "bytes": checkpoint.n_bytes,
+            "end_of_text": checkpoint.end_of_text,
+        },
+        "recipe_sha256": sha256_text(canonical_json(dump_recipe(recipe))),
+        "defaults": sorted(_defaults(recipe)),
+        "machine": describe_machine(),
+        "estimate": {},
+    }
+    return Prepared(plan, recipe, checkpoint, renderer, stages, tasks, probes)
+
+
+def add_estimate(prepared: Prepared, *, measured: bool) -> None:
+    """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when they cannot be had."""
+    from bessemer.infer.model import detect_machine
+
+    recipe, size = prepared.recipe, estimate.size_of(prepared.checkpoint)
+    half = str(detect_machine().dtype) != "torch.float32"
+    memory = estimate.memory_bytes(size, recipe, half=half)
+    disk = estimate.disk_bytes(size, recipe, half=half)
+    found: Plan = {
+        "parameters": size.parameters,
+        "trained_parameters": [estimate.trained_parameters(size, s.freeze) for s in recipe.stages],
+        "memory_bytes": memory,
+        "disk_bytes": disk,
+    }
+    prepared.plan["estimate"] = found
+    estimate.need_resources(memory, disk)
+    if measured:
+        seconds, precision = estimate.measure_step(prepared.checkpoint, recipe, prepared.stages)
+        training = [s * data.n_steps for s, data in zip(seconds, prepared.stages, strict=True)]
+        tokens = recipe.stages[-1].rows * recipe.stages[-1].row_tokens
+        per_token = seconds[-1] / tokens / estimate.EVALUATION_SPEEDUP
+        held_out = sum(p.tokens for p in recipe.probes.values()) + sum(
+            sum(len(m.content) for m in i.messages) // 3 for items in prepared.tasks.values() for i in items
+        )
+        evaluation = 2 * per_token * held_out
+        found |= {
+            "precision": precision,
+            "step_seconds": [round(s, 3) for s in seconds],
+            "minutes": round((sum(training) * 1.05 + evaluation) / 60, 1),
+        }
+
+
+def drift(old: Plan, new: Plan) -> list[str]:
+    """What differs between two plans' identities, one readable line each."""
+    keys = ("recipe", "base", "code_sha256", "sources", "held_out", "stages")
+    lines: list[str] = []
+    for key in keys:
+        _differences(key, old.get(key), new.get(key), lines)
+    return lines
+
+
+def _differences(path: str, old: Any, new: Any, lines: list[str]) -> None:
+    if path.endswith("digest") or path == "code_sha256":
+        if old != new:
+            lines.append(f"{path}: {str(old)[:12]} -> {str(new)[:12]}")
+    elif path == "base" and isinstance(old, dict) and isinstance(new, dict):
+        _differences("base.digest", old.get("digest"), new.get("digest"), lines)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            _differences(f"{path}.{key}", old.get(key), new.get(key), lines)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            _differences(f"{path}[{i}]", a, b, lines)
+    elif old != new:
+        lines.append(f"{path}: {old!r} -> {new!r}")
+
+
+def describe_machine() -> Plan:
+    """Where the plan was made; never part of the identity."""
+    packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    found: dict[str, str] = {"bessemer": bessemer.__version__}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "system": platform.platform(), "versions": found}
+
+
+def refuse_overlap(sources: dict[str, list[Item]], held_out: dict[str, list[Item]]) -> None:
+    """Raises BessemerError when a held-out item is also trained on, word for word (letters and digits only)."""
+    trained = {_plain(item): (name, item.id) for name, items in sources.items() for item in items}
+    for name, items in held_out.items():
+        hits = [(item.id, trained[_plain(item)]) for item in items if _plain(item) in trained]
+        if hits:
+            item_id, (source, source_id) = hits[0]
+            raise BessemerError(
+                f"{len(hits)} of its {len(items)} items are also in the training data, first: {item_id} = "
+                f"{source_id} of source {source}",
+                where=f"held-out set {name}",
+                fix="take them out of one of the two; a test that was trained on measures memory",
+            )
+
+
+def _plain(item: Item) -> str:
+    text = item.text or "\n".join(m.content for m in item.messages)
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
+def _describe(role: str, items: list[Item]) -> Plan:
+    licences = sorted({str(i.meta.get("licence", "not stated")) for i in items})
+    return {"role": role, "items": len(items), "digest": digest_items(items), "licences": licences}
+
+
+def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: str, hidden: int) -> Plan:
+    stage = recipe.stages[number]
+    chosen = choose(stage, checkpoint_stage, hidden)
+    sources: Plan = {}
+    for packed, n_rows in zip(data.sources, data.mixture.counts, strict=True):
+        sources[packed.name] = {
+            "share": stage.mixture[packed.name],
+            "items": packed.n_items,
+            "tokens_in_source": packed.n_tokens,
+            "rows": n_rows,
+            "tokens": round(n_rows * packed.n_tokens / len(packed.rows)),
+            "epochs": round(n_rows / len(packed.rows), 3),
+            "digest": packed.digest(),
+        }
+    return {
+        "name": stage_name(number, stage.objective),
+        "objective": stage.objective,
+        "steps": data.n_steps,
+        "tokens": sum(s["tokens"] for s in sources.values()),
+        "lr": chosen.lr,
+        "warmup": chosen.warmup,
+        "why": chosen.why,
+        "sources": sources,
+    }
+
+
+def _defaults(recipe: Recipe) -> Iterable[str]:
+    """Paths of the fields that the user left to their defaults."""
+    yield from (name for name in type(recipe).model_fields if name not in recipe.model_fields_set)
+    groups = {"sources": recipe.sources, "probes": recipe.probes, "tasks": recipe.tasks}
+    for group, members in groups.items():
+        for key, member in members.items():
+            unset = type(member).model_fields.keys() - member.model_fields_set
+            yield from (f"{group}.{key}.{name}" for name in unset)
+    for i, stage in enumerate(recipe.stages):
+        yield from (
+            f"stages[{i}].{name}" for name in type(stage).model_fields if name not in stage.model_fields_set
+        )

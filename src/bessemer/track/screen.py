@@ -1,0 +1,90 @@
+"""What a user sees while something long runs: one line per step of the story, and a bar that moves.
+
+Without a terminal the bar goes away and the lines stay. Lines also go to a log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bessemer.units import show_seconds
+
+Advance = Callable[[float, str], None]  # (share done since the last call, note)
+
+
+class Screen:
+    """Prints to stderr, so that stdout stays free for results (`--json`)."""
+
+    def __init__(self, *, quiet: bool = False, log: Path | None = None) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._log = log
+        self.seconds: dict[str, float] = {}
+
+    def to_file(self, log: Path) -> None:
+        self._log = log
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line. `text` is never read as markup."""
+        self.console.print(f"[{style}]{escape(text)}[/]" if style else escape(text))
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        if self._log is not None:
+            with self._log.open("a") as file:
+                file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Generator[Advance]:
+        """A step of the story with a bar; when it is done one line stays, with the time it took."""
+        started = time.monotonic()
+        last_line = started
+        progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        with progress:
+            task = progress.add_task(title, total=1.0, note="")
+
+            def advance(share: float, note: str = "") -> None:
+                nonlocal last_line
+                progress.update(task, advance=share, note=note)
+                if not self.console.is_terminal and time.monotonic() - last_line > 20:
+                    last_line = time.monotonic()  # a sign of life in a log
+                    self.say(f"  {title}: {progress.tasks[task].completed:.0%} {note}")
+
+            yield advance
+        took = time.monotonic() - started
+        self.seconds[title] = self.seconds.get(title, 0.0) + round(took, 1)
+        self.say(
+            f"✓ {title} ({show_seconds(took)})" if _can_show("✓") else f"done: {title} ({show_seconds(took)})"
+        )
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stderr.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

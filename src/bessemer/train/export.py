@@ -1,0 +1,37 @@
+"""Training weights -> a Hugging Face folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from bessemer.families.fetch import Checkpoint
+from bessemer.files import new_folder
+from bessemer.infer.model import detect_machine
+
+
+def export_model(start: Checkpoint, overlay: Path | None, out: Path) -> None:
+    """The start checkpoint with the trained fp32 weights laid over it, in the precision it was trained to compute in.
+
+    Tokenizer files are copied byte by byte. The folder appears whole or not at all.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    transformers.utils.logging.disable_progress_bar()
+    model: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, local_files_only=True)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in (load_file(overlay) if overlay else {}).items():
+            own[name].copy_(value)
+    model.to(detect_machine().dtype)
+    model.config._name_or_path = ""
+    with new_folder(out) as tmp:
+        model.save_pretrained(tmp)
+        for name in start.files:
+            if not name.endswith((".safetensors", ".safetensors.index.json")) and not (tmp / name).exists():
+                shutil.copyfile(start.path / name, tmp / name)

@@ -1,0 +1,89 @@
+"""Documents laid end to end must give exactly what each gives alone: values and gradients, in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bessemer.errors import BessemerError
+from bessemer.infer import attention
+from bessemer.infer.attention import make_layout
+from bessemer.infer.model import Loaded, load
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path) -> tuple[Loaded, Any]:
+    from transformers import AutoModelForCausalLM
+
+    plain: Any = AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return load(tiny_model, dtype=torch.float32), plain.eval()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=9), st.integers(0, 99))
+def test_packed_documents_equal_separate_ones(
+    models: tuple[Loaded, Any], lengths: list[int], seed: int
+) -> None:
+    loaded, plain = models
+    tokens = torch.randint(0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    with torch.inference_mode():
+        packed = loaded.head(loaded.hidden(tokens, positions, loaded.layout(lengths)))
+        alone = torch.cat([plain(t[None]).logits[0] for t in tokens.split(lengths)])
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_equal_those_of_separate_documents(models: tuple[Loaded, Any]) -> None:
+    loaded, plain = models
+    lengths = [5, 17, 17, 40, 2]
+    tokens = torch.randint(0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(1))
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    for model in (loaded.model, plain):
+        model.requires_grad_(True).zero_grad(set_to_none=True)
+    loaded.hidden(tokens, positions, loaded.layout(lengths)).square().sum().backward()
+    for t in tokens.split(lengths):
+        plain.model(t[None]).last_hidden_state.square().sum().backward()
+    for (name, a), b in zip(loaded.model.named_parameters(), plain.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None, name
+        torch.testing.assert_close(a.grad, b.grad, rtol=2e-3, atol=2e-3, msg=name)
+    loaded.model.requires_grad_(False)
+
+
+def test_a_later_document_cannot_see_an_earlier_one(models: tuple[Loaded, Any]) -> None:
+    loaded, _ = models
+    lengths = [20, 20]
+    tokens = torch.arange(40)
+    positions = torch.arange(20).repeat(2)
+    changed = tokens.clone()
+    changed[:20] += 100
+    with torch.inference_mode():
+        a, b = (loaded.hidden(t, positions, loaded.layout(lengths)) for t in (tokens, changed))
+    assert torch.equal(a[20:], b[20:]) and not torch.equal(a[:20], b[:20])
+
+
+def test_long_documents_take_the_fused_kernel_and_agree(
+    models: tuple[Loaded, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, _ = models
+    tokens, positions = torch.arange(60), torch.arange(30).repeat(2)
+    with torch.inference_mode():
+        small = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+        monkeypatch.setattr(attention, "FUSED_FROM", 8)
+        fused = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+    torch.testing.assert_close(small, fused, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_would_be_computed_wrongly_is_refused() -> None:
+    layout = make_layout([8], dtype=torch.float32)
+    x = torch.zeros(1, 2, 8, 4)
+    with pytest.raises(BessemerError, match="sliding window of 4"):
+        attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, sliding_window=4)
+    with pytest.raises(BessemerError, match="soft-capping"):
+        attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, softcap=30.0)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bessemer.errors import BessemerError, RecipeError
+from bessemer.recipe.load import dump_recipe, load_recipe, parse_recipe
+
+GOOD = """
+name: house
+start: smollm2-135m@post
+sources:
+  own: {from: own.jsonl}
+  chat: {from: chat.jsonl, kind: chat}
+  general: {from: general.jsonl, role: general}
+stages:
+  - {objective: cpt, mixture: {own: 0.75, general: 0.25}, lr: 1e-4}
+  - {objective: sft, mixture: {chat: 0.5, general: 0.5}}
+probes: {p: {from: probe.jsonl}}
+tasks: {t: {from: test.jsonl, metric: bits_per_byte}}
+"""
+
+
+def problems(text: str, *overrides: str) -> dict[str, str]:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, overrides=overrides)
+    return {p.where: f"{p.what} {p.fix}" for p in caught.value.problems}
+
+
+def test_a_good_recipe_loads_and_numbers_are_numbers() -> None:
+    recipe = parse_recipe(GOOD)
+    assert recipe.stages[0].lr == 1e-4
+    assert dump_recipe(recipe)["sources"]["own"]["from"] == "own.jsonl"
+
+
+def test_the_demo_recipe_is_valid() -> None:
+    assert load_recipe(Path(__file__).parents[2] / "recipes" / "demo.yaml").name == "house-rules"
+
+
+def test_five_mistakes_are_reported_at_once() -> None:
+    text = (
+        GOOD.replace("name: house", "name: House Rules")
+        .replace("start:", "strat:")
+        .replace("objective: cpt", "objective: ctp")
+        .replace("own: 0.75", "onw: 0.75")
+        .replace("kind: chat", "knid: chat")
+    )
+    found = problems(text)
+    assert {"name", "strat", "start", "stages[0].objective", "stages[0].mixture.onw", "sources.chat.knid"} <= set(found)
+    assert "did you mean 'start'" in found["strat"]
+    assert "did you mean 'cpt'" in found["stages[0].objective"]
+    assert "did you mean 'own'" in found["stages[0].mixture.onw"]
+    assert "did you mean 'kind'" in found["sources.chat.knid"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("own: 0.75", "own: 0.7", "stages[0].mixture"),
+        ("own: 0.75, general: 0.25", "general: 1", "stages[0].tokens"),
+        ("chat: 0.5, general: 0.5", "own: 0.5, general: 0.5", "stages[1].objective"),
+        ("own: 0.75, general: 0.25", "chat: 0.75, general: 0.25", "stages[0].objective"),
+        ("probe.jsonl", "own.jsonl", "probes.p.from"),
+        ("test.jsonl", "own.jsonl", "tasks.t.from"),
+        ("metric: bits_per_byte", "metric: bits_per_byte, at_least: 0.7", "tasks.t.at_least"),
+        ("lr: 1e-4", "lr: -1", "stages[0].lr"),
+        ("lr: 1e-4", "tokens: lots", "stages[0].tokens"),
+        ("lr: 1e-4", "loss_weight: {chat: 1}", "stages[0].loss_weight.chat"),
+        ("own: {from: own.jsonl}", "own: {from: own.jsonl}\n  extra: {from: x.jsonl}", "sources.extra"),
+    ],
+)
+def test_mistakes_across_fields(old: str, new: str, where: str) -> None:
+    assert old in GOOD
+    assert where in problems(GOOD.replace(old, new))
+
+
+def test_overrides_are_typed_and_checked() -> None:
+    recipe = parse_recipe(GOOD, overrides=["stages[0].tokens=20k", "retain=0.95", "stages[0].lr="])
+    assert (recipe.stages[0].tokens, recipe.retain, recipe.stages[0].lr) == (20_000, 0.95, None)
+    assert "stages[0].lrr" in problems(GOOD, "stages[0].lrr=1")
+    assert "--set stages[9].lr=1" in problems(GOOD, "stages[9].lr=1")
+    assert "--set nonsense" in problems(GOOD, "nonsense")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1", "name: a\nname: b", "a: &x 1\nb: *x", "- just\n- a list", "!!python/object/apply:os.system ['true']"],
+)
+def test_unsafe_or_broken_yaml_is_refused(text: str) -> None:
+    with pytest.raises(BessemerError):
+        parse_recipe(text)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(BessemerError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
