@@ -29,5 +29,5 @@ def choose(stage: Stage, checkpoint_stage: str, hidden_size: int) -> Chosen:
         why["lr"] = f"5e-5 * (2000 / {hidden_size})^0.78 for full-rank training"
     if warmup is None:
         warmup = 0.0 if checkpoint_stage == "pre" else 0.06
-        why["warmup"] = f"start is a {checkpoint_stage} checkpoint"
+        why["warmup"] = f"the start's stage is {checkpoint_stage}"
     return Chosen(lr, warmup, why)

@@ -23,11 +23,11 @@ def result_lines(card: dict[str, Any]) -> list[str]:
         for metric in task["before"]:
             before, after = task["before"][metric], task["after"][metric]
             label = metric.replace("_", " ")
-            lines.append(f"  learnt  {name:16} {label:14} {before['value']:.3f} -> {_interval(after)}  n={task['n_items']}")
+            lines.append(f"  domain  {name:16} {label:14} {before['value']:.3f} -> {_interval(after)}  n={task['n_items']}")
     for name, probe in card["probes"].items():
         change = probe["change"]
         shown = f"{change['value'] * 100:+.2f} % [{change['low'] * 100:+.2f}, {change['high'] * 100:+.2f}]"
-        lines.append(f"  kept    {name:16} {'bits per byte':14} {probe['before']['value']:.3f} -> "
+        lines.append(f"  general {name:16} {'bits per byte':14} {probe['before']['value']:.3f} -> "
                      f"{probe['after']['value']:.3f}  {shown}, budget {probe['limit'] * 100:+.2f} %")
     return lines
 

@@ -40,7 +40,7 @@ class Screen:
 
     def say(self, text: str, style: str = "") -> None:
         """One line. `text` is never read as markup."""
-        self.console.print(f"[{style}]{escape(text)}[/]" if style else escape(text))
+        self.console.print(f"[{style}]{escape(text)}[/]" if style else escape(text), soft_wrap=True)
         self._write(text)
 
     def _write(self, text: str) -> None:
