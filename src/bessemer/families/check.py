@@ -15,15 +15,22 @@ def check_tokenizer(folder: Path) -> None:
     name different end-of-sequence tokens.
     """
     config = read_json(folder / "config.json")
-    config = config.get("text_config", config)
     tokenizer = read_json(folder / "tokenizer.json")
-    rows: int = config["vocab_size"]
-    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
-    vocab = tokenizer["model"]["vocab"]
-    vocab = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
-    ids = {**vocab, **added}
     fix = "use the tokenizer that was published with the weights"
     where = str(folder / "tokenizer.json")
+    try:
+        config = config.get("text_config", config)
+        rows: int = config["vocab_size"]
+        added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+        vocab = tokenizer["model"]["vocab"]
+        vocab = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BessemerError(
+            f"config.json or tokenizer.json is not as transformers writes it ({type(error).__name__}: {error})",
+            where=str(folder),
+            fix=fix,
+        ) from None
+    ids = {**vocab, **added}
     largest = max(ids.values())
     if largest >= rows:
         raise BessemerError(

