@@ -162,9 +162,9 @@ def need_disk(folder: Path, n_bytes: int, what: str) -> None:
 def exclusive(path: Path, what: str) -> Generator[None]:
     """Hold a lock for as long as this process lives; a killed holder releases it by dying.
 
-    Raises BessemerError when another process holds it.
+    Raises BessemerError when another process holds it or its folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    need_writable(path.parent)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,9 +41,7 @@ def size_of(checkpoint: Checkpoint) -> Size:
         hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
     except KeyError as error:
         raise BessemerError(f"{error} is missing", where=str(checkpoint.path / "config.json")) from None
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}.get(
-        str(config.get("dtype") or config.get("torch_dtype")), 4
-    )
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
     parameters = checkpoint.n_bytes // width
     return Size(
         parameters,
@@ -102,7 +100,9 @@ def need_resources(memory: int, disk: int) -> None:
     """Raises BessemerError when memory or disk cannot hold the run. BESSEMER_MEMORY_LIMIT lowers the memory."""
     free = available_memory()
     if limit := os.environ.get("BESSEMER_MEMORY_LIMIT"):
-        free = min(free, int(limit))
+        if not limit.isdecimal():
+            raise BessemerError(f"{limit!r} is no number of bytes", where="BESSEMER_MEMORY_LIMIT")
+        free = min(free or int(limit), int(limit))
     if free and memory > free:
         raise BessemerError(
             f"the run needs about {show_bytes(memory)} of memory, {show_bytes(free)} are available",

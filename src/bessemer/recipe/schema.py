@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from bessemer.units import parse_count
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+_COUNT_SCHEMA = {
+    "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^\d[\d_]*(\.\d+)?[kKmMbB]?$"}]
+}
+Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 RULES_OF_NAMES = "lower-case letters, digits, '.', '_' and '-', at most 64"
@@ -47,9 +50,7 @@ class Stage(Strict):
         description="cpt: learn from every token; sft: learn the answers of conversations"
     )
     mixture: dict[str, Share] = Field(description="Share of each source in tokens; the shares add up to 1")
-    tokens: Count | None = Field(
-        None, description="Tokens to train on, e.g. 200k; default: every domain source once"
-    )
+    tokens: Count | None = Field(None, description="Tokens to train on, e.g. 200k; default: every domain source once")
     loss_weight: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
         description="Sources that count as a mean of their own, times this weight; "
@@ -112,38 +113,44 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _cross_check(self) -> Recipe:
         """Mistakes that need more than one field; all of them at once, one `path: what` a line."""
-        found: list[str] = []
-        for i, stage in enumerate(self.stages):
-            at = f"stages[{i}]"
-            for field in ("mixture", "loss_weight"):
-                for source in getattr(stage, field):
-                    if source not in self.sources:
-                        found.append(f"{at}.{field}.{source}: no source of this name|{source}")
-            for source in stage.loss_weight.keys() - stage.mixture.keys():
-                found.append(f"{at}.loss_weight.{source}: the stage's mixture does not use this source")
-            total = sum(stage.mixture.values())
-            if abs(total - 1) > 1e-6:
-                found.append(f"{at}.mixture: the shares add up to {total:g}, not 1")
-            known = [self.sources[s] for s in stage.mixture if s in self.sources]
-            if stage.objective == "sft" and known and all(s.kind != "chat" for s in known):
-                found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
-            if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
-                found.append(
-                    f"{at}.objective: cpt takes documents only; conversations belong into an sft stage"
-                )
-            if stage.tokens is None and known and all(s.role == "general" for s in known):
-                found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
-        trained = {self.sources[s].from_ for stage in self.stages for s in stage.mixture if s in self.sources}
-        held_out = {f"probes.{k}": v.from_ for k, v in self.probes.items()}
-        held_out |= {f"tasks.{k}": v.from_ for k, v in self.tasks.items()}
-        for where, address in held_out.items():
-            if address in trained:
-                found.append(f"{where}.from: {address!r} is trained on; a held-out set must be another one")
-        for name in self.sources.keys() - {s for stage in self.stages for s in stage.mixture}:
-            found.append(f"sources.{name}: no stage uses this source")
-        for name, task in self.tasks.items():
-            if task.metric != "auroc" and task.at_least is not None:
-                found.append(f"tasks.{name}.at_least: only for metric auroc")
+        found = [line for i, stage in enumerate(self.stages) for line in self._check_stage(f"stages[{i}]", stage)]
+        found += self._check_held_out()
+        used = {s for stage in self.stages for s in stage.mixture}
+        found += [f"sources.{name}: no stage uses this source" for name in self.sources.keys() - used]
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _check_stage(self, at: str, stage: Stage) -> list[str]:
+        found: list[str] = []
+        for field in ("mixture", "loss_weight"):
+            for source in getattr(stage, field):
+                if source not in self.sources:
+                    found.append(f"{at}.{field}.{source}: no source of this name|{source}")
+        for source in stage.loss_weight.keys() - stage.mixture.keys():
+            found.append(f"{at}.loss_weight.{source}: the stage's mixture does not use this source")
+        total = sum(stage.mixture.values())
+        if abs(total - 1) > 1e-6:
+            found.append(f"{at}.mixture: the shares add up to {total:g}, not 1")
+        known = [self.sources[s] for s in stage.mixture if s in self.sources]
+        if stage.objective == "sft" and known and all(s.kind != "chat" for s in known):
+            found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
+        if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
+            found.append(f"{at}.objective: cpt takes documents only; conversations belong into an sft stage")
+        if stage.tokens is None and known and all(s.role == "general" for s in known):
+            found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
+        return found
+
+    def _check_held_out(self) -> list[str]:
+        trained = {self.sources[s].from_ for stage in self.stages for s in stage.mixture if s in self.sources}
+        held_out = {f"probes.{k}": v.from_ for k, v in self.probes.items()}
+        held_out |= {f"tasks.{k}": v.from_ for k, v in self.tasks.items()}
+        found = [
+            f"{where}.from: {address!r} is trained on; a held-out set must be another one"
+            for where, address in held_out.items()
+            if address in trained
+        ]
+        for name, task in self.tasks.items():
+            if task.metric != "auroc" and task.at_least is not None:
+                found.append(f"tasks.{name}.at_least: only for metric auroc")
+        return found

@@ -1,0 +1,243 @@
+"""A field that changes nothing is a bug: every field of a recipe is flipped, and something must change.
+
+A recipe is observed in four places, none of which repeats the recipe itself: the plan (digests, tokens, steps,
+rates), the batches (ids and weights), a trained stage (losses, weights, probes and checkpoints by step), and the
+verdict. A new field without a case here fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from bessemer.errors import RecipeError
+from bessemer.evaluate.measure import cut_probes
+from bessemer.evaluate.scorecard import build_scorecard
+from bessemer.files import read_json
+from bessemer.infer.model import load
+from bessemer.plan.resolve import Prepared, prepare
+from bessemer.recipe.load import parse_recipe
+from bessemer.recipe.schema import Probe, Recipe, Source, Stage, Task
+from bessemer.run import _Story, make_plan
+from bessemer.track.metrics import read_metrics
+from bessemer.track.runs import PLAN, runs_folder
+from bessemer.track.screen import Screen
+from bessemer.train import checkpoint
+from tests.story import write_story
+from tests.tiny import make_tiny_model
+
+MODELS: dict[str, type[BaseModel]] = {"": Recipe, "sources": Source, "stages": Stage, "probes": Probe, "tasks": Task}
+Observe = Callable[[Recipe], Any]
+
+
+# -- where a recipe shows -------------------------------------------------------------------------------------
+
+
+def in_plan(recipe: Recipe) -> Any:
+    plan = prepare(recipe).plan
+    return [plan["base"]["digest"], plan["sources"], plan["held_out"], plan["stages"]]
+
+
+def in_batches(recipe: Recipe) -> Any:
+    data = prepare(recipe).stages
+    return [(b.ids, b.tokens_N.tolist(), b.weights_N.tolist()) for d in data for b in map(d.batch, range(d.n_steps))]
+
+
+def in_training(recipe: Recipe) -> Any:
+    """The first stage, trained: what happened at which step, and the weights that came out."""
+    saved: list[int] = []
+    save = checkpoint.save
+
+    def note(folder: Path, step: int, *rest: Any) -> Any:
+        saved.append(step)
+        return save(folder, step, *rest)
+
+    screen = Screen(quiet=True)
+    prepared = make_plan(recipe, screen, measured=False, restart=True)
+    folder = runs_folder() / recipe.name
+    story = _Story(prepared, folder, screen, lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", note)
+        story.before()
+        story.train(0)
+    events = [{k: v for k, v in e.items() if k != "seconds"} for e in read_metrics(folder / "metrics.jsonl")]
+    done = read_json(folder / prepared.plan["stages"][0]["name"] / "done.json")
+    return [events, saved, done["weights_sha256"]]
+
+
+def in_verdict(recipe: Recipe) -> Any:
+    """The scorecard of made-up measurements: a little learnt, a little forgotten."""
+    prepared = prepare(recipe)
+    before, after = (made_up(recipe, prepared, shift) for shift in (0.0, 0.02))
+    return build_scorecard(recipe, before, after, prepared.tasks)["verdict"]
+
+
+def made_up(recipe: Recipe, prepared: Prepared, shift: float) -> dict[str, Any]:
+    bits = {
+        "ids": ["a:0", "b:0"],
+        "clusters": ["a", "b"],
+        "bits": [100 * (1 + shift), 90 * (1 + shift)],
+        "bytes": [50, 50],
+    }
+    tasks: dict[str, Any] = {}
+    for name, task in recipe.tasks.items():
+        items = prepared.tasks[name]
+        labels = [i.messages[-1].content == "yes" for i in items] if task.metric == "auroc" else []
+        answers = {
+            "ids": [i.id for i in items],
+            "clusters": [i.cluster for i in items],
+            "slices": [""] * len(items),
+            "options": ["yes", "no"],
+            "labels": labels,
+            "scores": [(0.1 if yes else -0.1) + (n % 7 - 3) * 0.1 + shift * yes for n, yes in enumerate(labels)],
+        }
+        tasks[name] = answers if task.metric == "auroc" else bits
+    return {"tasks": tasks, "probes": dict.fromkeys(recipe.probes, bits)}
+
+
+def in_probe_windows(recipe: Recipe) -> Any:
+    prepared = prepare(recipe)
+    return {
+        k: [w.id for w in v] for k, v in cut_probes(load(prepared.checkpoint.path), recipe, prepared.probes).items()
+    }
+
+
+def in_folder(recipe: Recipe) -> Any:
+    make_plan(recipe, Screen(quiet=True), measured=False)
+    return sorted(p.parent.name for p in runs_folder().glob(f"*/{PLAN}"))
+
+
+# -- the cases ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """Set `path` to `value` (text: a file of the story is meant by its name) and look at `where`."""
+
+    path: str
+    value: Any
+    where: Observe
+
+
+CASES: dict[str, Case] = {
+    "name": Case("name", "other", in_folder),
+    "start": Case("start", "another-model", in_plan),
+    "seed": Case("seed", 2, in_batches),
+    "retain": Case("retain", 0.97, in_verdict),
+    "probe_every": Case("probe_every", 0.5, in_training),
+    "checkpoint_every": Case("checkpoint_every", 0.5, in_training),
+    "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
+    "sources.kind": Case("sources.both.kind", "chat", in_plan),
+    "sources.role": Case("sources.general.role", "domain", in_plan),
+    "sources.text": Case("sources.own.text", "body", in_plan),
+    "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.5}, in_plan),
+    "stages.tokens": Case("stages[0].tokens", 2048, in_plan),
+    "stages.loss_weight": Case("stages[1].loss_weight", {"rules": 2, "both": 1}, in_batches),
+    "stages.lr": Case("stages[0].lr", 1e-3, in_training),
+    "stages.warmup": Case("stages[0].warmup", 0.9, in_training),
+    "stages.final_lr": Case("stages[0].final_lr", 0.9, in_training),
+    "stages.freeze": Case("stages[0].freeze", 0.5, in_training),
+    "stages.row_tokens": Case("stages[0].row_tokens", 64, in_plan),
+    "stages.rows": Case("stages[0].rows", 1, in_plan),
+    "stages.weight_decay": Case("stages[0].weight_decay", 0.5, in_training),
+    "stages.clip": Case("stages[0].clip", 0.01, in_training),
+    "probes.from": Case("probes.elsewhere.from", "own-test.jsonl", in_plan),
+    "probes.tokens": Case("probes.elsewhere.tokens", 200, in_probe_windows),
+    "tasks.from": Case("tasks.rules.from", "rules-other.jsonl", in_plan),
+    "tasks.metric": Case("tasks.both.metric", "auroc", in_verdict),
+    "tasks.at_least": Case("tasks.rules.at_least", 0.99, in_verdict),
+}
+# The objective follows from the kinds of the sources; a stage whose two halves contradict each other is refused.
+REFUSED = {"stages.objective": [("stages[0].objective", "sft"), ("stages[1].objective", "cpt")]}
+
+
+def fields() -> set[str]:
+    """Every field that holds a value, by group; those that hold further models are walked, not flipped."""
+    found: set[str] = set()
+    for group, model in MODELS.items():
+        for name, field in model.model_fields.items():
+            if not holds_models(get_type_hints(model)[name]):
+                found.add(f"{group}.{field.alias or name}".strip("."))
+    return found
+
+
+def holds_models(annotation: Any) -> bool:
+    return annotation in MODELS.values() or any(holds_models(a) for a in get_args(annotation))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """The tiny story, a few steps long, with files whose rows can be read in two ways."""
+    folder = tmp_path_factory.mktemp("fields")
+    make_tiny_model(folder / "another-model", seed=1)
+    raw = yaml.safe_load(write_story(folder, tiny_model).read_text())
+    rows = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()]
+    write(folder / "own.jsonl", [{**r, "body": r["text"].upper()} for r in rows])
+    write(folder / "own-other.jsonl", rows[:50])
+    for name in ("rules", "rules-test"):
+        pairs = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        both = [{**p, "text": f"{name}: {p['prompt']}", "prompt": f"really {p['prompt']}"} for p in pairs]
+        write(folder / f"{name}-both.jsonl", both)
+    write(folder / "rules-other.jsonl", pairs[:10])
+    raw["sources"]["both"] = {"from": str(folder / "rules-both.jsonl"), "kind": "documents"}
+    raw["stages"][0].update(tokens=None, mixture={"own": 0.75, "general": 0.25}, rows=8)
+    raw["stages"][1].update(tokens=1024, mixture={"rules": 0.75, "both": 0.25}, loss_weight={"rules": 1, "both": 1})
+    raw["tasks"]["both"] = {"from": str(folder / "rules-test-both.jsonl"), "metric": "bits_per_byte"}
+    raw["folder"] = str(folder)
+    return raw
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def recipe_of(base: dict[str, Any], change: tuple[str, Any] | None = None) -> Recipe:
+    raw = {k: v for k, v in base.items() if k != "folder"}
+    if change is None:
+        return parse_recipe(yaml.safe_dump(raw))
+    path, value = change
+    file = Path(base["folder"]) / str(value)
+    value = str(file) if isinstance(value, str) and file.exists() else value
+    return parse_recipe(yaml.safe_dump(raw), overrides=[f"{path}={json.dumps(value)}"])
+
+
+_seen: dict[Observe, Any] = {}
+
+
+def unflipped(base: dict[str, Any], where: Observe) -> Any:
+    if where not in _seen:
+        _seen[where] = where(recipe_of(base))
+    return _seen[where]
+
+
+def test_every_field_has_a_case() -> None:
+    assert fields() == CASES.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_a_flipped_field_changes_something(base: dict[str, Any], field: str) -> None:
+    case = CASES[field]
+    before = unflipped(base, case.where)
+    flipped = recipe_of(base, (case.path, case.value))
+    assert prepare(flipped).identity != prepare(recipe_of(base)).identity
+    assert case.where(flipped) != before
+
+
+@pytest.mark.parametrize("where", sorted({c.where for c in CASES.values()} - {in_folder}, key=lambda w: w.__name__))
+def test_the_same_recipe_shows_the_same(base: dict[str, Any], where: Observe) -> None:
+    """Otherwise a change in the test above would prove nothing."""
+    assert where(recipe_of(base)) == unflipped(base, where)
+
+
+@pytest.mark.parametrize(("path", "value"), REFUSED["stages.objective"])
+def test_an_objective_that_contradicts_its_sources_is_refused(base: dict[str, Any], path: str, value: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(base, (path, value))
+    assert path in {p.where for p in caught.value.problems}
