@@ -95,3 +95,13 @@ def test_unsafe_or_broken_yaml_is_refused(text: str) -> None:
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(BessemerError, match="cannot be read"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_recipe_is_a_page_of_text() -> None:
+    with pytest.raises(BessemerError, match="larger than 1000000 bytes"):
+        parse_recipe("#" * 1_000_001)
+
+
+@pytest.mark.parametrize("value", ["1.5", "[1]", "true", "-5", "0", "10q"])
+def test_what_is_no_number_of_tokens_is_a_mistake_of_the_recipe(value: str) -> None:
+    assert "stages[0].tokens" in problems(GOOD, f"stages[0].tokens={value}")
