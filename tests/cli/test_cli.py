@@ -220,6 +220,8 @@ def test_a_plan_shows_what_was_chosen_and_what_is_a_default(
         assert expected in done.out
     written = json.loads((bessemer_home / "runs" / "story" / PLAN).read_text())
     assert written["identity"][:12] in done.out
+    again = json.loads(here("plan", story, "--no-measure", "--json").out)
+    assert again["estimate"] == written["estimate"]  # what was measured is kept while nothing changed
     assert "stages[0].clip" in written["defaults"] and "stages[0].lr" not in written["defaults"]
 
 
@@ -236,6 +238,7 @@ def test_changed_data_is_a_new_plan_until_the_run_has_started(
     story: Path, here: Callable[..., Done], bessemer_home: Path
 ) -> None:
     first = json.loads(here("plan", story, "--no-measure", "--json").out)
+    assert json.loads(here("plan", story, "--no-measure", "--json").out)["identity"] == first["identity"]
     data = story.parent / "own.jsonl"
     data.write_text(data.read_text() + json.dumps({"text": "one more line about steel"}) + "\n")
     second = json.loads(here("plan", story, "--no-measure", "--json").out)

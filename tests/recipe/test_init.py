@@ -42,3 +42,40 @@ def test_init_leaves_nothing_behind_for_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(BessemerError, match="too few"):
         write_recipe([few], tmp_path / "recipe.yaml", name="a", start="b")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "what"),
+    [
+        ("a.txt", b"\xff\xfe\x00", "a.txt", "no UTF-8 text"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv", "no UTF-8 text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl:2", "no valid JSON"),
+        ("a.jsonl", b'{"text": "x"}\n\n[1]\n', "a.jsonl:3", "must be a JSON object"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": " "}\n', "a.jsonl:2", "no text in column 'text'"),
+        ("a.jsonl", b'{"messages": [{"content": "x"}]}\n{"messages": 3}\n', "a.jsonl:2", "no `messages`"),
+        ("a.jsonl", b'{"prompt": "x", "completion": "y"}\n{"prompt": "x"}\n', "a.jsonl:2", "no `messages`"),
+        ("a.jsonl", b'{"title": "x"}\n', "a.jsonl:1", "no text column among 'title'"),
+        ("a.csv", b"", "a.csv", "no text column among nothing"),
+        ("a.pdf", b"%PDF", "a.pdf", "'.pdf' files are not read"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(tmp_path: Path, name: str, content: bytes, where: str, what: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BessemerError, match=what) as caught:
+        write_recipe([tmp_path / name], tmp_path / "recipe.yaml", name="a", start="b")
+    assert caught.value.where == str(tmp_path / where)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_twins_and_repeats_stay_on_one_side(tmp_path: Path) -> None:
+    path = tmp_path / "Beiträge.jsonl"
+    twins = [{"prompt": f"{w}? {i}", "completion": a, "group": f"g{i}"} for i in range(60) for w, a in ("ay", "bn")]
+    repeats = [{"prompt": "Again and\u2028again", "completion": "y", "id": n} for n in range(30)]
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in twins + repeats))
+    write_recipe([path], tmp_path / "recipe.yaml", name="mine", start="smollm2-135m@post")
+    (source,) = {f.stem.split(".")[0] for f in (tmp_path / "recipe-data").iterdir()}
+    sides = [
+        {r.get("group") or r["prompt"] for r in map(json.loads, f.read_text().strip("\n").split("\n"))}
+        for f in sorted((tmp_path / "recipe-data").iterdir())
+    ]
+    assert source.isascii() and len(sides) == 2 and not sides[0] & sides[1] and len(sides[0] | sides[1]) == 61

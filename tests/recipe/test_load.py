@@ -85,7 +85,15 @@ def test_overrides_are_typed_and_checked() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [1", "name: a\nname: b", "a: &x 1\nb: *x", "- just\n- a list", "!!python/object/apply:os.system ['true']"],
+    [
+        "a: [1",
+        "name: a\nname: b",
+        "a: &x 1\nb: *x",
+        "- just\n- a list",
+        "!!python/object/apply:os.system ['true']",
+        "1: 2",
+        "? [1]\n: 2",
+    ],
 )
 def test_unsafe_or_broken_yaml_is_refused(text: str) -> None:
     with pytest.raises(BessemerError):

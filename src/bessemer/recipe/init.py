@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text, write_text
@@ -52,15 +54,16 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
         kind, rows, column = _read(path)
         source = _name(path, set(kinds))
         kinds[source] = kind
-        held = {r for r in rows if int(sha256_text(r)[:8], 16) % HELD_OUT == 0}
-        train, test = [r for r in rows if r not in held], [r for r in rows if r in held]
+        train, test = ([r.line for r in rows if r.held_out == side] for side in (False, True))
         if not train or not test:
-            raise BessemerError(f"{len(rows)} rows are too few to hold some out", where=str(path), fix="give 20 or more")
+            raise BessemerError(
+                f"{len(rows)} rows are too few to hold some out", where=str(path), fix="give 20 or more"
+            )
         targets = {part: folder / f"{source}.{part}.jsonl" for part in ("train", "test")}
         planned += [(targets["train"], "\n".join(train) + "\n"), (targets["test"], "\n".join(test) + "\n")]
         text = f", text: {column}" if kind == "documents" and column != "text" else ""
         sources += f"  {source}: {{from: {json.dumps(str(targets['train']))}, kind: {kind}{text}}}\n"
-        if kind == "documents" or _two_answers(rows):
+        if kind == "documents" or len({row.answer for row in rows}) == 2:
             metric = "bits_per_byte" if kind == "documents" else "auroc"
             tasks += f"  {source}: {{from: {json.dumps(str(targets['test']))}, metric: {metric}}}\n"
         done.append(f"{path}: {len(train)} {kind} to train on, {len(test)} held out")
@@ -70,8 +73,10 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
             where=", ".join(map(str, files)),
             fix="add a file of documents from the same domain; its bits per byte are measured",
         )
-    stages = "".join(_stage(objective, [s for s, k in kinds.items() if k == kind])
-                     for objective, kind in (("cpt", "documents"), ("sft", "chat")))
+    stages = "".join(
+        _stage(objective, [s for s, k in kinds.items() if k == kind])
+        for objective, kind in (("cpt", "documents"), ("sft", "chat"))
+    )
     text = TEMPLATE.format(out=out, name=name, start=start, sources=sources.rstrip(), stages=stages, tasks=tasks)
     parse_recipe(text, where=str(out))
     for path, content in planned:
@@ -88,7 +93,9 @@ def _stage(objective: str, sources: list[str]) -> str:
     shares[-1] = round(0.75 - sum(shares[:-1]), 4)
     mixture = ", ".join(f"{s}: {share:g}" for s, share in zip(sources, shares, strict=True))
     weights = ", ".join(f"{s}: 1" for s in [*sources, "docs"])
-    balance = f"    loss_weight: {{{weights}}}   # each source counts as a mean of its own\n" if objective == "sft" else ""
+    balance = (
+        f"    loss_weight: {{{weights}}}   # each source counts as a mean of its own\n" if objective == "sft" else ""
+    )
     return (
         f"  - objective: {objective}\n"
         f"    mixture: {{{mixture}, docs: 0.25}}   # shares of the tokens\n{balance}"
@@ -99,43 +106,88 @@ def _stage(objective: str, sources: list[str]) -> str:
 
 
 def _name(path: Path, taken: set[str]) -> str:
-    base = "".join(c if c.isalnum() else "-" for c in path.stem.lower()).strip("-") or "data"
+    base = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()).strip("-")[:60] or "data"
     name = base if base != "docs" else "data"
     return name if name not in taken else f"{name}-{len(taken)}"
 
 
-def _read(path: Path) -> tuple[str, list[str], str]:
-    """(kind, rows as JSON lines, text column)."""
+@dataclass(frozen=True)
+class _Row:
+    line: str  # as JSON
+    together: str  # rows with the same text or group stay on one side of the split
+    answer: str  # of a conversation
+
+    @property
+    def held_out(self) -> bool:
+        return int(sha256_text(self.together)[:8], 16) % HELD_OUT == 0
+
+
+def _read(path: Path) -> tuple[str, list[_Row], str]:
+    """(kind, rows, text column). Raises BessemerError with the place of the first row that cannot be used."""
     if not path.is_file():
         raise BessemerError("the file does not exist", where=str(path))
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise BessemerError(f"no UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from None
     if path.suffix in {".txt", ".md"}:
-        paragraphs = [p.strip() for p in path.read_text().split("\n\n")]
-        return "documents", [json.dumps({"text": p}, ensure_ascii=False) for p in paragraphs if len(p) > 40], "text"
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            rows = [json.dumps(row, ensure_ascii=False) for row in csv.DictReader(file)]
+        paragraphs = (p.strip() for p in text.split("\n\n"))
+        places: list[tuple[str, dict[str, Any]]] = [(str(path), {"text": p}) for p in paragraphs if len(p) > 40]
+    elif path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        places = [(f"{path}:{reader.line_num}", row) for row in reader]
     elif path.suffix == ".jsonl":
-        rows = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = enumerate(text.split("\n"), start=1)  # splitlines would cut at U+2028, which JSON allows in a text
+        places = [(f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in lines if line.strip()]
     else:
         raise BessemerError(f"{path.suffix!r} files are not read", where=str(path), fix="use .jsonl, .csv, .txt or .md")
-    try:
-        first: dict[str, Any] = json.loads(rows[0]) if rows else {}
-    except ValueError as error:
-        raise BessemerError(f"no valid JSON ({error})", where=f"{path}:1") from None
+    where = places[0][0] if places else str(path)
+    first: dict[str, Any] = places[0][1] if places else {}
     if "messages" in first or {"prompt", "completion"} <= set(first):
-        return "chat", rows, ""
+        return "chat", [_chat_row(row, at) for at, row in places], ""
     column = next((c for c in TEXT_COLUMNS if isinstance(first.get(c), str)), None)
     if column is None:
         raise BessemerError(
-            f"no text column among {', '.join(map(repr, first)) or 'nothing'}", where=f"{path}:1",
+            f"no text column among {', '.join(map(repr, first)) or 'nothing'}",
+            where=where,
             fix=f"name it {TEXT_COLUMNS[0]!r}, or give `messages`",
         )
-    return "documents", rows, column
+    return "documents", [_document_row(row, column, at) for at, row in places], column
 
 
-def _two_answers(rows: list[str]) -> bool:
-    answers: set[str] = set()
-    for row in map(json.loads, rows):
-        answer = row["messages"][-1]["content"] if "messages" in row else row["completion"]
-        answers.add(str(answer).strip())
-    return len(answers) == 2
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BessemerError(f"no valid JSON ({error})", where=where) from None
+    if not isinstance(row, dict):
+        raise BessemerError("a row must be a JSON object", where=where)
+    return cast(dict[str, Any], row)
+
+
+def _document_row(row: dict[str, Any], column: str, where: str) -> _Row:
+    if not isinstance(row.get(column), str) or not row[column].strip():
+        raise BessemerError(f"no text in column {column!r}", where=where, fix="repair the row or take it out")
+    return _Row(_dump(row), str(row.get("group") or _plain(row[column])), "")
+
+
+def _chat_row(row: dict[str, Any], where: str) -> _Row:
+    """Raises BessemerError unless there is a text in every message. Roles are checked by the plan."""
+    messages: Any = row.get("messages") or [{"content": row.get("prompt")}, {"content": row.get("completion")}]
+    try:
+        texts = [str(m["content"]) for m in messages if isinstance(m["content"], str)]
+        whole = len(texts) == len(messages)
+    except (TypeError, KeyError):
+        texts, whole = [], False
+    if not whole:
+        raise BessemerError("no `messages`, nor `prompt` and `completion`, that are texts", where=where)
+    return _Row(_dump(row), str(row.get("group") or _plain("\n".join(texts))), texts[-1].strip())
+
+
+def _dump(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _plain(text: str) -> str:
+    """Letters and digits only, as the plan compares held-out items with training data."""
+    return "".join(c for c in text.lower() if c.isalnum())

@@ -33,6 +33,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"a key must be text, {key!r} is not (line {key_node.start_mark.line + 1})")
             if key in seen:
                 raise yaml.YAMLError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
@@ -103,9 +105,7 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
             case "string_pattern_mismatch":
                 found.append(Problem(where, f"{item['input']!r} is no name", RULES_OF_NAMES))
             case _:
-                found.append(
-                    Problem(where, f"{item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})")
-                )
+                found.append(Problem(where, f"{item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"))
     return found
 
 
@@ -123,9 +123,7 @@ def _independent_cross_checks(raw: Mapping[str, Any], failed: set[str]) -> list[
         names = [str(n) for n in cast(Mapping[str, Any], sources)]
         for name in shares:
             if name not in names:
-                found.append(
-                    Problem(f"stages[{i}].mixture.{name}", "no source of this name", _suggest(name, names))
-                )
+                found.append(Problem(f"stages[{i}].mixture.{name}", "no source of this name", _suggest(name, names)))
         total = sum(float(v) for v in shares.values())
         if abs(total - 1) > 1e-6:
             found.append(Problem(f"stages[{i}].mixture", f"the shares add up to {total:g}, not 1"))
@@ -149,10 +147,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Probl
         node: Any = raw
         try:
             for part in parts[:-1]:
-                if isinstance(node, list):
-                    node = cast(list[Any], node)[int(part)]
-                else:
-                    node = node.setdefault(part, {})
+                node = cast(list[Any], node)[int(part)] if isinstance(node, list) else node.setdefault(part, {})
             value = _parse_yaml(value_text, f"--set {path_text}")
             if value is None and isinstance(node, dict):
                 node.pop(parts[-1], None)  # `--set stages[0].tokens=` takes the key out: back to the default
@@ -167,9 +162,7 @@ def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] =
     """Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
     raw = _parse_yaml(text, where)
     if not isinstance(raw, dict):
-        raise BessemerError(
-            "a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init"
-        )
+        raise BessemerError("a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init")
     recipe_raw = cast(dict[str, Any], raw)
     problems = apply_overrides(recipe_raw, overrides)
     try:
