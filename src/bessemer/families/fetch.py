@@ -181,8 +181,9 @@ def _from_hub(start: str) -> Checkpoint:
         commit = read_json(pin)["commit"]
         folder = Path(snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED)))
     except (HTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        said = str(error).partition("\n")[0]  # empty for some time-outs
         raise BessemerError(
-            f"the hub could not deliver it ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"the hub could not deliver it ({type(error).__name__}: {said})",
             where=start,
             fix="check the network, the id and HF_ENDPOINT; or give a local folder as `start`",
         ) from None
