@@ -18,13 +18,15 @@ demo: $(STAMP)
 	$(BIN)/bessemer run recipes/demo.yaml
 
 demo-contrast: $(STAMP)
+	-$(BIN)/bessemer run recipes/demo-no-replay.yaml
+	$(BIN)/bessemer run recipes/demo.yaml
 	$(BIN)/python benchmarks/contrast.py
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m 'not full' -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -q -n 2
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -57,10 +57,24 @@ def write_story(folder: Path, model: Path, **changes: object) -> Path:
             "general": {"from": paths["general"], "role": "general"},
         },
         "stages": [
-            {"objective": "cpt", "mixture": {"own": 0.75, "general": 0.25}, "tokens": 5120, "lr": 3e-3,
-             "row_tokens": 128, "rows": 2},
-            {"objective": "sft", "mixture": {"rules": 0.75, "general": 0.25}, "tokens": 5120, "lr": 1e-3,
-             "loss_weight": {"rules": 1, "general": 1}, "freeze": 0.5, "row_tokens": 128, "rows": 2},
+            {
+                "objective": "cpt",
+                "mixture": {"own": 0.75, "general": 0.25},
+                "tokens": 5120,
+                "lr": 3e-3,
+                "row_tokens": 128,
+                "rows": 2,
+            },
+            {
+                "objective": "sft",
+                "mixture": {"rules": 0.75, "general": 0.25},
+                "tokens": 5120,
+                "lr": 1e-3,
+                "loss_weight": {"rules": 1, "general": 1},
+                "freeze": 0.5,
+                "row_tokens": 128,
+                "rows": 2,
+            },
         ],
         "probes": {"elsewhere": {"from": paths["general-test"], "tokens": 2000}},
         "tasks": {

@@ -45,9 +45,7 @@ class RecipeError(BessemerError):
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.problems = problems
-        lines = [
-            f"  {p.where or '(top)'}: {p.what}" + (f"  -> {p.fix}" if p.fix else "") for p in problems
-        ]
+        lines = [f"  {p.where or '(top)'}: {p.what}" + (f"  -> {p.fix}" if p.fix else "") for p in problems]
         count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{count} in the recipe\n" + "\n".join(lines), where=source)
 

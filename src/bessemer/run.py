@@ -22,7 +22,6 @@ from bessemer.evaluate.scorecard import build_scorecard
 from bessemer.files import (
     digest_files,
     exclusive,
-    home,
     read_json,
     sha256_file,
     sha256_folder,
@@ -46,6 +45,7 @@ from bessemer.train.weights import Trainable
 from bessemer.train.weights import prepare as prepare_weights
 from bessemer.units import show_change, show_count
 
+LEAST_STEPS = 10  # between two probes or checkpoints
 PROBE_SHARE = 4  # probes during training measure every fourth window
 
 
@@ -125,9 +125,7 @@ def run_recipe(
 class _Story:
     """The parts of a run. Each returns at once when its file is there."""
 
-    def __init__(
-        self, prepared: Prepared, folder: Path, screen: Screen, stop_asked: Callable[[], bool]
-    ) -> None:
+    def __init__(self, prepared: Prepared, folder: Path, screen: Screen, stop_asked: Callable[[], bool]) -> None:
         self.prepared, self.folder, self.screen, self.stop_asked = prepared, folder, screen, stop_asked
         self.recipe, self.plan = prepared.recipe, prepared.plan
         self.trainable: Trainable | None = None
@@ -143,9 +141,7 @@ class _Story:
         parts += [self.export, self.after, self.judge]
         for part in parts:
             if self.stop_asked():
-                raise StoppedByUserError(
-                    "stopped between two steps", fix="run the same command again to continue"
-                )
+                raise StoppedByUserError("stopped between two steps", fix="run the same command again to continue")
             part()
             write_json(seconds, self.screen.seconds)
         return self.release()
@@ -187,9 +183,7 @@ class _Story:
         def progress(share: float) -> None:
             advance(share, "")
             if self.stop_asked():
-                raise StoppedByUserError(
-                    "stopped while measuring", fix="run the same command again to continue"
-                )
+                raise StoppedByUserError("stopped while measuring", fix="run the same command again to continue")
 
         return progress
 
@@ -218,7 +212,10 @@ class _Story:
         """Weights ready for stage n. Stage 0's are kept in memory from the measurement before to its training."""
         if self.trainable is None:
             self.trainable = prepare_weights(
-                self.prepared.checkpoint, self._overlay(n), self.recipe.stages[n].freeze
+                self.prepared.checkpoint,
+                self._overlay(n),
+                self.recipe.stages[n].freeze,
+                keep_start=bool(self.prepared.stages[n].anchored),
             )
         return self.trainable
 
@@ -230,8 +227,7 @@ class _Story:
         trainable = self._weights(n)
         data: StageData = self.prepared.stages[n]
         every = [
-            max(1, round(share * data.n_steps))
-            for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
+            max(1, round(share * data.n_steps)) for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
         ]
         run = StageRun(
             planned["name"],
@@ -351,8 +347,7 @@ class _Story:
                 for source, n in event["tokens"].items():
                     stage[source] = stage.get(source, 0) + n
         data = {
-            name: {"from": self.recipe.sources[name].from_, **facts}
-            for name, facts in self.plan["sources"].items()
+            name: {"from": self.recipe.sources[name].from_, **facts} for name, facts in self.plan["sources"].items()
         }
         return {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -380,20 +375,14 @@ class _Story:
         return load_result(self.recipe.name)
 
     def _add_release(self, facts: dict[str, Any], card: dict[str, Any]) -> str:
-        made = next(
-            (r for r in store.list_releases() if r.manifest["plan_identity"] == facts["plan_identity"]), None
-        )
+        made = next((r for r in store.list_releases() if r.manifest["plan_identity"] == facts["plan_identity"]), None)
         if made and made.name == self.recipe.name and made.manifest["created"] >= self._begun():
             return made.reference  # a kill came between the release and result.json
-        write_text(
-            self.folder / "README.md", build_card({"name": self.recipe.name, **facts}, card, self.plan)
-        )
+        write_text(self.folder / "README.md", build_card({"name": self.recipe.name, **facts}, card, self.plan))
         recipe_text = yaml.safe_dump(dump_recipe(self.recipe), sort_keys=False, allow_unicode=True)
         write_text(self.folder / "recipe.yaml", recipe_text)
         own = ("README.md", "recipe.yaml", PLAN, "metrics.jsonl", "scorecard.json", "report.html")
-        files = {p.name: p for p in sorted((self.folder / "model").iterdir())} | {
-            n: self.folder / n for n in own
-        }
+        files = {p.name: p for p in sorted((self.folder / "model").iterdir())} | {n: self.folder / n for n in own}
         with self.screen.step("release"):
             return store.add_release(self.recipe.name, files, facts).reference
 
@@ -407,9 +396,7 @@ def load_result(name: str) -> Result:
     """A finished run by name. Raises BessemerError when it is not finished or unknown."""
     folder = runs_folder() / name
     if not (folder / "result.json").exists():
-        raise BessemerError(
-            "this run is not finished, or there is none", where=str(folder), fix="bessemer runs"
-        )
+        raise BessemerError("this run is not finished, or there is none", where=str(folder), fix="bessemer runs")
     result = read_json(folder / "result.json")
     release = store.find_release(result["release"]) if result["release"] else None
     return Result(name, folder, read_json(folder / "scorecard.json"), release)

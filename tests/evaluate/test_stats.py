@@ -51,6 +51,8 @@ def test_a_95_percent_interval_covers_about_95_percent(seed: int) -> None:
     covered = 0
     for i in range(60):
         values = rng.normal(size=80)
-        interval = stats.interval(stats.weighted_mean(stats.draw_weights(list(map(str, range(80))), draws=400, seed=i))(values))
+        interval = stats.interval(
+            stats.weighted_mean(stats.draw_weights(list(map(str, range(80))), draws=400, seed=i))(values)
+        )
         covered += interval.low <= 0 <= interval.high
     assert covered >= 48  # below this with probability < 1e-4 when the coverage is 93 %

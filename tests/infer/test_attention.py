@@ -20,19 +20,17 @@ from bessemer.infer.model import Loaded, load
 def models(tiny_model: Path) -> tuple[Loaded, Any]:
     from transformers import AutoModelForCausalLM
 
-    plain: Any = AutoModelForCausalLM.from_pretrained(
-        tiny_model, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    plain: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa")
     return load(tiny_model, dtype=torch.float32), plain.eval()
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=9), st.integers(0, 99))
-def test_packed_documents_equal_separate_ones(
-    models: tuple[Loaded, Any], lengths: list[int], seed: int
-) -> None:
+def test_packed_documents_equal_separate_ones(models: tuple[Loaded, Any], lengths: list[int], seed: int) -> None:
     loaded, plain = models
-    tokens = torch.randint(0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    tokens = torch.randint(
+        0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(seed)
+    )
     positions = torch.cat([torch.arange(n) for n in lengths])
     with torch.inference_mode():
         packed = loaded.head(loaded.hidden(tokens, positions, loaded.layout(lengths)))
@@ -43,7 +41,9 @@ def test_packed_documents_equal_separate_ones(
 def test_gradients_equal_those_of_separate_documents(models: tuple[Loaded, Any]) -> None:
     loaded, plain = models
     lengths = [5, 17, 17, 40, 2]
-    tokens = torch.randint(0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        0, loaded.model.config.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(1)
+    )
     positions = torch.cat([torch.arange(n) for n in lengths])
     for model in (loaded.model, plain):
         model.requires_grad_(True).zero_grad(set_to_none=True)

@@ -40,9 +40,7 @@ def loaded(tiny_model: Path) -> Loaded:
 def plain(tiny_model: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        tiny_model, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def _text(tokens: list[Token]) -> str:
@@ -154,9 +152,7 @@ def test_deltas_join_to_the_decoded_text(loaded: Loaded) -> None:
         assert _text(tokens) == loaded.renderer.decode(shown)
 
 
-@pytest.mark.parametrize(
-    "text", ["😀👍🏽 🇩🇪❤️", "Äpfel, 東京と大阪", "a\n\n  b\t", "𝔘𝔫𝔦", "<|im_end|> is text"]
-)
+@pytest.mark.parametrize("text", ["😀👍🏽 🇩🇪❤️", "Äpfel, 東京と大阪", "a\n\n  b\t", "𝔘𝔫𝔦", "<|im_end|> is text"])
 def test_text_streams_never_split_a_character(loaded: Loaded, text: str) -> None:
     words, stream = vocabulary(loaded.renderer), TextStream()
     deltas = [stream.add(words.content(i)) for i in loaded.renderer.encode_texts([text])[0]]
@@ -201,9 +197,7 @@ def test_sentencepiece_tokenizers_have_bytes_too(loaded: Loaded) -> None:
 
 
 def _stopped(texts: list[str], stop: list[str]) -> tuple[list[str], list[Token]]:
-    tokens = [
-        Token(i, t, -1.0, finish_reason="length" if i + 1 == len(texts) else "") for i, t in enumerate(texts)
-    ]
+    tokens = [Token(i, t, -1.0, finish_reason="length" if i + 1 == len(texts) else "") for i, t in enumerate(texts)]
     result = list(_StopFilter(stop).run(iter(tokens)))
     return [t.text for t in result], result
 

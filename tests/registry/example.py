@@ -38,7 +38,7 @@ def ends(value: float, reach: float) -> dict[str, float]:
 
 
 def task(before: float, after: float, reach: float, slices: list[str], role: str = "reported") -> dict[str, Any]:
-    rng = random.Random(len(slices) + after)  # noqa: S311
+    rng = random.Random(len(slices) + after)
     shares = {name: min(1.0, round((after - 0.05 + rng.gauss(0, 0.11)) * 20) / 20) for name in slices}
     return {
         "metric": "auroc",
@@ -124,7 +124,7 @@ def make_scorecard() -> dict[str, Any]:
 
 
 def make_metrics() -> list[dict[str, Any]]:
-    rng, events = random.Random(7), []  # noqa: S311
+    rng, events = random.Random(7), []
     for stage, n in STEPS.items():
         events += probe_events(stage, 0)
         for step in range(1, n + 1):

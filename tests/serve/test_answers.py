@@ -60,9 +60,7 @@ def test_streamed_chat_is_the_same_as_whole(client: openai.OpenAI, temperature: 
         "logprobs": True, "top_logprobs": 2,
     }  # fmt: skip
     whole = client.chat.completions.create(**asked)
-    chunks = list(
-        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
-    )
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     *parts, last = chunks
     assert last.choices == []
     assert last.usage == whole.usage
@@ -70,9 +68,7 @@ def test_streamed_chat_is_the_same_as_whole(client: openai.OpenAI, temperature: 
     assert len({c.id for c in chunks}) == 1
     assert parts[0].choices[0].delta.role == "assistant"
     assert "".join(c.choices[0].delta.content or "" for c in parts) == whole.choices[0].message.content
-    assert [c.choices[0].finish_reason for c in parts if c.choices[0].finish_reason] == [
-        whole.choices[0].finish_reason
-    ]
+    assert [c.choices[0].finish_reason for c in parts if c.choices[0].finish_reason] == [whole.choices[0].finish_reason]
     streamed = [e for c in parts if c.choices[0].logprobs for e in c.choices[0].logprobs.content or []]
     assert whole.choices[0].logprobs is not None
     assert streamed == whole.choices[0].logprobs.content
@@ -123,9 +119,7 @@ def test_logprobs_agree_with_a_plain_forward(client: openai.OpenAI, loaded: Load
     for n, entry in enumerate(answer.choices[0].logprobs.content or []):
         wanted_V = logprobs_TV[len(ids) + n - 1]
         assert entry.logprob == pytest.approx(float(wanted_V[chosen[n]]), abs=1e-4)
-        assert [t.logprob for t in entry.top_logprobs] == pytest.approx(
-            wanted_V.topk(4).values.tolist(), abs=1e-4
-        )
+        assert [t.logprob for t in entry.top_logprobs] == pytest.approx(wanted_V.topk(4).values.tolist(), abs=1e-4)
         assert bytes(entry.bytes or []).decode(errors="replace") == entry.token
 
 
@@ -207,9 +201,7 @@ def test_special_tokens_in_user_text_stay_text(client: openai.OpenAI, loaded: Lo
     assert answer.choices[0].text == attack
     assert answer.choices[0].logprobs is not None
     assert not {"<|im_end|>", "<|im_start|>", "<|endoftext|>"} & set(answer.choices[0].logprobs.tokens or [])
-    chat = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": attack}], max_tokens=1
-    )
+    chat = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": attack}], max_tokens=1)
     ids = loaded.renderer.chat_ids([Message("user", attack)])
     assert chat.usage is not None
     assert chat.usage.prompt_tokens == len(ids)
@@ -217,11 +209,7 @@ def test_special_tokens_in_user_text_stay_text(client: openai.OpenAI, loaded: Lo
 
 
 def test_answers_can_be_sent_back_and_contents_may_be_parts(client: openai.OpenAI) -> None:
-    first = (
-        client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=4, temperature=0)
-        .choices[0]
-        .message
-    )
+    first = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=4, temperature=0).choices[0].message
     conversation: list[Any] = [*ASK, first, {"role": "user", "content": [{"type": "text", "text": "why?"}]}]
     parts = client.chat.completions.create(model=MODEL, messages=conversation, max_tokens=4, temperature=0)
     conversation[-1] = {"role": "user", "content": "why?"}

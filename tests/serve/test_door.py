@@ -83,9 +83,7 @@ def test_no_pages_and_no_cross_origin_answers(http: httpx.Client) -> None:
     assert _error(answer)["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.9"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.9"])
 def test_a_foreign_host_header(http: httpx.Client, host: str) -> None:
     for path in ("/health", "/v1/models"):
         answer = http.get(path, headers={"Host": host})
@@ -115,9 +113,7 @@ def test_bodies_that_are_too_long(http: httpx.Client) -> None:
 
     for content in (long, pieces()):
         try:
-            answer = http.post(
-                "/v1/completions", content=content, headers={"Content-Type": "application/json"}
-            )
+            answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
         except httpx.WriteError:
             continue  # the server closed the connection while we were still sending
         assert answer.status_code == 413

@@ -160,7 +160,5 @@ def test_many_clients_at_once_get_their_own_answers(server: Running) -> None:
         prompts = [f"house {n}" for n in range(8)]
         alone = [client.completions.create(prompt=p, **asked).choices[0].text for p in prompts]
         with ThreadPoolExecutor(8) as pool:
-            together = list(
-                pool.map(lambda p: client.completions.create(prompt=p, **asked).choices[0].text, prompts)
-            )
+            together = list(pool.map(lambda p: client.completions.create(prompt=p, **asked).choices[0].text, prompts))
     assert together == alone

@@ -140,12 +140,8 @@ def test_context_length(client: openai.OpenAI) -> None:
     for call in (
         lambda: client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=MAX_TOKENS),
         lambda: client.completions.create(model=MODEL, prompt=[5] * MAX_TOKENS, max_tokens=1),
-        lambda: client.completions.create(
-            model=MODEL, prompt=[5] * (MAX_TOKENS + 1), max_tokens=0, echo=True
-        ),
-        lambda: client.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "x " * 4000}]
-        ),
+        lambda: client.completions.create(model=MODEL, prompt=[5] * (MAX_TOKENS + 1), max_tokens=0, echo=True),
+        lambda: client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x " * 4000}]),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
             call()
@@ -153,9 +149,7 @@ def test_context_length(client: openai.OpenAI) -> None:
         assert str(MAX_TOKENS) in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"null", b'{"seed": NaN}']
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"null", b'{"seed": NaN}'])
 def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
     answer = http.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
@@ -165,9 +159,7 @@ def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
 def test_a_conversation_that_the_template_refuses(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch, loaded: Any
 ) -> None:
-    monkeypatch.setattr(
-        loaded.renderer.chat, "chat_template", "{{ raise_exception('roles must alternate') }}"
-    )
+    monkeypatch.setattr(loaded.renderer.chat, "chat_template", "{{ raise_exception('roles must alternate') }}")
     error = _refused(http, "chat/completions", {"model": MODEL, "messages": ASK})
     assert (error["code"], error["message"]) == ("invalid_conversation", "roles must alternate")
     monkeypatch.setattr(loaded.renderer.chat, "chat_template", None)

@@ -139,9 +139,7 @@ def test_a_token_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         find_key("127.0.0.1", file)
 
 
-@pytest.mark.parametrize(
-    "token", ["short", "with spaces in the token", "ümlaut-0123456789", "line\nbreak-0123456789"]
-)
+@pytest.mark.parametrize("token", ["short", "with spaces in the token", "ümlaut-0123456789", "line\nbreak-0123456789"])
 def test_weak_tokens(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("BESSEMER_TOKEN", token)
     with pytest.raises(BessemerError, match="at least 16 characters") as caught:

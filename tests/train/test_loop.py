@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_learning_rate_rises_then_falls_to_its_end() -> None:
     rates = [learning_rate(s, 100, 1.0, 0.1, 0.05) for s in range(100)]
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 9
     assert rates[-1] == pytest.approx(0.05) and rates[0] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[9:]))
     assert learning_rate(0, 10, 1.0, 0.0, 0.0) == pytest.approx(0.9)
 
 

@@ -36,7 +36,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped by Ctrl-C, 1 a defect of Bessemer."""
 
@@ -68,3 +70,7 @@ def main() -> None:
             error.show()  # type: ignore[attr-defined]
             sys.exit(EXIT_CODES["user"])
         raise
+
+
+if __name__ == "__main__":
+    main()

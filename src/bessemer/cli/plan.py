@@ -44,8 +44,16 @@ def show_plan(made: dict[str, Any]) -> None:
         for name, source in stage["sources"].items():
             facts = made["sources"][name]
             rows.append(
-                [stage["name"], name, facts["role"], f"{source['share']:.0%}", show_count(source["tokens"]),
-                 f"{source['epochs']:.2f}", str(facts["items"]), facts["digest"][:12]]
+                [
+                    stage["name"],
+                    name,
+                    facts["role"],
+                    f"{source['share']:.0%}",
+                    show_count(source["tokens"]),
+                    f"{source['epochs']:.2f}",
+                    str(facts["items"]),
+                    facts["digest"][:12],
+                ]
             )
     columns = ["stage", "source", "role", "share", "tokens", "epochs", "items", "digest"]
     print_table("\nMixture", columns, rows, right=[3, 4, 5, 6])

@@ -14,14 +14,21 @@ def releases(json: Json = False) -> None:
     found = list_releases()
     if json:
         listed: list[dict[str, Any]] = [
-            {"release": r.reference, "digest": r.digest, "path": str(r.path), "created": r.manifest["created"],
-             "verdict": r.manifest["verdict"], "base": r.manifest["base"]["name"]}
+            {
+                "release": r.reference,
+                "digest": r.digest,
+                "path": str(r.path),
+                "created": r.manifest["created"],
+                "verdict": r.manifest["verdict"],
+                "base": r.manifest["base"]["name"],
+            }
             for r in found
         ]
         print_json(listed)
         return
     rows = [
-        [r.reference, r.digest[:12], r.manifest["verdict"], r.manifest["base"]["name"], r.manifest["created"]] for r in found
+        [r.reference, r.digest[:12], r.manifest["verdict"], r.manifest["base"]["name"], r.manifest["created"]]
+        for r in found
     ]
     title = "Releases" if rows else "No releases yet: bessemer run RECIPE"
     print_table(title, ["release", "digest", "verdict", "base", "created"], rows)

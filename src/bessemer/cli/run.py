@@ -35,7 +35,12 @@ def run(
         reference = result.release.reference if result.release else None
         digest = result.release.digest if result.release else None
         print_json(
-            {"name": result.name, "folder": str(result.folder), "release": reference, "digest": digest,
-             "scorecard": result.scorecard}
+            {
+                "name": result.name,
+                "folder": str(result.folder),
+                "release": reference,
+                "digest": digest,
+                "scorecard": result.scorecard,
+            }
         )
     return Verdict(result.verdict, []).exit_code

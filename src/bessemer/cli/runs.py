@@ -14,4 +14,6 @@ def runs(json: Json = False) -> None:
         print_json(found)
         return
     rows = [[r["name"], r["state"], r["last"], r["verdict"], r["release"]] for r in found]
-    print_table("Runs" if rows else "No runs yet: bessemer run RECIPE", ["name", "state", "last", "verdict", "release"], rows)
+    print_table(
+        "Runs" if rows else "No runs yet: bessemer run RECIPE", ["name", "state", "last", "verdict", "release"], rows
+    )

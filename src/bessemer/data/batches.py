@@ -26,6 +26,7 @@ class Batch:
     targets_N: NDArray[np.int64]  # NO_TARGET where nothing is predicted
     weights_N: NDArray[np.float32]
     sources_N: NDArray[np.int64]
+    anchored_D: tuple[bool, ...]  # documents whose targets are the start checkpoint's own predictions
     lengths_D: tuple[int, ...]
     ids: tuple[str, ...]  # item id per document
 
@@ -38,6 +39,7 @@ class StageData:
     mixture: Mixture
     rows_per_step: int
     loss_weight: dict[str, float]
+    anchored: frozenset[str] = frozenset()  # sources that keep the start checkpoint's predictions
 
     @property
     def n_steps(self) -> int:
@@ -50,7 +52,7 @@ class StageData:
         return [(source, self.sources[source].rows[row]) for source, row in places]
 
     def batch(self, step: int) -> Batch:
-        return build_batch(self.rows(step), [s.name for s in self.sources], self.loss_weight)
+        return build_batch(self.rows(step), [s.name for s in self.sources], self.loss_weight, self.anchored)
 
 
 def shift(segment: Segment) -> NDArray[np.int64]:
@@ -62,7 +64,10 @@ def shift(segment: Segment) -> NDArray[np.int64]:
 
 
 def build_batch(
-    rows: Sequence[tuple[int, tuple[Segment, ...]]], names: Sequence[str], loss_weight: dict[str, float]
+    rows: Sequence[tuple[int, tuple[Segment, ...]]],
+    names: Sequence[str],
+    loss_weight: dict[str, float],
+    anchored: frozenset[str] = frozenset(),
 ) -> Batch:
     """Lay the rows' documents end to end and give every target its weight.
 
@@ -89,6 +94,7 @@ def build_batch(
         targets_N,
         weights_N,
         sources_N,
+        tuple(names[source] in anchored for source, _ in documents),
         tuple(lengths),
         tuple(s.id for _, s in documents),
     )
@@ -114,6 +120,7 @@ def _slice(batch: Batch, d0: int, d1: int, n0: int, n1: int) -> Batch:
         batch.targets_N[n0:n1],
         batch.weights_N[n0:n1],
         batch.sources_N[n0:n1],
+        batch.anchored_D[d0:d1],
         batch.lengths_D[d0:d1],
         batch.ids[d0:d1],
     )

@@ -65,13 +65,11 @@ class Mixture:
         """(source, row of that source) of row i: a fresh permutation of the source's rows in every epoch."""
         source, taken = self._places[i]
         epoch, place = divmod(taken, self.n_rows_of[source])
-        return source, _permutation(self.n_rows_of[source], f"{self.seed} {self.names[source]} {epoch}")[
-            place
-        ]
+        return source, _permutation(self.n_rows_of[source], f"{self.seed} {self.names[source]} {epoch}")[place]
 
 
 @cache
 def _permutation(n: int, key: str) -> list[int]:
     order = list(range(n))
-    random.Random(f"epoch {key}").shuffle(order)  # noqa: S311
+    random.Random(f"epoch {key}").shuffle(order)
     return order

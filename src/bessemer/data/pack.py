@@ -60,7 +60,7 @@ class PackedSource:
 def pack_documents(name: str, examples: Sequence[Example], row_tokens: int, seed: int) -> PackedSource:
     """Shuffle documents and pour them into full rows; a rest of less than a row is left out."""
     order = list(examples)
-    random.Random(f"pack {seed} {name}").shuffle(order)  # noqa: S311
+    random.Random(f"pack {seed} {name}").shuffle(order)
     rows: list[tuple[Segment, ...]] = []
     row: list[Segment] = []
     room = row_tokens
@@ -68,9 +68,7 @@ def pack_documents(name: str, examples: Sequence[Example], row_tokens: int, seed
         at = 0
         while at < len(example.ids_L):
             take = min(room, len(example.ids_L) - at)
-            row.append(
-                Segment(example.id, example.ids_L[at : at + take], example.supervised_L[at : at + take])
-            )
+            row.append(Segment(example.id, example.ids_L[at : at + take], example.supervised_L[at : at + take]))
             at, room = at + take, room - take
             if room == 0:
                 rows.append(tuple(row))
@@ -99,7 +97,7 @@ def pack_groups(name: str, examples: Sequence[Example], row_tokens: int, seed: i
             fix=f"set row_tokens to {1 << (longest - 1).bit_length()} or more, or shorten them",
         )
     order = list(groups)
-    random.Random(f"pack {seed} {name}").shuffle(order)  # noqa: S311
+    random.Random(f"pack {seed} {name}").shuffle(order)
     rows: list[tuple[Segment, ...]] = []
     open_rows: list[tuple[int, list[Segment]]] = []  # (room, segments)
     for key in order:

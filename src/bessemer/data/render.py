@@ -73,9 +73,7 @@ class Renderer:
                 fix="start from an instruction-tuned (post) checkpoint, or use documents only",
             )
         hidden = [{"role": m.role, "content": PLACEHOLDER.format(i)} for i, m in enumerate(messages)]
-        text: str = self.chat.apply_chat_template(
-            hidden, tokenize=False, add_generation_prompt=answer_follows
-        )
+        text: str = self.chat.apply_chat_template(hidden, tokenize=False, add_generation_prompt=answer_follows)
         parts = PIECES.split(text)
         used = [int(n) for n in parts[1::2]]
         if used != list(range(len(messages))):
@@ -91,9 +89,7 @@ class Renderer:
 
     def _encode_pieces(self, conversations: list[list[tuple[str, bool]]]) -> list[list[int]]:
         """Encode many conversations with two threaded calls: template pieces (few, repeated) and contents."""
-        template = sorted(
-            {text for pieces in conversations for text, content in pieces if not content and text}
-        )
+        template = sorted({text for pieces in conversations for text, content in pieces if not content and text})
         encoded = [e.ids for e in self._with_special.encode_batch_fast(template, add_special_tokens=False)]
         fixed = dict(zip(template, encoded, strict=True))
         contents = iter(self.encode_texts([text for p in conversations for text, content in p if content]))

@@ -26,9 +26,7 @@ def read_items(address: str, *, kind: str, text: str = "text", where: str = "") 
     else:
         items = [item for path in _files(address, where) for item in _read_file(path, kind, text)]
     if not items:
-        raise BessemerError(
-            f"{address!r} has no usable rows", where=where, fix="give a source with text in it"
-        )
+        raise BessemerError(f"{address!r} has no usable rows", where=where, fix="give a source with text in it")
     return items
 
 
@@ -72,16 +70,12 @@ def _read_file(path: Path, kind: str, text: str) -> list[Item]:
     try:
         if path.suffix in {".txt", ".md"}:
             if kind != "documents":
-                raise BessemerError(
-                    "a text file holds documents, not conversations", where=str(path), fix="use .jsonl"
-                )
+                raise BessemerError("a text file holds documents, not conversations", where=str(path), fix="use .jsonl")
             content = path.read_text()
             return [Item(id=path.name, text=content)] if content.strip() else []
         return [_item(row, kind, text, f"{path}:{line}", f"{path.name}:{line}") for line, row in _rows(path)]
     except UnicodeDecodeError as error:
-        raise BessemerError(
-            f"no UTF-8 text ({error.reason} at byte {error.start})", where=str(path)
-        ) from None
+        raise BessemerError(f"no UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,9 +104,7 @@ def _item(row: dict[str, Any], kind: str, text: str, where: str, default_id: str
         value = row.get(text)
         if not isinstance(value, str) or not value.strip():
             columns = ", ".join(map(repr, row))
-            raise BessemerError(
-                f"no text in column {text!r}", where=where, fix=f"set `text:` to one of {columns}"
-            )
+            raise BessemerError(f"no text in column {text!r}", where=where, fix=f"set `text:` to one of {columns}")
         return Item(text=value, **common)
     return Item(messages=_messages(row, where), **common)
 
@@ -128,9 +120,7 @@ def _messages(row: dict[str, Any], where: str) -> tuple[Message, ...]:
         raise BessemerError("no `messages`, nor `prompt` and `completion`", where=where)
     messages: list[Message] = []
     for i, message in enumerate(raw):
-        role, content = (
-            (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        )
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in ROLES or not isinstance(content, str):
             raise BessemerError(f"message {i} needs a role of {', '.join(ROLES)} and a text", where=where)
         messages.append(Message(role, content))

@@ -39,7 +39,8 @@ def build_stage(recipe: Recipe, stage: Stage, items: dict[str, list[Item]], rend
         n_rows=n_steps * stage.rows,
         seed=recipe.seed,
     )
-    return StageData(tuple(packed), mixture, stage.rows, dict(stage.loss_weight))
+    anchored = frozenset(n for n in stage.mixture if stage.general == "start" and recipe.sources[n].role == "general")
+    return StageData(tuple(packed), mixture, stage.rows, dict(stage.loss_weight), anchored)
 
 
 def row_shares(mixture: Mapping[str, float], packed: Sequence[PackedSource]) -> dict[str, Fraction]:
@@ -50,13 +51,9 @@ def row_shares(mixture: Mapping[str, float], packed: Sequence[PackedSource]) -> 
     return {name: share / total for name, share in per_token.items()}
 
 
-def _n_rows(
-    stage: Stage, packed: Sequence[PackedSource], shares: Mapping[str, Fraction], recipe: Recipe
-) -> int:
+def _n_rows(stage: Stage, packed: Sequence[PackedSource], shares: Mapping[str, Fraction], recipe: Recipe) -> int:
     """Rows of the stage: the tokens asked for, or as many as feed every domain source once."""
     if stage.tokens is not None:
         tokens_per_row = sum(float(shares[p.name]) * p.n_tokens / len(p.rows) for p in packed)
         return math.ceil(stage.tokens / tokens_per_row)
-    return max(
-        math.ceil(len(p.rows) / shares[p.name]) for p in packed if recipe.sources[p.name].role == "domain"
-    )
+    return max(math.ceil(len(p.rows) / shares[p.name]) for p in packed if recipe.sources[p.name].role == "domain")

@@ -47,9 +47,7 @@ def answers(items: Sequence[Item], where: str) -> tuple[str, str]:
     return positive, next(a for a in found if a != positive)
 
 
-def cut_probes(
-    loaded: Loaded, recipe: Recipe, probes: Mapping[str, Sequence[Item]]
-) -> dict[str, list[score.Window]]:
+def cut_probes(loaded: Loaded, recipe: Recipe, probes: Mapping[str, Sequence[Item]]) -> dict[str, list[score.Window]]:
     return {
         name: score.cut_windows(loaded, loaded.renderer.render(items), recipe.probes[name].tokens)
         for name, items in probes.items()

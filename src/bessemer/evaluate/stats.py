@@ -88,9 +88,7 @@ def compare(
     return Compared(interval(a_B), interval(b_B), interval(b_B / a_B - 1 if relative else b_B - a_B))
 
 
-def compare_auroc(
-    before_I: Floats, after_I: Floats, labels_I: NDArray[np.bool_], weights_BI: Floats
-) -> Compared:
+def compare_auroc(before_I: Floats, after_I: Floats, labels_I: NDArray[np.bool_], weights_BI: Floats) -> Compared:
     return compare(lambda scores_I: weighted_auroc(scores_I, labels_I, weights_BI), before_I, after_I)
 
 

@@ -57,8 +57,6 @@ def find(name: str) -> Entry:
         raise BessemerError(
             f"{name!r} is no checkpoint of the catalogue",
             where="start",
-            fix=f"did you mean {close[0]!r}?"
-            if close
-            else f"known: {', '.join(known)}; or a hub id, or a folder",
+            fix=f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}; or a hub id, or a folder",
         )
     return known[name]

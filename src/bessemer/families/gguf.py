@@ -10,6 +10,7 @@ from typing import Any
 def convert(gguf: Path, out: Path) -> None:
     """Write a Hugging Face model folder (fp32 safetensors) from a GGUF file."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' GGUF reader asks nobody before it paints a bar
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer

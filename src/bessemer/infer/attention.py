@@ -106,8 +106,12 @@ def _block_attention(q_DLHE: Tensor, k_DLKE: Tensor, v_DLKE: Tensor, causal_LL: 
     G = H // K
     if L >= FUSED_FROM:
         out = F.scaled_dot_product_attention(
-            q_DLHE.transpose(1, 2), k_DLKE.transpose(1, 2), v_DLKE.transpose(1, 2),
-            is_causal=True, scale=scale, enable_gqa=K != H,
+            q_DLHE.transpose(1, 2),
+            k_DLKE.transpose(1, 2),
+            v_DLKE.transpose(1, 2),
+            is_causal=True,
+            scale=scale,
+            enable_gqa=K != H,
         )
         return out.transpose(1, 2)
     # The G query heads of a key-value head become rows of one product: [D*K, G*L, E] x [D*K, E, L].

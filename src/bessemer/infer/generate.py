@@ -170,9 +170,7 @@ class _Steps:
         device = self._loaded.machine.device
         tokens_1T = torch.tensor([list(ids)], device=device)
         positions_1T = torch.arange(self._n_read, self._n_read + len(ids), device=device)[None]
-        out = self._base(
-            input_ids=tokens_1T, position_ids=positions_1T, past_key_values=self._cache, use_cache=True
-        )
+        out = self._base(input_ids=tokens_1T, position_ids=positions_1T, past_key_values=self._cache, use_cache=True)
         self._n_read += len(ids)
         self._last_C = out.last_hidden_state[0, -1]
 
@@ -200,9 +198,7 @@ class _Draw:
         if self._top_p < 1:
             sorted_V, order_V = probs_V.sort(descending=True, stable=True)
             before_V = sorted_V.cumsum(0) - sorted_V
-            probs_V = torch.zeros_like(probs_V).scatter(
-                0, order_V, sorted_V.where(before_V < self._top_p, 0.0)
-            )
+            probs_V = torch.zeros_like(probs_V).scatter(0, order_V, sorted_V.where(before_V < self._top_p, 0.0))
         return int(torch.multinomial(probs_V, 1, generator=self._random))
 
 

@@ -109,13 +109,15 @@ def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.
         )
     except (ValueError, KeyError, OSError) as error:
         raise BessemerError(
-            f"transformers cannot load the model ({str(error).splitlines()[0]})",
+            f"transformers cannot load the model ({(str(error).splitlines() or [type(error).__name__])[0]})",
             where=str(folder),
             fix="check the folder; a newer transformers may know the architecture",
         ) from None
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1, 1.0):
-            raise BessemerError(f"the model rescales its logits ({name}), which is not supported yet", where=str(folder))
+            raise BessemerError(
+                f"the model rescales its logits ({name}), which is not supported yet", where=str(folder)
+            )
     model.to(machine.device).eval().requires_grad_(False)
     renderer = Renderer(folder, end_of_text)
     generation = model.generation_config.to_dict() if model.generation_config else {}

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from bessemer.data.items import Message
 from bessemer.data.render import Example
 from bessemer.errors import BessemerError
+from bessemer.files import sha256_text
 from bessemer.infer.model import Loaded
 
 BATCH_TOKENS = 2048
+SMALLEST = 16  # tokens of a window
 Progress = Callable[[float], None]  # share done, 0..1
 
 
@@ -33,22 +35,25 @@ class Window:
     n_bytes: int
 
 
-def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size: int = 512) -> list[Window]:
-    """The first `n_tokens` tokens in windows of one document each, of at most `size` tokens.
+def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size: int = 256) -> list[Window]:
+    """About `n_tokens` tokens in windows of at most `size`, from as many documents as possible.
 
-    Bytes are counted on the decoded window without its first token, which nothing predicts.
+    First one window of every document (in an order that depends on the ids only), then second windows, and so on:
+    many documents make a narrower interval than many windows of one. Bytes are counted on the decoded window
+    without its first token, which nothing predicts.
     """
+    order = sorted(examples, key=lambda e: sha256_text(e.id))
+    documents = [(e.id, [int(i) for i in e.ids_L[:-1]]) for e in order]  # the end-of-text token stands for no bytes
     windows: list[Window] = []
     left = n_tokens
-    for example in examples:
-        ids = [int(i) for i in example.ids_L[:-1]]  # without the end-of-text token, which stands for no bytes
-        for start in range(0, len(ids), size):
+    for start in range(0, max((len(ids) for _, ids in documents), default=0), size):
+        for name, ids in documents:
             piece = ids[start : start + min(size, left)]
-            if len(piece) >= 16:
+            if len(piece) >= SMALLEST:
                 n_bytes = len(loaded.renderer.decode(piece[1:]).encode())
-                windows.append(Window(f"{example.id}:{start}", tuple(piece), n_bytes))
+                windows.append(Window(f"{name}:{start}", tuple(piece), n_bytes))
                 left -= len(piece)
-            if left < 16:
+            if left < SMALLEST:
                 return windows
     return windows
 

@@ -23,9 +23,7 @@ class Vocabulary:
     """The bytes of every token of a tokenizer. Ids beyond the tokenizer (a padded head) stand for nothing."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self._tokenizer: Tokenizer = (
-            renderer._with_special
-        )  # as tokenizer.json says, before transformers' changes
+        self._tokenizer: Tokenizer = renderer._with_special  # as tokenizer.json says, before transformers' changes
         self._added = self._tokenizer.get_added_tokens_decoder()
         self._special = renderer.special_ids
         self._kind = _decoder_kind(self._tokenizer)

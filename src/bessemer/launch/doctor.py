@@ -82,7 +82,13 @@ def _torch() -> list[Finding]:
 
     machine = detect_machine()
     precision = str(machine.dtype).removeprefix("torch.")
-    device = Finding("device", True, f"{machine.name}, {precision}", "" if machine.device.type == "cuda" else
-                     "no GPU seen: everything works on the CPU, models up to some 100M parameters train in minutes")
+    device = Finding(
+        "device",
+        True,
+        f"{machine.name}, {precision}",
+        ""
+        if machine.device.type == "cuda"
+        else "no GPU seen: everything works on the CPU, models up to some 100M parameters train in minutes",
+    )
     slow = "" if precision == "bfloat16" else "this machine has no fast bf16: training takes two to three times as long"
     return [device, Finding("bf16", True, precision, slow)]

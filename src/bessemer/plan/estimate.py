@@ -68,7 +68,9 @@ def memory_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
         tokens = min(stage.rows * stage.row_tokens, 4096 + stage.row_tokens)
         width = 2 if half else 4
         # Weights, then per trained parameter: master, gradient, two moments; and the rounded gradient.
-        state = size.parameters * width + trained * (16 + (2 if half else 0))
+        state = size.parameters * width + trained * (
+            16 + (2 if half else 0) + (width if stage.general == "start" else 0)
+        )
         trained_layers = size.layers - round(stage.freeze * size.layers)
         per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
         logits = 512 * size.vocabulary * (4 + 2 * width)
@@ -126,7 +128,7 @@ def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]
     seconds: list[float] = []
     precision = ""
     for stage, data in zip(recipe.stages, stages, strict=True):
-        trainable = prepare(checkpoint, None, stage.freeze)
+        trainable = prepare(checkpoint, None, stage.freeze, keep_start=bool(data.anchored))
         precision = str(trainable.loaded.machine.dtype).removeprefix("torch.")
         optimizer = make_optimizer(trainable, stage)
         times: list[float] = []

@@ -71,19 +71,18 @@ def prepare(recipe: Recipe) -> Prepared:
     stages = [build_stage(recipe, stage, items, renderer) for stage in recipe.stages]
     size = estimate.size_of(checkpoint)
     identity_part: Plan = {
-        "recipe": dump_recipe(recipe),
-        "base": {"name": checkpoint.name, "digest": checkpoint.digest},
+        "recipe": without_addresses(dump_recipe(recipe)),
+        "base": {"digest": checkpoint.digest},
         "code_sha256": code_sha256(),
         "sources": {name: _describe(recipe.sources[name].role, i) for name, i in items.items()},
         "held_out": {name: _describe("held out", i) for name, i in (tasks | probes).items()},
-        "stages": [
-            _stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)
-        ],
+        "stages": [_stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)],
     }
     plan: Plan = {
         "format": FORMAT,
         "identity": sha256_text(canonical_json(identity_part)),
         **identity_part,
+        "recipe": dump_recipe(recipe),
         "base": {
             "name": checkpoint.name,
             "stage": checkpoint.stage,
@@ -99,6 +98,15 @@ def prepare(recipe: Recipe) -> Prepared:
         "estimate": {},
     }
     return Prepared(plan, recipe, checkpoint, renderer, stages, tasks, probes)
+
+
+def without_addresses(recipe: Plan) -> Plan:
+    """The recipe without where data and base lie: their digests say what they are, and folders may move."""
+    groups = {
+        group: {name: {k: v for k, v in member.items() if k != "from"} for name, member in recipe[group].items()}
+        for group in ("sources", "probes", "tasks")
+    }
+    return {k: v for k, v in recipe.items() if k != "start"} | groups
 
 
 def add_estimate(prepared: Prepared, *, measured: bool) -> None:
@@ -138,7 +146,10 @@ def drift(old: Plan, new: Plan) -> list[str]:
     keys = ("recipe", "base", "code_sha256", "sources", "held_out", "stages")
     lines: list[str] = []
     for key in keys:
-        _differences(key, old.get(key), new.get(key), lines)
+        a, b = old.get(key), new.get(key)
+        if key == "recipe" and a and b:
+            a, b = without_addresses(a), without_addresses(b)
+        _differences(key, a, b, lines)
     return lines
 
 
@@ -230,6 +241,4 @@ def _defaults(recipe: Recipe) -> Iterable[str]:
             unset = type(member).model_fields.keys() - member.model_fields_set
             yield from (f"{group}.{key}.{name}" for name in unset)
     for i, stage in enumerate(recipe.stages):
-        yield from (
-            f"stages[{i}].{name}" for name in type(stage).model_fields if name not in stage.model_fields_set
-        )
+        yield from (f"stages[{i}].{name}" for name in type(stage).model_fields if name not in stage.model_fields_set)

@@ -56,6 +56,11 @@ class Stage(Strict):
         description="Sources that count as a mean of their own, times this weight; "
         "the others share one mean over their supervised tokens",
     )
+    general: Literal["text", "start"] = Field(
+        "text",
+        description="What general sources teach. text: their own words; start: what the start checkpoint "
+        "predicts there (KL divergence, zero at the start: keeps more and disturbs learning less)",
+    )
     lr: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Peak learning rate; default: by the checkpoint's stage and the objective"
     )
@@ -106,8 +111,8 @@ class Recipe(Strict):
     sources: dict[Name, Source] = Field(min_length=1)
     stages: list[Stage] = Field(min_length=1)
     probes: dict[Name, Probe] = Field(min_length=1)
-    probe_every: Share = Field(0.34, description="Share of a stage between two probe measurements")
-    checkpoint_every: Share = Field(0.2, description="Share of a stage between two checkpoints")
+    probe_every: Share = Field(0.34, description="Share of a stage between two probe measurements (at least 10 steps)")
+    checkpoint_every: Share = Field(0.2, description="Share of a stage between two checkpoints (at least 10 steps)")
     tasks: dict[Name, Task] = Field(min_length=1, description="Held-out tasks; the first one decides")
 
     @model_validator(mode="after")

@@ -23,12 +23,16 @@ def result_lines(card: dict[str, Any]) -> list[str]:
         for metric in task["before"]:
             before, after = task["before"][metric], task["after"][metric]
             label = metric.replace("_", " ")
-            lines.append(f"  domain  {name:16} {label:14} {before['value']:.3f} -> {_interval(after)}  n={task['n_items']}")
+            lines.append(
+                f"  domain  {name:16} {label:14} {before['value']:.3f} -> {_interval(after)}  n={task['n_items']}"
+            )
     for name, probe in card["probes"].items():
         change = probe["change"]
         shown = f"{change['value'] * 100:+.2f} % [{change['low'] * 100:+.2f}, {change['high'] * 100:+.2f}]"
-        lines.append(f"  general {name:16} {'bits per byte':14} {probe['before']['value']:.3f} -> "
-                     f"{probe['after']['value']:.3f}  {shown}, budget {probe['limit'] * 100:+.2f} %")
+        lines.append(
+            f"  general {name:16} {'bits per byte':14} {probe['before']['value']:.3f} -> "
+            f"{probe['after']['value']:.3f}  {shown}, budget {probe['limit'] * 100:+.2f} %"
+        )
     return lines
 
 
@@ -70,18 +74,29 @@ def explain(thing: str) -> dict[str, Any]:
         return _explain_release(store.find_release(thing))
     except BessemerError:
         runs = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
-        raise BessemerError(f"there is no release or run {thing!r}", fix=f"runs: {runs}; see `bessemer releases`") from None
+        raise BessemerError(
+            f"there is no release or run {thing!r}", fix=f"runs: {runs}; see `bessemer releases`"
+        ) from None
 
 
 def _explain_run(folder: Path) -> dict[str, Any]:
     plan = read_json(folder / PLAN)
-    lines = [f"run {folder.name}", f"  folder  {folder}", f"  plan    {plan['identity'][:12]}", f"  base    {plan['base']['name']}"]
+    lines = [
+        f"run {folder.name}",
+        f"  folder  {folder}",
+        f"  plan    {plan['identity'][:12]}",
+        f"  base    {plan['base']['name']}",
+    ]
     for stage in plan["stages"]:
         state = "done" if (folder / stage["name"] / "done.json").exists() else "not finished"
         lines.append(f"  {stage['name']}  {stage['steps']} steps, {show_count(stage['tokens'])} tokens, {state}")
     card = read_json(folder / "scorecard.json") if (folder / "scorecard.json").exists() else None
     if card:
-        lines += [*result_lines(card), f"verdict {card['verdict']['word']}", *(f"  {r}" for r in card["verdict"]["reasons"])]
+        lines += [
+            *result_lines(card),
+            f"verdict {card['verdict']['word']}",
+            *(f"  {r}" for r in card["verdict"]["reasons"]),
+        ]
     return {"run": folder.name, "plan": plan, "scorecard": card, "lines": lines}
 
 
@@ -93,11 +108,20 @@ def _explain_release(release: store.StoredRelease) -> dict[str, Any]:
         f"  digest  {release.digest}",
         f"  folder  {release.path}",
         f"  base    {base['name']} {base['digest'][:12]} ({base['origin']}), licence {base['licence']}",
-        f"  plan    {manifest['plan_identity'][:12]}, recipe {manifest['recipe_sha256'][:12]}, code {manifest['code_sha256'][:12]}",
+        f"  plan    {manifest['plan_identity'][:12]}",
+        f"  recipe  {manifest['recipe_sha256'][:12]}, code {manifest['code_sha256'][:12]}",
     ]
     for stage, tokens in manifest["tokens"].items():
         lines.append(f"  {stage}  " + ", ".join(f"{name} {n} tokens" for name, n in tokens.items()))
     for name, data in manifest["data"].items():
-        lines.append(f"  data    {name}: {data['role']}, {data['items']} items from {data['from']}, {data['digest'][:12]}")
+        lines.append(
+            f"  data    {name}: {data['role']}, {data['items']} items from {data['from']}, {data['digest'][:12]}"
+        )
     lines += result_lines(card)
-    return {"release": release.reference, "digest": release.digest, "manifest": manifest, "scorecard": card, "lines": lines}
+    return {
+        "release": release.reference,
+        "digest": release.digest,
+        "manifest": manifest,
+        "scorecard": card,
+        "lines": lines,
+    }

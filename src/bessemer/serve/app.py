@@ -95,9 +95,7 @@ class Served:
             "base": (manifest.get("base") or {}).get("name"),
         }
 
-    async def prepare(
-        self, make: Callable[[Loaded, RequestT], Job], body: RequestT
-    ) -> tuple[Job, Ticket[Piece]]:
+    async def prepare(self, make: Callable[[Loaded, RequestT], Job], body: RequestT) -> tuple[Job, Ticket[Piece]]:
         """Tokenise beside the event loop, then get in line."""
         self.need_name(body.model)
         job = await asyncio.to_thread(make, self.loaded, body)
@@ -148,9 +146,7 @@ def _add_routes(app: FastAPI, served: Served) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         job, ticket = await served.prepare(chat_job, body)
-        return await served.respond(
-            request, body, Answer(served.loaded, reference, "chat", job, body.logprobs), ticket
-        )
+        return await served.respond(request, body, Answer(served.loaded, reference, "chat", job, body.logprobs), ticket)
 
     @app.post("/v1/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:

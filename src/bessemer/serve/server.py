@@ -53,9 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
     return taken
 
 
-def run(
-    loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str, hosts: Collection[str] = ()
-) -> None:
+def run(loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str, hosts: Collection[str] = ()) -> None:
     """Serve until SIGTERM or Ctrl-C, then return. hosts: further names by which clients may call it."""
     import uvicorn
 

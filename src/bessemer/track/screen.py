@@ -77,9 +77,7 @@ class Screen:
             yield advance
         took = time.monotonic() - started
         self.seconds[title] = self.seconds.get(title, 0.0) + round(took, 1)
-        self.say(
-            f"✓ {title} ({show_seconds(took)})" if _can_show("✓") else f"done: {title} ({show_seconds(took)})"
-        )
+        self.say(f"✓ {title} ({show_seconds(took)})" if _can_show("✓") else f"done: {title} ({show_seconds(took)})")
 
 
 def _can_show(text: str) -> bool:

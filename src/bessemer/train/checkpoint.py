@@ -46,9 +46,7 @@ def save(
 
 def complete(folder: Path) -> list[Path]:
     """Checkpoints that have a manifest, newest first. Half-written ones are not among them."""
-    found = [
-        p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and (p / MANIFEST).is_file()
-    ]
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and (p / MANIFEST).is_file()]
     return sorted(found, reverse=True)
 
 
@@ -68,9 +66,7 @@ def restore(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) 
     """Put a verified checkpoint into weights and optimizer; returns its state.json."""
     weights = load_file(path / "weights.safetensors")
     if weights.keys() != trainable.masters.keys():
-        raise BessemerError(
-            "it holds other parameters than this stage trains", where=str(path), fix="--restart"
-        )
+        raise BessemerError("it holds other parameters than this stage trains", where=str(path), fix="--restart")
     moments = load_file(path / "optimizer.safetensors")
     with torch.no_grad():
         for name, master in trainable.masters.items():

@@ -82,7 +82,7 @@ def train_step(
     loss = 0.0
     per_source: dict[int, tuple[float, int]] = {}
     for part in split_batch(batch, MICRO_TOKENS):
-        part_loss, losses_S = OBJECTIVES[objective](trainable.loaded, part)
+        part_loss, losses_S = OBJECTIVES[objective](trainable, part)
         part_loss.backward()
         trainable.take_gradients()
         loss += part_loss.item()
@@ -119,9 +119,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         started = time.perf_counter()
         batch = run.data.batch(step)
         lr = learning_rate(step, n_steps, run.lr, run.warmup, run.stage.final_lr)
-        loss, norm, per_source = train_step(
-            trainable, optimizer, batch, run.stage.objective, lr, run.stage.clip
-        )
+        loss, norm, per_source = train_step(trainable, optimizer, batch, run.stage.objective, lr, run.stage.clip)
         done = step + 1
         hooks.metrics.log(
             "step",
@@ -138,10 +136,8 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         if done % run.probe_every == 0 or done == n_steps:
             hooks.on_probe(done)
         stop = hooks.stop_asked()
-        if done % run.checkpoint_every == 0 or done == n_steps or stop:
-            checkpoint.save(
-                run.folder, done, trainable, optimizer, {"metrics_offset": hooks.metrics.offset()}
-            )
+        if done < n_steps and (done % run.checkpoint_every == 0 or stop):
+            checkpoint.save(run.folder, done, trainable, optimizer, {"metrics_offset": hooks.metrics.offset()})
         if stop and done < n_steps:
             raise StoppedByUserError(
                 f"stopped at step {done} of {n_steps}; a checkpoint was written",

@@ -17,10 +17,9 @@ from functools import cache
 from bessemer.data.builtin import comments
 from bessemer.data.items import Item, Message
 
-SYSTEM = "Answer yes or no."
+SYSTEM = "Does the comment break the rule?"
 SEED = 20261123
-TRAIN_TWINS = 1900
-TEST_TWINS = 150
+TWINS = {"train": 1000, "trained": 150, "new-wording": 100, "new-rule": 100}
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,7 @@ TRAINED = (
     ),
     _family(
         "days",
-        _words(
-            "today", "tonight", "tomorrow", "yesterday", "morning", "weekend", "monday", "friday", "sunday"
-        ),
+        _words("today", "tonight", "tomorrow", "yesterday", "morning", "weekend", "monday", "friday", "sunday"),
         "Do not say when it happens.",
         "No today, tonight or tomorrow.",
         "Do not mention days of the week.",
@@ -147,9 +144,7 @@ TRAINED = (
     ),
     _family(
         "family",
-        _words(
-            "moms?", "mother", "dad", "father", "kids?", "child", "children", "sons?", "daughter", "family"
-        ),
+        _words("moms?", "mother", "dad", "father", "kids?", "child", "children", "sons?", "daughter", "family"),
         "Do not talk about family.",
         "No parents or children.",
         "Do not mention kids, moms or dads.",
@@ -234,8 +229,11 @@ UNSEEN = (
 
 
 def ask(rule: str, comment: str) -> tuple[Message, ...]:
-    """The prompt: one rule, one comment, one question."""
-    return (Message("system", SYSTEM), Message("user", f"Rule: {rule}\nComment: {comment}\nDoes the comment break the rule?"))
+    """The prompt: one question, one rule, one comment."""
+    return (
+        Message("system", SYSTEM),
+        Message("user", f"Rule: {rule}\nComment: {comment}"),
+    )
 
 
 @cache
@@ -246,10 +244,10 @@ def read(split: str) -> list[Item]:
     """
     test = split != "train"
     families = UNSEEN if split == "new-rule" else TRAINED
-    rng = random.Random(f"{SEED} {split}")  # noqa: S311 - sampling, not secrets
-    usable = [(i, c) for i, c in comments.domain_comments(test=test) if 4 <= len(c.split()) <= 20]
+    rng = random.Random(f"{SEED} {split}")
+    usable = [(i, c) for i, c in comments.domain_comments(test=test) if 4 <= len(c.split()) <= 16]
     rng.shuffle(usable)
-    n_twins = TEST_TWINS if test else TRAIN_TWINS
+    n_twins = TWINS[split]
     yes: Counter[str] = Counter()
     no: Counter[str] = Counter()
     items: list[Item] = []

@@ -56,9 +56,7 @@ def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
         if text:
             yield name, inspect.cleandoc(text)
     for child in ast.iter_child_nodes(node):
-        if isinstance(
-            child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ) and not child.name.startswith("_"):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
             yield from _walk(child, f"{name}.{child.name}")
 
 
@@ -77,9 +75,7 @@ def questions() -> list[Item]:
         first = " ".join(text.split("\n\n")[0].split())
         if name.count(".") >= 1 and 40 <= len(first) <= 300 and re.match(r"[A-Z]\w+ .*\.$", first):
             ask = Message("user", f"What does {name} do in Python?")
-            items.append(
-                Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE})
-            )
+            items.append(Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE}))
     return items
 
 
@@ -87,6 +83,4 @@ def topics() -> list[Item]:
     """The language reference as pydoc carries it. Never part of the replay."""
     from pydoc_data.topics import topics as texts
 
-    return [
-        Item(id=name, text=text.strip(), meta={"licence": LICENCE}) for name, text in sorted(texts.items())
-    ]
+    return [Item(id=name, text=text.strip(), meta={"licence": LICENCE}) for name, text in sorted(texts.items())]

@@ -1,0 +1,242 @@
+"""The whole story on the tiny model: released, resumed after kills to the same bytes, refused when it must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.registry import store
+from tests.story import write_story
+
+COMMAND = [sys.executable, "-m", "bessemer.cli.main"]
+
+
+def bessemer(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, env=environment(home, **env), timeout=300
+    )
+
+
+def environment(home: Path, **env: str) -> dict[str, str]:
+    return os.environ | {"BESSEMER_HOME": str(home), "OMP_NUM_THREADS": "1"} | env
+
+
+def weights_digest(home: Path, name: str = "story", version: int = 1) -> str:
+    manifest = json.loads((home / "releases" / name / str(version) / "manifest.json").read_text())
+    return manifest["files"]["model.safetensors"]["sha256"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return write_story(tmp_path_factory.mktemp("story"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> tuple[Path, dict[str, Any]]:
+    """A home with the story told once, without interruption."""
+    home = tmp_path_factory.mktemp("finished")
+    done = bessemer(home, "run", str(recipe), "--json")
+    assert done.returncode == 0, done.stderr
+    return home, json.loads(done.stdout)
+
+
+def test_the_release_holds_everything_and_says_where_it_came_from(
+    finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, result = finished
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    release = store.open_release(result["release"])
+    assert result["release"] == "story@1" and release.digest == result["digest"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "recipe.yaml", "plan.lock.json",
+            "metrics.jsonl", "scorecard.json", "report.html"} <= set(release.manifest["files"])  # fmt: skip
+    steps = [json.loads(x) for x in (release.path / "metrics.jsonl").read_text().splitlines()]
+    fed: dict[str, int] = {}
+    for event in steps:
+        if event["event"] == "step":
+            for source, n in event["tokens"].items():
+                fed[source] = fed.get(source, 0) + n
+    told = release.manifest["tokens"]
+    assert fed == {s: sum(stage.get(s, 0) for stage in told.values()) for s in fed}
+    assert release.manifest["verdict"] == "SHIP" == result["scorecard"]["verdict"]["word"]
+    assert result["scorecard"]["tasks"]["own-texts"]["change"]["bits_per_byte"]["high"] < 0
+
+
+def test_the_mixture_is_what_the_recipe_says(finished: tuple[Path, dict[str, Any]]) -> None:
+    home, _ = finished
+    manifest = json.loads((home / "releases/story/1/manifest.json").read_text())
+    for stage, domain in (("01-cpt", "own"), ("02-sft", "rules")):
+        tokens = manifest["tokens"][stage]
+        total = sum(tokens.values())
+        assert abs(tokens[domain] - 0.75 * total) <= 1.5 * 128  # one row, and rows that are not quite full
+
+
+def test_plain_transformers_loads_it_and_agrees_with_our_scores(finished: tuple[Path, dict[str, Any]]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    home, _ = finished
+    path = home / "releases" / "story" / "1"
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    measured = json.loads((home / "runs/story/measured/after.json").read_text())["tasks"]["rules"]
+    rows = [
+        json.loads(x)
+        for x in Path(json.loads((path / "plan.lock.json").read_text())["recipe"]["tasks"]["rules"]["from"])
+        .read_text()
+        .splitlines()
+    ]
+    options = [tokenizer(o, add_special_tokens=False).input_ids[0] for o in measured["options"]]
+    for row, score in list(zip(rows, measured["scores"], strict=True))[:10]:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}], tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])
+        with torch.inference_mode():
+            logprobs = model(ids).logits[0, -1].log_softmax(-1)
+        assert (logprobs[options[0]] - logprobs[options[1]]).item() == pytest.approx(score, abs=0.15)
+
+
+def test_again_changes_nothing_and_restart_makes_the_next_version_with_the_same_weights(
+    finished: tuple[Path, dict[str, Any]], recipe: Path
+) -> None:
+    home, first = finished
+    again = bessemer(home, "run", str(recipe), "--json")
+    assert again.returncode == 0 and json.loads(again.stdout) == first
+    assert "is done already" in again.stderr
+    restarted = bessemer(home, "run", str(recipe), "--restart", "--json")
+    assert restarted.returncode == 0, restarted.stderr
+    assert json.loads(restarted.stdout)["release"] == "story@2"
+    assert weights_digest(home, version=1) == weights_digest(home, version=2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_minus_nine_at_any_moment_continues_to_the_same_bytes(
+    seed: int, tmp_path: Path, recipe: Path, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    """Kill when a randomly chosen line of the story (or event of the metrics) has appeared."""
+    rng = random.Random(seed)
+    metrics = tmp_path / "runs" / "story" / "metrics.jsonl"
+    for _ in range(3):
+        wanted = rng.randint(1, 60)
+        process = subprocess.Popen(
+            [*COMMAND, "run", str(recipe)],
+            env=environment(tmp_path),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            if metrics.exists() and len(metrics.read_bytes().splitlines()) >= wanted:
+                time.sleep(rng.random() * 0.3)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        process.wait()
+    done = bessemer(tmp_path, "run", str(recipe))
+    assert done.returncode == 0, done.stderr
+    assert weights_digest(tmp_path) == weights_digest(finished[0])
+    tokens = [json.loads((h / "releases/story/1/manifest.json").read_text())["tokens"] for h in (tmp_path, finished[0])]
+    assert tokens[0] == tokens[1]
+    assert not list((tmp_path / "releases").rglob(".tmp-*"))
+
+
+def test_ctrl_c_once_writes_a_checkpoint_and_stops(
+    tmp_path: Path, recipe: Path, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    metrics = tmp_path / "runs" / "story" / "metrics.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(recipe)], env=environment(tmp_path), stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (metrics.exists() and b'"step": 3' in metrics.read_bytes()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "run the same command again" in err and "Traceback" not in err
+    assert list((tmp_path / "runs" / "story").glob("0*/step-*/manifest.json")) or "between two steps" in err
+    done = bessemer(tmp_path, "run", str(recipe))
+    assert done.returncode == 0 and weights_digest(tmp_path) == weights_digest(finished[0])
+
+
+def test_a_second_run_of_the_same_name_at_the_same_time_is_refused(tmp_path: Path, recipe: Path) -> None:
+    first = subprocess.Popen([*COMMAND, "run", str(recipe)], env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    lock = tmp_path / "runs" / ".story.lock"
+    while first.poll() is None and not (lock.exists() and lock.read_text()):
+        time.sleep(0.02)
+    second = bessemer(tmp_path, "run", str(recipe))
+    first.kill()
+    first.wait()
+    assert second.returncode == 2 and f"pid {first.pid}" in second.stderr
+
+
+def test_changes_since_the_plan_are_refused_readably(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    home, _ = finished
+    other = bessemer(home, "run", str(recipe), "--set", "seed=2")
+    assert other.returncode == 2 and re.search(r"recipe.seed: 1 -> 2", other.stderr)
+    assert "--restart" in other.stderr
+    copy = tmp_path / "recipe.yaml"
+    own = tmp_path / "own.jsonl"
+    shutil.copy(recipe.parent / "own.jsonl", own)
+    copy.write_text(
+        recipe.read_text().replace(str(recipe.parent / "own.jsonl"), str(own)).replace("name: story", "name: moved")
+    )
+    home2 = tmp_path / "home"
+    assert bessemer(home2, "run", str(copy), "--set", "stages[0].tokens=1k").returncode in {0, 3}
+    own.write_text(own.read_text() + '{"text": "one more row"}\n')
+    changed = bessemer(home2, "run", str(copy), "--set", "stages[0].tokens=1k")
+    assert changed.returncode == 2 and "sources.own.items: 200 -> 201" in changed.stderr
+
+
+def test_a_release_name_that_exists_is_refused(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(finished[0] / "releases", home / "releases")
+    done = bessemer(home, "run", str(recipe))
+    assert done.returncode == 2 and "a release of this name exists: story@" in done.stderr
+    assert not (home / "runs" / "story").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tasks.rules.from", "also in the training data"),
+        ("sources.own.from", "does not exist"),
+        ("start", "is no folder, no hub id"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, recipe: Path, change: str, message: str
+) -> None:
+    leaked = tmp_path / "leak.jsonl"
+    leaked.write_text((recipe.parent / "rules.jsonl").read_text())
+    value = {"tasks.rules.from": str(leaked), "sources.own.from": str(tmp_path / "none.jsonl"), "start": "./nowhere"}
+    done = bessemer(tmp_path / "home", "run", str(recipe), "--set", f"{change}={value[change]}")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "home" / "runs" / "story").exists()
+
+
+def test_a_broken_budget_is_rejected_and_not_released(tmp_path: Path, recipe: Path, tiny_model: Path) -> None:
+    """A probe of the domain's opposite: training on one kind of text alone makes the other worse."""
+    probe = tmp_path / "probe.jsonl"
+    rng = random.Random(3)
+    probe.write_text(
+        "".join(json.dumps({"text": "".join(chr(rng.randint(97, 122)) for _ in range(200))}) + "\n" for _ in range(20))
+    )
+    done = bessemer(tmp_path / "home", "run", str(recipe), "--set", f"probes.elsewhere.from={probe}", "--json")
+    card = json.loads(done.stdout)
+    word = card["scorecard"]["verdict"]["word"]
+    assert (done.returncode, word) == (4, "REJECT"), card["scorecard"]["probes"]
+    assert card["release"] is None and not (tmp_path / "home" / "releases" / "story").exists()
