@@ -227,7 +227,8 @@ class _Story:
         trainable = self._weights(n)
         data: StageData = self.prepared.stages[n]
         every = [
-            max(1, round(share * data.n_steps)) for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
+            max(LEAST_STEPS, round(share * data.n_steps))
+            for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
         ]
         run = StageRun(
             planned["name"],

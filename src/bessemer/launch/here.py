@@ -32,14 +32,10 @@ def stop_requests(screen: Screen) -> Generator[Callable[[], bool]]:
 
 
 def quiet_libraries() -> None:
-    """Nothing is downloaded behind the user's back, and no library paints bars over ours.
-
-    OpenMP threads sleep instead of spinning when another process needs the core.
-    """
+    """Nothing is downloaded behind the user's back, and no library paints bars over ours."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
