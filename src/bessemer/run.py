@@ -272,6 +272,7 @@ class _Story:
         overlay = self._overlay(n)
         weights = load_file(overlay) if overlay else {}
         weights |= {name: m.detach().cpu() for name, m in trainable.masters.items()}
+        run.folder.mkdir(parents=True, exist_ok=True)
         tmp = run.folder / ".tmp-weights.safetensors"
         save_file(weights, tmp)
         final = tmp.replace(run.folder / "weights.safetensors")
