@@ -328,7 +328,7 @@ class _Story:
         if not model.exists():
             last = len(self.recipe.stages)
             with self.screen.step("export safetensors"):
-                export_model(self.prepared.checkpoint, self._overlay(last), model)
+                export_model(self.prepared.checkpoint, self._overlay(last), model, self.recipe.merge)
 
     def judge(self) -> None:
         measured = self.folder / "measured"

@@ -108,6 +108,7 @@ class Recipe(Strict):
     retain: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.99, description="Retention budget: no probe may end above start bits per byte / this"
     )
+    merge: Share = Field(1.0, description="How far the exported weights go from the start (0) to the trained ones (1)")
     sources: dict[Name, Source] = Field(min_length=1)
     stages: list[Stage] = Field(min_length=1)
     probes: dict[Name, Probe] = Field(min_length=1)

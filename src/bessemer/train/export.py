@@ -14,9 +14,11 @@ from bessemer.files import new_folder
 from bessemer.infer.model import detect_machine
 
 
-def export_model(start: Checkpoint, overlay: Path | None, out: Path) -> None:
+def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: float = 1.0) -> None:
     """The start checkpoint with the trained fp32 weights laid over it, in the precision it was trained to compute in.
 
+    share: how far to go from the start (0) to the trained weights (1); a little less than all the way gives back much
+    of what was forgotten for little of what was learnt (weight interpolation: Wortsman et al., arXiv 2109.01903).
     Tokenizer files are copied byte by byte. The folder appears whole or not at all.
     """
     import transformers
@@ -27,7 +29,7 @@ def export_model(start: Checkpoint, overlay: Path | None, out: Path) -> None:
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in (load_file(overlay) if overlay else {}).items():
-            own[name].copy_(value)
+            own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
     model.to(detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
