@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from bessemer.errors import RecipeError
 from bessemer.evaluate.measure import cut_probes
 from bessemer.evaluate.scorecard import build_scorecard
-from bessemer.files import read_json
+from bessemer.files import read_json, sha256_file
 from bessemer.infer.model import load
 from bessemer.plan.resolve import Prepared, prepare
 from bessemer.recipe.load import parse_recipe
@@ -70,6 +70,19 @@ def in_training(recipe: Recipe) -> Any:
     events = [{k: v for k, v in e.items() if k != "seconds"} for e in read_metrics(folder / "metrics.jsonl")]
     done = read_json(folder / prepared.plan["stages"][0]["name"] / "done.json")
     return [events, saved, done["weights_sha256"]]
+
+
+def in_export(recipe: Recipe) -> Any:
+    """The weights that would be released."""
+    screen = Screen(quiet=True)
+    prepared = make_plan(recipe, screen, measured=False, restart=True)
+    folder = runs_folder() / recipe.name
+    story = _Story(prepared, folder, screen, lambda: False)
+    story.before()
+    for n in range(len(recipe.stages)):
+        story.train(n)
+    story.export()
+    return sha256_file(folder / "model" / "model.safetensors")
 
 
 def in_verdict(recipe: Recipe) -> Any:
@@ -135,6 +148,7 @@ CASES: dict[str, Case] = {
     "start": Case("start", "another-model", in_plan),
     "seed": Case("seed", 2, in_batches),
     "retain": Case("retain", 0.97, in_verdict),
+    "merge": Case("merge", 0.5, in_export),
     "probe_every": Case("probe_every", 0.9, in_training),
     "checkpoint_every": Case("checkpoint_every", 0.9, in_training),
     "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
