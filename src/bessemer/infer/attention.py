@@ -1,8 +1,9 @@
 """Attention in which documents laid end to end never see each other, without work between them.
 
 A batch is one row of N tokens. Documents of similar length are gathered into blocks [D, L]; each block is a small
-causal attention by batched matrix products, which on a CPU beats the fused kernel for short documents. Long documents take the fused kernel. It plugs in through transformers' own
-AttentionInterface; the layout travels as an ordinary keyword argument of the model.
+causal attention by batched matrix products, which on a CPU beats the fused kernel for short documents.
+Long documents take the fused kernel. It plugs in through transformers' own AttentionInterface; the layout travels
+as an ordinary keyword argument of the model.
 
 Legend: N tokens, D documents of a block, L places of a block, H query heads, K key-value heads, G = H / K,
 E head size.
