@@ -36,12 +36,12 @@ class LoadedRecipe:
     recipe: Recipe
     quiet: bool = False
 
-    def plan(self, *, measure: bool = False, restart: bool = False) -> LoadedPlan:
+    def plan(self, *, measure: bool = False) -> LoadedPlan:
         """Resolve it and write plan.lock.json. `measure` trains a few steps on copies to know the minutes."""
         from bessemer.run import make_plan
 
         quiet_libraries()
-        prepared = make_plan(self.recipe, Screen(quiet=self.quiet), measured=measure, restart=restart)
+        prepared = make_plan(self.recipe, Screen(quiet=self.quiet), measured=measure)
         return LoadedPlan(self, prepared.plan)
 
 
@@ -52,11 +52,14 @@ class LoadedPlan:
     source: LoadedRecipe
     values: dict[str, Any]
 
-    def run(self) -> Result:
-        """Train, measure and release; continues a run that was stopped. Raises BessemerError."""
+    def run(self, *, restart: bool = False) -> Result:
+        """Train, measure and release; continues a run that was stopped. restart: begin again, as a next version.
+
+        Raises BessemerError.
+        """
         from bessemer.run import run_recipe
 
-        return run_recipe(self.source.recipe, Screen(quiet=self.source.quiet))
+        return run_recipe(self.source.recipe, Screen(quiet=self.source.quiet), restart=restart)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, quiet: bool = False) -> LoadedRecipe:
