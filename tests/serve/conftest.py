@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 import torch
@@ -35,9 +35,9 @@ class Running:
     def client(self, token: str = TOKEN) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=60)
 
-    def http(self, token: str | None = TOKEN) -> httpx.Client:
+    def http(self, token: str | None = TOKEN) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
 
 
 @contextlib.contextmanager
@@ -89,6 +89,6 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def http(server: Running) -> Iterator[httpx.Client]:
+def http(server: Running) -> Iterator[httpx2.Client]:
     with server.http() as found:
         yield found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 import torch
@@ -32,7 +32,7 @@ def _forward(loaded: Loaded, ids: list[int]) -> torch.Tensor:
     return torch.log_softmax(plain(torch.tensor([ids])).logits[0].float(), -1)
 
 
-def test_models_and_health(client: openai.OpenAI, http: httpx.Client) -> None:
+def test_models_and_health(client: openai.OpenAI, http: httpx2.Client) -> None:
     (listed,) = client.models.list().data
     assert listed == client.models.retrieve(MODEL)
     assert (listed.id, listed.owned_by, listed.created) == (MODEL, "bessemer", 1767225600)
@@ -74,7 +74,7 @@ def test_streamed_chat_is_the_same_as_whole(client: openai.OpenAI, temperature: 
     assert streamed == whole.choices[0].logprobs.content
 
 
-def test_streams_carry_the_digest_and_no_usage_unless_asked(http: httpx.Client) -> None:
+def test_streams_carry_the_digest_and_no_usage_unless_asked(http: httpx2.Client) -> None:
     body = {"model": MODEL, "messages": ASK, "max_tokens": 3, "stream": True}
     answer = http.post("/v1/chat/completions", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")

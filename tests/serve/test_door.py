@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -22,7 +22,7 @@ MORE_PATHS = (
 )  # fmt: skip
 
 
-def _error(answer: httpx.Response) -> dict[str, str]:
+def _error(answer: httpx2.Response) -> dict[str, str]:
     assert answer.headers["x-bessemer-digest"] == DIGEST
     error = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -69,7 +69,7 @@ def test_the_openai_client_sees_its_own_errors(server: Running) -> None:
         stranger.models.list()
 
 
-def test_no_pages_and_no_cross_origin_answers(http: httpx.Client) -> None:
+def test_no_pages_and_no_cross_origin_answers(http: httpx2.Client) -> None:
     for path in ("/docs", "/redoc", "/openapi.json", "/nothing"):
         answer = http.get(path)
         assert answer.status_code == 404
@@ -84,7 +84,7 @@ def test_no_pages_and_no_cross_origin_answers(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.9"])
-def test_a_foreign_host_header(http: httpx.Client, host: str) -> None:
+def test_a_foreign_host_header(http: httpx2.Client, host: str) -> None:
     for path in ("/health", "/v1/models"):
         answer = http.get(path, headers={"Host": host})
         assert answer.status_code == 400
@@ -92,7 +92,7 @@ def test_a_foreign_host_header(http: httpx.Client, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1:1", "[::1]:8000"])
-def test_this_machines_names(http: httpx.Client, host: str) -> None:
+def test_this_machines_names(http: httpx2.Client, host: str) -> None:
     assert http.get("/v1/models", headers={"Host": host}).status_code == 200
 
 
@@ -104,7 +104,7 @@ def test_names_and_addresses_can_be_allowed(loaded: Loaded, release: StoredRelea
         assert http.get("/health", headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_bodies_that_are_too_long(http: httpx.Client) -> None:
+def test_bodies_that_are_too_long(http: httpx2.Client) -> None:
     long = b" " * (MAX_BODY_BYTES + 1)
 
     def pieces() -> Iterator[bytes]:
@@ -114,7 +114,7 @@ def test_bodies_that_are_too_long(http: httpx.Client) -> None:
     for content in (long, pieces()):
         try:
             answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
-        except httpx.WriteError:
+        except httpx2.WriteError:
             continue  # the server closed the connection while we were still sending
         assert answer.status_code == 413
         assert _error(answer)["code"] == "request_too_large"

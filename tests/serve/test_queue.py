@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -85,8 +85,8 @@ def test_a_client_that_leaves_stops_the_work(small: Running, tap: Tap, stream: b
             with http.stream("POST", "/v1/completions", json={**BODY, "stream": True}) as answer:
                 assert "first" in next(answer.iter_lines())
         else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post("/v1/completions", json=BODY, timeout=httpx.Timeout(30, read=0.3))
+            with pytest.raises(httpx2.ReadTimeout):
+                http.post("/v1/completions", json=BODY, timeout=httpx2.Timeout(30, read=0.3))
             eventually(lambda: tap.running == 1)
     eventually(lambda: tap.ended == 1)
 
@@ -96,8 +96,8 @@ def test_a_client_that_leaves_the_line_is_forgotten(small: Running, tap: Tap, st
     with small.http() as http, ThreadPoolExecutor(1) as pool:
         first = pool.submit(http.post, "/v1/completions", json=BODY)
         eventually(lambda: tap.running == 1)
-        with pytest.raises(httpx.ReadTimeout), small.http() as leaving:
-            body, patience = {**BODY, "stream": stream}, httpx.Timeout(30, read=0.3)
+        with pytest.raises(httpx2.ReadTimeout), small.http() as leaving:
+            body, patience = {**BODY, "stream": stream}, httpx2.Timeout(30, read=0.3)
             leaving.post("/v1/completions", json=body, timeout=patience)
         eventually(lambda: _waiting(small) == 0)
         tap.open.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -15,7 +15,7 @@ from tests.tiny import MAX_TOKENS
 ASK: list[Any] = [{"role": "user", "content": "hi"}]
 
 
-def _refused(http: httpx.Client, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+def _refused(http: httpx2.Client, path: str, body: Any, status: int = 400) -> dict[str, Any]:
     answer = http.post(f"/v1/{path}", content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text
     assert answer.headers["x-bessemer-digest"] == DIGEST
@@ -66,7 +66,7 @@ def _refused(http: httpx.Client, path: str, body: Any, status: int = 400) -> dic
         ("model", 1),
     ],
 )
-def test_chat_parameters(http: httpx.Client, name: str, value: Any) -> None:
+def test_chat_parameters(http: httpx2.Client, name: str, value: Any) -> None:
     error = _refused(http, "chat/completions", {"model": MODEL, "messages": ASK, name: value})
     assert error["type"] == "invalid_request_error"
     assert (error["param"] or error["message"]).startswith(name)
@@ -92,12 +92,12 @@ def test_chat_parameters(http: httpx.Client, name: str, value: Any) -> None:
         ("messages", ASK),
     ],
 )
-def test_completion_parameters(http: httpx.Client, name: str, value: Any) -> None:
+def test_completion_parameters(http: httpx2.Client, name: str, value: Any) -> None:
     error = _refused(http, "completions", {"model": MODEL, "prompt": "hi", name: value})
     assert (error["param"] or error["message"]).startswith(name)
 
 
-def test_text_that_is_no_unicode(http: httpx.Client) -> None:
+def test_text_that_is_no_unicode(http: httpx2.Client) -> None:
     half = "\ud800"
     for body in (
         {"prompt": half},
@@ -109,12 +109,12 @@ def test_text_that_is_no_unicode(http: httpx.Client) -> None:
     _refused(http, "completions", {"model": half, "prompt": "x"}, status=404)
 
 
-def test_limits_that_disagree(http: httpx.Client) -> None:
+def test_limits_that_disagree(http: httpx2.Client) -> None:
     body = {"model": MODEL, "messages": ASK, "max_tokens": 1, "max_completion_tokens": 2}
     assert "different things" in _refused(http, "chat/completions", body)["message"]
 
 
-def test_empty_prompts(http: httpx.Client) -> None:
+def test_empty_prompts(http: httpx2.Client) -> None:
     for prompt in ("", [""], ["x", ""], [[]]):
         assert _refused(http, "completions", {"model": MODEL, "prompt": prompt})["code"] == "empty_prompt"
 
@@ -150,14 +150,14 @@ def test_context_length(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"null", b'{"seed": NaN}'])
-def test_bodies_that_are_no_request(http: httpx.Client, content: bytes) -> None:
+def test_bodies_that_are_no_request(http: httpx2.Client, content: bytes) -> None:
     answer = http.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_a_conversation_that_the_template_refuses(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, loaded: Any
+    http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, loaded: Any
 ) -> None:
     monkeypatch.setattr(loaded.renderer.chat, "chat_template", "{{ raise_exception('roles must alternate') }}")
     error = _refused(http, "chat/completions", {"model": MODEL, "messages": ASK})
