@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from bessemer.errors import BessemerError, Problem, RecipeError
-from bessemer.recipe.schema import RULES_OF_NAMES, Probe, Recipe, Source, Stage, Task
+from bessemer.recipe.schema import RULES_OF_NAMES, Recipe
 
 MAX_BYTES = 1_000_000
-MODELS: dict[str, type[BaseModel]] = {"sources": Source, "stages": Stage, "probes": Probe, "tasks": Task}
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,9 +58,18 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _keys_at(path: Sequence[str | int]) -> list[str]:
     """The names that are allowed where `path` ends, for suggestions."""
     model: type[BaseModel] = Recipe
-    if path and path[0] in MODELS and len(path) >= 2:
-        model = MODELS[str(path[0])]
+    for part in path:
+        field = {f.alias or name: f for name, f in model.model_fields.items()}.get(str(part))
+        model = next(_models_in(field.annotation), model) if field else model
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The model classes that a field's type names: list[Stage], dict[Name, Source], Blend | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def _suggest(word: str, allowed: Sequence[str]) -> str:
