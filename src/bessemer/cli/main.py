@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import doctor, plan, recipe, releases, run, runs, serve, show
+from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show, trace
 from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app.command()(serve.serve)
 app.command()(releases.releases)
 app.command()(runs.runs)
 app.command()(show.show)
+app.command()(trace.trace)
 app.command()(doctor.doctor)
+app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
 

@@ -73,6 +73,10 @@ class Renderer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._with_special.decode(list(ids), skip_special_tokens=True)
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Every id as text, special tokens too: for looking, never for training."""
+        return self._with_special.decode(list(ids), skip_special_tokens=False)
+
     # -- chat -----------------------------------------------------------------------------------------------
 
     def _pieces(self, messages: Sequence[Message], *, answer_follows: bool) -> list[tuple[str, bool]]:

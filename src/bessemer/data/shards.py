@@ -52,6 +52,7 @@ FORMAT = "bessemer.tokens/1"
 PART_TOKENS = 1 << 24  # tokens in a part: what a kill can cost, and what is held in memory
 BATCH_CHARACTERS = 1 << 21  # rendered in one threaded call
 BATCH_ITEMS = 4096
+EXCERPT = 100  # characters of an item that are kept to recognise it
 EDGE = 4096  # characters at both ends of a text that say whether two texts are the same
 
 
@@ -153,7 +154,7 @@ class TokenSet:
         return self.about(item)["id"]
 
     def about(self, item: int) -> dict[str, Any]:
-        """{"id", "group", "meta"} of an item."""
+        """{"id", "group", "excerpt", "meta"} of an item."""
         part, own = self._find(item)
         return part.about(own)
 
@@ -197,6 +198,19 @@ class TokenSet:
             groups = self.groups() if grouped else None
             packer.pack(self.lengths(), groups, where=where).save(folder, {"tokens": self.reference})
         return load_packed(folder)
+
+
+def open_tokens(reference: str) -> TokenSet:
+    """A finished token set by `name@version`. Raises BessemerError when it is gone."""
+    name, _, version = reference.partition("@")
+    folder = home() / "tokens" / name / version
+    return TokenSet(folder, read_json(folder / "manifest.json"))
+
+
+def excerpt(item: Item) -> str:
+    """The beginning of an item, on one line."""
+    text = item.text[: 2 * EXCERPT] or " / ".join(m.content[:EXCERPT] for m in item.messages[:4])
+    return " ".join(text.split())[:EXCERPT]
 
 
 def hash64(text: str) -> np.uint64:
@@ -308,7 +322,7 @@ class _Build:
         for item, example in zip(items, examples, strict=True):
             self.ids.append(example.ids_L.astype(self.dtype))
             self.masks.append(example.supervised_L)
-            about = {"id": item.id, "group": item.group, "meta": dict(item.meta)}
+            about = {"id": item.id, "group": item.group, "excerpt": excerpt(item), "meta": dict(item.meta)}
             self.about.append(json.dumps(about, ensure_ascii=False, default=str).encode(errors="replace"))
             self.groups.append(hash64(item.cluster))
             self.texts.append(text_hash(item))

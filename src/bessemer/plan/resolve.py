@@ -97,6 +97,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
             "end_of_text": checkpoint.end_of_text,
         },
         "recipe_sha256": sha256_text(canonical_json(dump_recipe(recipe))),
+        "token_sets": {name: tokens.reference for name, tokens in sets.items()},
         "defaults": sorted(_defaults(recipe)),
         "machine": describe_machine(),
         "estimate": {},

@@ -1,0 +1,12 @@
+"""bessemer data ..."""
+
+from __future__ import annotations
+
+import typer
+
+from bessemer.cli import look
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(look.show)
+app.command()(look.mix)
+app.command()(look.stats)
