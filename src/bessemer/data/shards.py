@@ -233,13 +233,15 @@ def open_or_build(
     renderer: Tokenizes,
     ingredients: dict[str, str],
     *,
+    report: Callable[[], dict[str, Any]] = dict,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _items, _tokens: None,
 ) -> TokenSet:
     """The token set of these ingredients: an existing version, or a new one.
 
     items: called only when something is to be built. ingredients: {what: digest or setting}; the fingerprint.
-    progress: called with (items, tokens) so far. Raises BessemerError for items that cannot be rendered.
+    report: what to keep in the manifest about the reading, asked for when it is over. progress: called with (items,
+    tokens) so far. Raises BessemerError for items that cannot be rendered.
     """
     folder = home() / "tokens" / name
     with exclusive(folder / ".lock", f"the token set {name}"):
@@ -262,6 +264,7 @@ def open_or_build(
             "fingerprint": fingerprint,
             "ingredients": ingredients,
             **build.totals(name),
+            **report(),
         }
         write_json(building / "manifest.json", manifest)
         building.rename(folder / str(number))

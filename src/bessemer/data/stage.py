@@ -7,31 +7,43 @@ from pathlib import Path
 
 from bessemer.data import render, shards
 from bessemer.data.batches import PackedSource, StageData
-from bessemer.data.items import digest_items
 from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet
 from bessemer.data.shares import make_mixture
-from bessemer.data.sources import read_items
+from bessemer.data.sources import Source
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_file, sha256_text
-from bessemer.recipe.schema import Recipe, Source, Stage
+from bessemer.recipe.schema import Recipe, Stage
+from bessemer.recipe.schema import Source as RecipeSource
 
 Say = Callable[[str], None]
 
 
 def tokenise(recipe: Recipe, renderer: Renderer, say: Say = lambda _: None) -> dict[str, TokenSet]:
     """The token set of every source of a recipe, made where it is not there yet."""
-    sets: dict[str, TokenSet] = {}
-    for name, source in recipe.sources.items():
-        items = read_items(source.from_, kind=source.kind, text=source.text, where=f"sources.{name}.from")
-        ingredients = {
-            "data": digest_items(items),
-            **renderer.ingredients(source.kind),
-            "code": _code(),
-        }
-        sets[name] = shards.open_or_build(f"{recipe.name}.{name}", lambda i=items: i, renderer, ingredients, say=say)
-    return sets
+    return {
+        name: tokenise_source(
+            f"{recipe.name}.{name}",
+            Source(s.from_, s.kind, s.columns, s.on_error, where=f"sources.{name}.from"),
+            renderer,
+            say,
+        )
+        for name, s in recipe.sources.items()
+    }
+
+
+def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = lambda _: None) -> TokenSet:
+    """The token set of a source, `name@version`. What the source refused is in its manifest."""
+    ingredients = {"data": source.digest(), **renderer.ingredients(source.kind), "code": _code()}
+    report = lambda: {"refused": {"n": source.refused.n, "reasons": source.refused.reasons}}  # noqa: E731
+    return shards.open_or_build(name, lambda: source, renderer, ingredients, report=report, say=say)
+
+
+def pack_source(name: str, source: Source, renderer: Renderer, packer: Packer) -> PackedSource:
+    """A source as rows, without recipe or plan. Groups of conversations lie in one row."""
+    tokens = tokenise_source(name, source, renderer)
+    return PackedSource(name, tokens, tokens.pack(packer, grouped=source.kind != "documents", where=name))
 
 
 def _code() -> str:
@@ -49,7 +61,7 @@ def build_stage(recipe: Recipe, stage: Stage, sets: Mapping[str, TokenSet], *, w
     return StageData(tuple(packed), mixture, stage.rows, dict(stage.loss_weight), anchored, tuple(phases))
 
 
-def _pack(name: str, source: Source, tokens: TokenSet, stage: Stage, seed: int) -> PackedSource:
+def _pack(name: str, source: RecipeSource, tokens: TokenSet, stage: Stage, seed: int) -> PackedSource:
     long = source.long or ("fail" if source.kind == "chat" else "split")
     packer = Packer(stage.row_tokens, long, seed)
     packed = tokens.pack(packer, grouped=source.kind == "chat", where=f"sources.{name}")
