@@ -27,9 +27,10 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from corpus import write_corpus
 from rich.console import Console
 from rich.table import Table
+
+from corpus import write_corpus
 
 ROW = 2048
 START = "smollm2-135m@post"
@@ -93,7 +94,7 @@ def datatrove(corpus: Path, folder: Path, model: Path) -> int:
     out = folder / "tokens"
     steps = [
         JsonlReader(str(corpus.parent), glob_pattern=corpus.name),
-        DocumentTokenizer(str(out), str(model / "tokenizer.json"), eos_token="<|endoftext|>"),
+        DocumentTokenizer(str(out), str(model / "tokenizer.json"), eos_token="<|endoftext|>"),  # noqa: S106
     ]
     LocalPipelineExecutor(steps, logging_dir=str(folder / "logs"), tasks=1).run()
     return sum(p.stat().st_size for p in out.glob("*.ds")) // 2
@@ -179,7 +180,7 @@ def big_token_set(home: Path, part: Path, n_parts: int) -> None:
 def batches() -> None:
     from bessemer.data import Mixture, Packer, Renderer, Source, pack_source
     from bessemer.data import batches as make_batches
-    from bessemer.data.batches import PackedSource
+    from bessemer.data.batch import PackedSource
     from bessemer.data.shards import open_tokens
 
     model = model_folder()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bessemer.data.batches import NO_TARGET, Batch
+from bessemer.data.batch import NO_TARGET, Batch
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.launch.here import quiet_libraries

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.measure import Measured, cut_probes, measure
 from bessemer.evaluate.scorecard import build_scorecard

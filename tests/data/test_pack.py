@@ -75,10 +75,13 @@ def test_best_fit_fills_rows() -> None:
     assert Packer(512).pack(lengths).fill > 0.99
 
 
-def test_a_group_longer_than_a_row_is_refused_with_numbers() -> None:
-    with pytest.raises(BessemerError, match=r"item 0 .* has 40 tokens, a row has 32") as caught:
-        Packer(32, "fail").pack(np.array([40, 4]), where="sources.chats")
-    assert "row_tokens: 64" in str(caught.value) and "sources.chats" in str(caught.value)
+def test_groups_longer_than_a_row_are_refused_with_numbers() -> None:
+    lengths, groups = np.array([20, 4, 20, 33]), np.array([7, 8, 7, 9])
+    with pytest.raises(BessemerError) as caught:
+        Packer(32, "fail").pack(lengths, groups, where="sources.chats", id_of=lambda i: f"file:{i}")
+    said = str(caught.value)
+    assert "sources.chats: 2 of 3 items" in said and "the longest has 40; the first is file:0" in said
+    assert "row_tokens: 64" in said
 
 
 def test_rows_are_the_same_every_time_and_differ_by_seed(tmp_path: Path) -> None:

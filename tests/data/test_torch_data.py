@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from bessemer.data import Mixture, MixtureDataset, PackedSource, Packer, Renderer, batches, pack_source
-from bessemer.data.batches import NO_TARGET
+from bessemer.data.batch import NO_TARGET
 from bessemer.data.sources import Source
 from tests.story import write_story
 
-ROW = 96
+ROW = 128
 
 
 @pytest.fixture
@@ -46,20 +46,23 @@ def unpadded(row: dict[str, torch.Tensor]) -> list[int]:
     return ids[:n]
 
 
+@pytest.mark.parametrize("attention", ["mask", "positions"])
 def test_packed_rows_teach_what_their_documents_teach_alone(
-    data: MixtureDataset, sources: list[PackedSource], tiny_model: Path
+    data: MixtureDataset, sources: list[PackedSource], tiny_model: Path, attention: Literal["mask", "positions"]
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model.config.use_cache = attention == "mask"  # see the class: positions alone need it off
+    data = MixtureDataset(sources, data.mixture, pad=0, attention=attention)
     by_name = {s.name: s for s in sources}
     crowded = [k for k in range(24) if len(by_name[data.mixture[k].source].packed.row(data.mixture[k].row)) > 1]
     assert len(crowded) > 5
     for k in crowded[:6]:
         row = {name: value[None] for name, value in data[k].items()}
         with torch.no_grad():
-            together = model(input_ids=row["input_ids"], position_ids=row["position_ids"]).logits[0, :-1]
-            labels = row["labels"][0, 1:]
+            labels = row.pop("labels")[0, 1:]
+            together = model(**row).logits[0, :-1]
             wanted = labels != NO_TARGET
             packed = torch.nn.functional.cross_entropy(together[wanted], labels[wanted], reduction="sum")
             alone = torch.zeros(())

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from bessemer.errors import BessemerError, RecipeError
 from bessemer.evaluate.measure import cut_probes
 from bessemer.evaluate.scorecard import build_scorecard
-from bessemer.files import read_json, sha256_file
+from bessemer.files import home, read_json, sha256_file
 from bessemer.infer.model import load
 from bessemer.plan.resolve import Prepared, prepare
 from bessemer.recipe.load import parse_recipe
@@ -134,6 +134,11 @@ def identity(recipe: Recipe) -> Any:
     return prepare(recipe).identity
 
 
+def in_quarantine(recipe: Recipe) -> Any:
+    prepare(recipe)
+    return [p.read_text() for p in (home() / "quarantine").glob("*.jsonl")]
+
+
 def in_folder(recipe: Recipe) -> Any:
     make_plan(recipe, Screen(quiet=True), measured=False)
     return sorted(p.parent.name for p in runs_folder().glob(f"*/{PLAN}"))
@@ -162,7 +167,8 @@ CASES: dict[str, Case] = {
     "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
     "sources.kind": Case("sources.both.kind", "chat", in_plan),
     "sources.role": Case("sources.both.role", "general", in_plan),
-    "sources.text": Case("sources.own.text", "body", in_plan),
+    "sources.columns": Case("sources.own.columns", {"text": "body"}, in_plan),
+    "sources.on_error": Case("sources.own.on_error", "quarantine", in_quarantine),
     "sources.category": Case("sources.more.category", "general", in_plan),
     "sources.long": Case("sources.own.long", "truncate", in_plan),
     "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.45, "refusals": 0.05}, in_plan),
@@ -224,6 +230,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     rows = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()[:100]]
     rows[0]["text"] = " ".join(r["text"] for r in rows[:9])  # longer than a row of 64 tokens
     write(folder / "own.jsonl", [{**r, "body": r["text"].upper()} for r in rows])
+    (folder / "own.jsonl").open("a").write("no JSON\n")  # left out: `on_error: skip`
     write(folder / "own-other.jsonl", rows[:50])
     for name in ("own-test", "rules-test"):  # little to measure: these tests are about training
         write(
@@ -236,7 +243,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
         write(folder / f"{name}-both.jsonl", both)
     write(folder / "rules-other.jsonl", pairs[:10])
     raw["sources"]["both"] = {"from": str(folder / "rules-both.jsonl"), "kind": "documents"}
-    raw["sources"]["own"] |= {"long": "drop", "max_lost": 1}
+    raw["sources"]["own"] |= {"long": "drop", "max_lost": 1, "on_error": "skip"}
     for name, category in (("spare", "spares"), ("more", "spares"), ("refusals", "safety")):
         write(folder / f"{name}.jsonl", [{"text": f"{name} {r['text']}"} for r in rows[10:60]])
         raw["sources"][name] = {"from": str(folder / f"{name}.jsonl"), "role": "general", "category": category}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint, resolve

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bessemer.data.batches import NO_TARGET, build_batch, split_batch
+from bessemer.data.batch import NO_TARGET, build_batch, split_batch
 from bessemer.data.shards import Segment
 from bessemer.families.fetch import resolve
 from bessemer.train import objectives

@@ -16,7 +16,7 @@ from bessemer.track.screen import Screen
 from bessemer.units import show_count
 
 if TYPE_CHECKING:
-    from bessemer.data.batches import StageData
+    from bessemer.data.batch import StageData
     from bessemer.data.items import Item
     from bessemer.data.look import Course, Shown, Statistics
     from bessemer.recipe.schema import Recipe
@@ -158,12 +158,13 @@ def stats(
 
     found: dict[str, Statistics] = {}
     if _is_recipe(thing):
+        from bessemer.data.stage import open_sources
         from bessemer.recipe.load import load_recipe
 
         recipe = load_recipe(thing, set_ or [])
         renderer = _renderer(recipe.start)
-        for name, source in recipe.sources.items():
-            found[name] = statistics(_items(source.from_, source.kind, source.text), renderer)
+        for name, source in open_sources(recipe).items():
+            found[name] = statistics(source, renderer)
     else:
         found[thing] = statistics(_items(thing, kind), _renderer(start) if start else None)
     if json:
@@ -193,10 +194,10 @@ def _is_recipe(thing: str) -> bool:
     return Path(thing).suffix in {".yaml", ".yml"}
 
 
-def _items(address: str, kind: str, text: str = "text") -> Iterable[Item]:
-    from bessemer.data.sources import read_items
+def _items(address: str, kind: str) -> Iterable[Item]:
+    from bessemer.data.sources import Source
 
-    return read_items(address, kind=kind, text=text, where=address)
+    return Source(address, kind, where=address)
 
 
 def _renderer(start: str) -> Any:

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bessemer.data.batches import Batch, PackedSource, StageData, batches
+    from bessemer.data.batch import Batch, PackedSource, StageData, batches
     from bessemer.data.items import Item, Message
     from bessemer.data.mixture import Change, Mixture, Pick
     from bessemer.data.pack import Packed, Packer
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bessemer.data.torch_data import MixtureDataset
 
 _ROOMS = {
-    "batches": ("Batch", "PackedSource", "StageData", "batches"),
+    "batch": ("Batch", "PackedSource", "StageData", "batches"),
     "items": ("Item", "Message"),
     "mixture": ("Change", "Mixture", "Pick"),
     "pack": ("Packed", "Packer"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.data.items import Item
 from bessemer.data.shards import text_hash
 

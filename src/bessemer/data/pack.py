@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,14 +109,21 @@ class Packer:
     seed: int = 0
 
     def pack(
-        self, lengths: NDArray[np.integer[Any]], groups: NDArray[np.integer[Any]] | None = None, *, where: str = ""
+        self,
+        lengths: NDArray[np.integer[Any]],
+        groups: NDArray[np.integer[Any]] | None = None,
+        *,
+        where: str = "",
+        id_of: Callable[[int], str] = str,
     ) -> Packed:
         """lengths [items]: tokens of each. groups [items]: a number per item; items of one number share a row.
-        Empty items are left out.
+        Empty items are left out. where, id_of: for errors, the place and an item's id.
 
         Raises BessemerError for an item longer than a row with `fail`, and when no row can be made.
         """
         by_group, first = _by_group(len(lengths), groups)
+        if self.long == "fail":
+            self._refuse_long(lengths[by_group], first, where, lambda at: id_of(int(by_group[at])))
         maker = _Rows(self.row_tokens)
         tally = {"split": 0, "truncated": 0, "dropped": 0, "lost": 0}
         order = shuffled(len(first) - 1, self.seed)
@@ -123,7 +131,7 @@ class Packer:
             pieces: list[_Piece] = []
             for g in order[begin : begin + WINDOW].tolist():
                 members = by_group[first[g] : first[g + 1]].tolist()
-                pieces += self._pieces([(i, int(lengths[i])) for i in members if lengths[i]], maker, tally, where)
+                pieces += self._pieces([(i, int(lengths[i])) for i in members if lengths[i]], maker, tally)
             pieces.sort(key=lambda piece: -sum(n for _, _, n in piece))
             for piece in pieces:
                 maker.place(piece)
@@ -136,17 +144,23 @@ class Packer:
         arrays = (np.array(x, np.int64) for x in (maker.ends, maker.items, maker.starts, maker.lengths))
         return Packed(self.row_tokens, Counts(len(lengths), placed, **tally), *arrays)
 
-    def _pieces(self, members: list[tuple[int, int]], maker: _Rows, tally: dict[str, int], where: str) -> list[_Piece]:
+    def _refuse_long(
+        self, lengths: NDArray[Any], first: NDArray[np.int64], where: str, id_of: Callable[[int], str]
+    ) -> None:
+        sizes = np.diff(np.concatenate([[0], np.cumsum(lengths)])[first])
+        if (too_long := np.flatnonzero(sizes > self.row_tokens)).size:
+            longest = int(sizes.max())
+            raise BessemerError(
+                f"{len(too_long)} of {len(sizes)} items (with those of their group) are longer than a row of "
+                f"{self.row_tokens} tokens; the longest has {longest}; the first is {id_of(int(first[too_long[0]]))}",
+                where=where,
+                fix=f"row_tokens: {1 << (longest - 1).bit_length()} or more, or `long:` drop or truncate",
+            )
+
+    def _pieces(self, members: list[tuple[int, int]], maker: _Rows, tally: dict[str, int]) -> list[_Piece]:
         """What of a group is left to place by best fit. Full rows of split items go to `maker` at once."""
         if sum(n for _, n in members) <= self.row_tokens:
             return [[(i, 0, n) for i, n in members]] if members else []
-        if self.long == "fail":
-            longest = sum(n for _, n in members)
-            raise BessemerError(
-                f"item {members[0][0]} (with the items of its group) has {longest} tokens, a row has {self.row_tokens}",
-                where=where,
-                fix=f"row_tokens: {1 << (longest - 1).bit_length()}, or say `long:` split, drop or truncate",
-            )
         if self.long == "drop":
             tally["dropped"] += len(members)
             tally["lost"] += sum(n for _, n in members)

@@ -196,7 +196,8 @@ class TokenSet:
         folder = self.folder / key
         if not folder.exists():
             groups = self.groups() if grouped else None
-            packer.pack(self.lengths(), groups, where=where).save(folder, {"tokens": self.reference})
+            packed = packer.pack(self.lengths(), groups, where=where, id_of=self.item_id)
+            packed.save(folder, {"tokens": self.reference})
         return load_packed(folder)
 
 

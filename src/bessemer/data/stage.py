@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bessemer.data import render, shards
-from bessemer.data.batches import PackedSource, StageData
+from bessemer.data.batch import PackedSource, StageData
 from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet
@@ -23,19 +23,22 @@ Say = Callable[[str], None]
 def tokenise(recipe: Recipe, renderer: Renderer, say: Say = lambda _: None) -> dict[str, TokenSet]:
     """The token set of every source of a recipe, made where it is not there yet."""
     return {
-        name: tokenise_source(
-            f"{recipe.name}.{name}",
-            Source(s.from_, s.kind, s.columns, s.on_error, where=f"sources.{name}.from"),
-            renderer,
-            say,
-        )
+        name: tokenise_source(f"{recipe.name}.{name}", source, renderer, say)
+        for name, source in open_sources(recipe).items()
+    }
+
+
+def open_sources(recipe: Recipe) -> dict[str, Source]:
+    return {
+        name: Source(s.from_, s.kind, {str(k): v for k, v in s.columns.items()}, s.on_error, f"sources.{name}.from")
         for name, s in recipe.sources.items()
     }
 
 
 def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = lambda _: None) -> TokenSet:
     """The token set of a source, `name@version`. What the source refused is in its manifest."""
-    ingredients = {"data": source.digest(), **renderer.ingredients(source.kind), "code": _code()}
+    reading = {"data": source.digest(), "on_error": source.on_error}
+    ingredients = {**reading, **renderer.ingredients(source.kind), "code": _code()}
     report = lambda: {"refused": {"n": source.refused.n, "reasons": source.refused.reasons}}  # noqa: E731
     return shards.open_or_build(name, lambda: source, renderer, ingredients, report=report, say=say)
 

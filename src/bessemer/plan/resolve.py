@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import bessemer
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.data.items import Item, digest_items
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet, text_hash
@@ -208,6 +208,7 @@ def _describe_source(role: str, tokens: TokenSet) -> Plan:
         "tokens": tokens.n_tokens,
         "digest": tokens.manifest["ingredients"]["data"],
         "licences": list(tokens.manifest["licences"]),
+        **({"refused": tokens.manifest["refused"]["reasons"]} if tokens.manifest["refused"]["n"] else {}),
     }
 
 

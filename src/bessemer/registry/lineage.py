@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.data.shards import open_tokens
 from bessemer.data.stage import build_stage
 from bessemer.errors import BessemerError

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batches import NO_TARGET, build_batch, part_of_rank, shift, split_batch
+from bessemer.data.batch import NO_TARGET, build_batch, part_of_rank, shift, split_batch
 from bessemer.data.shards import Segment
 
 documents = st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12)
