@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def test_an_error_in_the_middle_keeps_finished_parts_and_the_next_build_goes_on(
 
 CHILD = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from bessemer.data import shards
 from bessemer.data.render import Renderer
@@ -158,6 +160,33 @@ def test_killed_at_any_part_the_same_bytes_come_out(
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "straight"))
     run(None)
     assert digest_files(tmp_path / "straight" / "tokens" / "set" / "1") == killed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of 300 kB, which only root can make."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a disk needs root")
+    monkeypatch.setenv("BESSEMER_HOME", str(disk))
+    yield disk
+    subprocess.run(["/bin/umount", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_full_disk_keeps_finished_parts_and_a_larger_one_goes_on(small_disk: Path, renderer: Renderer) -> None:
+    items = documents(600)
+    with pytest.raises(OSError, match="No space left"):
+        build(items, renderer)
+    (building,) = (small_disk / "tokens" / "set").glob(".building-*")
+    parts = {p.name: digest_files(p) for p in sorted(building.glob("part-*"))}
+    assert parts and not list(building.glob(".tmp-*"))
+    subprocess.run(["/bin/mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    tokens = build(items, renderer)
+    assert {name: digest_files(tokens.folder / name) for name in parts} == parts
+    assert tokens.n_items == 600
 
 
 def test_a_flipped_bit_is_refused_when_its_part_is_touched(renderer: Renderer) -> None:
