@@ -27,6 +27,7 @@ def build_stage(recipe: Recipe, stage: Stage, items: dict[str, list[Item]], rend
     packed: list[PackedSource] = []
     for name in stage.mixture:
         examples = renderer.render(items[name])
+        renderer.check_rendered(items[name], examples)
         pack = pack_groups if recipe.sources[name].kind == "chat" else pack_documents
         packed.append(pack(name, examples, stage.row_tokens, recipe.seed))
     shares = row_shares(stage.mixture, packed)
