@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import doctor, plan, recipe, releases, run, runs, serve, show
+from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show
 from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(releases.releases)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(doctor.doctor)
+app.add_typer(data.app, name="data", help="Prepare data sets.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
 

@@ -40,10 +40,11 @@ _IBAN_LENGTH = dict(
 )  # fmt: skip
 
 
+_IBAN = "|".join(f"{c}[0-9]{{2}}(?:[ -]?[A-Z0-9]){{{n - 4}}}" for c, n in _IBAN_LENGTH.items())
+
+
 def _is_iban(text: str) -> bool:
     number = re.sub(r"[ -]", "", text).upper()
-    if _IBAN_LENGTH.get(number[:2]) != len(number):
-        return False
     return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
 
 
@@ -98,7 +99,7 @@ SHAPES = (
             r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
         ),
     ),
-    Shape("iban", re.compile(r"\b[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{1,4}){3,8}\b"), _is_iban),
+    Shape("iban", re.compile(rf"\b(?:{_IBAN})\b", re.IGNORECASE), _is_iban),
     Shape("card", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-]|\.\d)"), _is_card),
     Shape(
         "ip",
@@ -136,11 +137,10 @@ def mask_all(text: str) -> str:
     return mask(text)[0]
 
 
-_DIGIT = re.compile(r"\d{2}")
 _CHEAP: dict[str, Callable[[str], object]] = {
     "email": lambda text: "@" in text,
     "user": lambda text: "u/" in text,
-    "iban": _DIGIT.search,
+    "iban": re.compile(r"[A-Za-z]{2}\d\d[ -]?\w").search,
     "card": re.compile(r"\d[ -]?\d[ -]?\d").search,
     "ip": re.compile(r"\d\.\d|:[0-9A-Fa-f]{0,4}:").search,
     "phone": re.compile(r"\d{2}[^\d\n]?\d|\d\)").search,
