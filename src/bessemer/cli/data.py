@@ -50,8 +50,9 @@ def show_report(reference: str, report: dict[str, Any]) -> None:
         rows += [["", "", "", "", "", note] for note in more]
     columns = ["step", "items in", "out", "tokens in", "out", "why"]
     print_table(f"{reference}  (tokens {report['tokens']})", columns, rows, right=[1, 2, 3, 4])
-    examples = [[step["step"], why, text] for step in report["steps"] for why, texts in step["examples"].items() for text in texts[:2]]
-    if examples:
-        print_table("\nExamples (personal data masked)", ["step", "why", "item"], examples)
+    print("\nExamples (personal data masked)")
+    for step in report["steps"]:
+        for why, texts in step["examples"].items():
+            print(f"  {step['step']}: {why}", *(f"    | {text}" for text in texts[:2]), sep="\n")
     sides = [[name, str(side["items"])] for name, side in report["splits"].items()]
     print_table("\nSplits", ["split", "items"], sides, right=[1])

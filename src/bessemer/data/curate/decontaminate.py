@@ -62,7 +62,7 @@ class Evaluation:
 
     def __init__(self, sets: dict[str, Sequence[Item]], settings: Decontaminate) -> None:
         self.settings = settings
-        self.names = [f"{name}: {item.id}" for name, items in sets.items() for item in items]
+        self.names = [item.id for items in sets.values() for item in items]  # `set/id`
         words = words_of([whole_text(item) for items in sets.values() for item in items])
         self.long = Runs.of(words, settings.ngram)
         self.covering = Runs.of(words, settings.coverage_ngram)
@@ -114,7 +114,7 @@ class DecontaminateStep(Step):
                 self.counts.take(item)
                 if i in hits:
                     why, name = hits[i]
-                    self.drop(item, f"{name.partition(': ')[0]}: {why}", note=f"  <- {name}", because=name)
+                    self.drop(item, f"{name.partition('/')[0]}: {why}", note=f"  <- {name}", because=name)
                 else:
                     self.counts.give(item)
                     yield item

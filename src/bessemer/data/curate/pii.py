@@ -100,7 +100,7 @@ SHAPES = (
         ),
     ),
     Shape("iban", re.compile(rf"\b(?:{_IBAN})\b", re.IGNORECASE), _is_iban),
-    Shape("card", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-]|\.\d)"), _is_card),
+    Shape("card", re.compile(r"(?<![\w./=#-])\d(?:[ -]?\d){12,18}(?![\w/-]|\.\d)"), _is_card),
     Shape(
         "ip",
         re.compile(
