@@ -101,7 +101,7 @@ def ours(texts: list[str], folder: Path) -> set[int]:
         parts.append(Sets(np.load(folder / f"sets-{k}.npy", mmap_mode="r"), sets.offsets))
         keys.append(np.load(folder / f"bands-{k}.npy", mmap_mode="r"))
     one_by_one = (np.concatenate([k[band] for k in keys]) for band in range(bands.n))
-    labels = clusters_of(Library(parts), one_by_one, JACCARD)  # type: ignore[arg-type]
+    labels = clusters_of(Library(parts), one_by_one, JACCARD)
     return set(np.flatnonzero(labels != np.arange(len(texts))).tolist())
 
 

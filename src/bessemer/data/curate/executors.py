@@ -88,7 +88,8 @@ class _Here(_Reporting, LocalPipelineExecutor):
                 if advance:
                     advance(1 / len(ranks), "")
             return
-        context = multiprocessing.get_context(self.start_method)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["bessemer.data.curate.prepare"])  # imported once, not once a worker and stage
         try:
             with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, _die_with_parent) as pool:
                 tasks = [pool.submit(self._run_for_rank, rank, rank) for rank in ranks]

@@ -7,7 +7,7 @@ an item; n-gram sets and bands stay on disk and are mapped.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,11 @@ class Facts:
             [Sets(np.load(f / "sets.npy", mmap_mode="r"), np.load(f / "offsets.npy")) for f in self.folders]
         )
 
-    def bands(self) -> Sequence[U64]:
-        return _Bands([np.load(f / "bands.npy", mmap_mode="r") for f in self.folders])
+    def bands(self) -> Iterator[U64]:
+        """One band of all parts at a time."""
+        parts = [np.load(f / "bands.npy", mmap_mode="r") for f in self.folders]
+        for band in range(len(parts[0])):
+            yield np.concatenate([part[band] for part in parts])
 
     def place(self, item: int) -> tuple[int, int]:
         """(part, row) of an item."""
@@ -63,21 +66,6 @@ class Facts:
     def item(self, item: int) -> Item:
         part, row = self.place(item)
         return next(x for k, x in enumerate(read_part(self.folders[part] / "items.parquet")) if k == row)
-
-
-class _Bands(Sequence[U64]):
-    """One band of all parts at a time."""
-
-    def __init__(self, parts: list[U64]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def __getitem__(self, band: Any) -> Any:
-        if band >= len(self):
-            raise IndexError
-        return np.concatenate([part[band] for part in self.parts])
 
 
 class MatchStage(Stage):
@@ -118,10 +106,12 @@ def fates(facts: Facts, wanted: Wanted, near: NearDuplicates | None) -> tuple[ND
         return fate, twin, np.arange(n)
     library = facts.library()
     library.sizes[fate != STAYS] = 0  # what is gone is compared no more
-    groups = facts.values["group"] if near and near.same_group == "keep" else None
-    labels = clusters_of(library, facts.bands(), wanted.jaccard, groups)
+    labels = clusters_of(library, facts.bands(), wanted.jaccard)
     if near:
         gone = labels != np.arange(n)
+        if near.same_group == "keep":
+            group = facts.values["group"]
+            gone &= (group != group[labels]) | (group == 0)
         answer = facts.values["answer"]
         fate[gone] = np.where(answer[gone] == answer[labels[gone]], NEAR, NEAR_OTHER_ANSWER)
         twin[gone] = labels[gone]

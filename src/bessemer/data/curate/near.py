@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -298,11 +298,10 @@ class Library:
         return found
 
 
-def clusters_of(library: Library, bands: Sequence[U64], jaccard: float, groups: U64 | None = None) -> I64:
+def clusters_of(library: Library, bands: Iterable[U64], jaccard: float) -> I64:
     """For each text the earliest text of its cluster of near duplicates.
 
-    bands: for each band the keys of all texts, see `Bands.keys`. groups: texts with the same number other than 0 are
-    not compared with each other. Memory: about 60 bytes a text and `PAIR_BLOCK` n-grams.
+    bands: for each band the keys of all texts, see `Bands.keys`. Memory: about 60 bytes a text and `PAIR_BLOCK` n-grams.
     """
     clusters = Clusters(len(library.sizes))
     texts = np.flatnonzero(library.sizes)
@@ -310,8 +309,6 @@ def clusters_of(library: Library, bands: Sequence[U64], jaccard: float, groups: 
         firsts, seconds = candidates(np.asarray(keys)[texts], texts)
         labels = clusters.labels()
         new = labels[firsts] != labels[seconds]  # what is together already needs no second look
-        if groups is not None:
-            new &= (groups[firsts] != groups[seconds]) | (groups[firsts] == 0)
         firsts, seconds = firsts[new], seconds[new]
         found = library.alike(firsts, seconds, jaccard)
         clusters.join(firsts[found], seconds[found])

@@ -51,9 +51,10 @@ def _is_iban(text: str) -> bool:
 def _is_public_ip(text: str) -> bool:
     """Private, loopback and documentation addresses name nobody, and `1.2.3` style versions are no addresses."""
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    return address.is_global and (address.version == 4 or int(address) >> 125 == 1)  # 2000::/3 is all that is given out
 
 
 def _is_phone(text: str) -> bool:

@@ -58,6 +58,7 @@ class ReadStage(Stage):
     def __init__(self, work: Path, feeds: Sequence[Feed]) -> None:
         super().__init__(work)
         self.feeds = feeds
+        self.part_items = PART_ITEMS  # travels with the stage to other processes and machines
 
     def do(self, data: Any, rank: int) -> None:
         final = self.work / "read" / f"{rank:05d}"
@@ -65,12 +66,12 @@ class ReadStage(Stage):
             return
         counts = Counts("read")
         with whole_folder(final) as folder:
-            for k, items in enumerate(_bounded(self.feeds[rank], counts)):
+            for k, items in enumerate(_bounded(self.feeds[rank], self.part_items, counts)):
                 write_part(folder / f"{k:05d}.parquet", items)
             write_json(folder / "counts.json", counts.as_json())
 
 
-def _bounded(feed: Feed, counts: Counts) -> Iterator[list[Item]]:
+def _bounded(feed: Feed, part_items: int, counts: Counts) -> Iterator[list[Item]]:
     part: list[Item] = []
     room = PART_TOKENS
     for item in feed:
@@ -79,7 +80,7 @@ def _bounded(feed: Feed, counts: Counts) -> Iterator[list[Item]]:
         counts.give(item)
         part.append(item)
         room -= n_tokens(item)
-        if room <= 0 or len(part) == PART_ITEMS:
+        if room <= 0 or len(part) == part_items:
             yield part
             part, room = [], PART_TOKENS
     if part:
