@@ -6,15 +6,24 @@ A step is done when it is named; `quality: {}` means its published thresholds. T
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from bessemer.recipe.schema import Name, Share, Strict
 
 Action = Literal["replace", "drop", "flag", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[int, Field(ge=1)]
+
+
+def _date_as_text(value: Any) -> Any:
+    """YAML reads 2025-06-01 as a date."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Moment = Annotated[str | float, BeforeValidator(_date_as_text)]
 
 
 class DataSource(Strict):
@@ -113,7 +122,7 @@ class Split(Strict):
         description="Expected share of the items; not used by time",
     )
     column: str | None = Field(None, description="by time: the column with the time; by group: default `group`")
-    cuts: dict[Name, str | float] = Field(
+    cuts: dict[Name, Moment] = Field(
         default_factory=dict,
         description="by time: where each later part begins (ISO 8601, or seconds since 1970); before that is `train`",
     )

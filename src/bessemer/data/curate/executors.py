@@ -11,15 +11,16 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from bessemer.errors import BessemerError
+from bessemer.data.curate.parts import FULL_DISK
+from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import write_json
 
 logger.disable("datatrove")  # its story of every task; errors are raised, and counts are in the records
@@ -66,58 +68,81 @@ class _Reporting(PipelineExecutor):
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)
+        except OSError as error:
+            self._tell(rank, told := BessemerError(f"writing failed ({error.strerror})", fix=FULL_DISK))
+            raise told from error
         except BessemerError as error:
-            folder = Path(self.logging_dir.resolve_paths("errors"))
-            write_json(folder / f"{rank:05d}.json", {"what": error.what, "where": error.where, "fix": error.fix})
+            self._tell(rank, error)
             raise
+
+    def _tell(self, rank: int, error: BessemerError) -> None:
+        path = Path(str(self.logging_dir.resolve_paths("errors"))) / f"{rank:05d}.json"
+        with contextlib.suppress(OSError):  # the disk may be full
+            write_json(path, {"what": error.what, "where": error.where, "fix": error.fix})
 
 
 class _Here(_Reporting, LocalPipelineExecutor):
-    """Processes of this machine. Unlike datatrove's pool, a killed worker is an error instead of an endless wait."""
+    """Processes of this machine, one a task. Unlike in a pool, a killed one is an error instead of an endless wait."""
 
     advance: Callable[[float, str], None] | None = None
 
     def run(self) -> None:
         ranks = self.get_incomplete_ranks()
-        advance, self.advance = self.advance, None  # not for the workers
+        advance, self.advance = self.advance or (lambda share, note: None), None  # not for other processes
         if self.workers == 1 or len(ranks) == 1:
             steps = self.pipeline
             for rank in ranks:
                 self.pipeline = deepcopy(steps)
                 self._run_for_rank(rank)
-                if advance:
-                    advance(1 / len(ranks), "")
+                advance(1 / len(ranks), "")
             return
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["bessemer.data.curate.prepare"])  # imported once, not once a worker and stage
+        context.set_forkserver_preload(["bessemer.data.curate.prepare"])  # imported once, not once a task
+        waiting, running = ranks[::-1], dict[int, BaseProcess]()
         try:
-            with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, _die_with_parent) as pool:
-                tasks = [pool.submit(self._run_for_rank, rank, rank) for rank in ranks]
-                try:
-                    for task in as_completed(tasks):
-                        task.result()
-                        if advance:
-                            advance(1 / len(ranks), "")
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        except BrokenProcessPool:
-            raise BessemerError(
-                "a worker was killed, most often by a lack of memory",
-                fix="run the same command again with fewer --workers; finished tasks are skipped",
-            ) from None
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    process = context.Process(target=_task, args=(self, waiting.pop()))
+                    process.start()
+                    running[process.sentinel] = process
+                for sentinel in connection.wait(list(running)):
+                    process = running.pop(int(sentinel))  # type: ignore[arg-type]
+                    process.join()
+                    if process.exitcode == EXIT_CODES["user"]:
+                        return  # the mistake is written down
+                    _check(process.exitcode)
+                    advance(1 / len(ranks), "")
+        finally:
+            for process in running.values():
+                process.terminate()
+                process.join()
 
 
-def _die_with_parent() -> None:
-    """Workers of a killed command end within a second instead of waiting for work for ever."""
-    parent = os.getppid()
+def _task(executor: _Here, rank: int) -> None:
+    """What a process of this machine does. It ends with its parent, also when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = os.getppid()  # the fork server, which ends with the command
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)
+        os._exit(EXIT_CODES["internal"])
 
     threading.Thread(target=watch, daemon=True).start()
+    try:
+        executor._run_for_rank(rank)  # pyright: ignore[reportPrivateUsage]
+    except BessemerError:
+        sys.exit(EXIT_CODES["user"])
+
+
+def _check(exitcode: int | None) -> None:
+    if exitcode and exitcode < 0:
+        raise BessemerError(
+            f"a worker was killed (signal {-exitcode}), most often for lack of memory",
+            fix="run the same command again with fewer --workers; finished tasks are skipped",
+        )
+    if exitcode:
+        raise RuntimeError("a task failed; its traceback stands above")
 
 
 class _OnSlurm(_Reporting, SlurmPipelineExecutor):
@@ -127,7 +152,11 @@ class _OnSlurm(_Reporting, SlurmPipelineExecutor):
         """Nothing: the records of the tasks are merged by the one who waits."""
 
     def run(self) -> None:
-        super().run()
+        try:
+            super().run()
+        except (OSError, subprocess.CalledProcessError) as error:
+            fix = "Slurm's own words stand above; --on slurm:PARTITION names another partition"
+            raise BessemerError(f"Slurm refused the job ({error})", where="--on", fix=fix) from None
         if "SLURM_ARRAY_TASK_ID" in os.environ or self.job_id in {None, -1}:
             return
         gone = 0

@@ -214,6 +214,8 @@ def _finish(
     import pyarrow.parquet as pq
 
     work = out.parent
+    for left in out.rglob(".tmp-*"):
+        left.unlink()  # of killed tasks, which were done again
     splits: dict[str, dict[str, int]] = {}
     for side in sides_of(recipe.split):
         files = sorted((out / side).glob("*.parquet"))

@@ -168,7 +168,7 @@ def _column(item: Item, split: Split) -> Any:
         raise BessemerError(
             f"item {item.id} has nothing in column {split.column!r}",
             where="split.column",
-            fix=f"use one of {', '.join(map(repr, item.meta)) or 'no columns that there are'}, or drop such rows before",
+            fix=f"its columns: {', '.join(map(repr, item.meta)) or 'none beside text and id'}; fill it, or split otherwise",
         )
     return value
 
