@@ -275,7 +275,8 @@ def test_a_run_that_does_not_fit_is_refused_with_numbers(
     ("change", "where", "what"),
     [
         ("sources.own.from=/none.jsonl", "sources.own.from", "does not exist"),
-        ("sources.own.text=body", "own.jsonl:1", "no text in column 'body'"),
+        ("sources.own.columns.text=body", "own.jsonl:1", "no column 'body'"),
+        ("sources.own.columns.messages=body", "sources.own.from", "none of the choices"),
         ("sources.rules.from=bessemer:rulez", "sources.rules.from", "is no collection"),
         ("start=smolm2-135m@post", "start", "did you mean 'smollm2-135m@post'"),
         ("stages[1].row_tokens=32", "sources.rules", "longer than a row of 32 tokens"),

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from bessemer.errors import RecipeError
 from bessemer.evaluate.measure import cut_probes
 from bessemer.evaluate.scorecard import build_scorecard
-from bessemer.files import read_json, sha256_file
+from bessemer.files import home, read_json, sha256_file
 from bessemer.infer.model import load
 from bessemer.plan.resolve import Prepared, prepare
 from bessemer.recipe.load import parse_recipe
@@ -126,6 +126,11 @@ def identity(recipe: Recipe) -> Any:
     return prepare(recipe).identity
 
 
+def in_quarantine(recipe: Recipe) -> Any:
+    prepare(recipe)
+    return [p.read_text() for p in (home() / "quarantine").glob("*.jsonl")]
+
+
 def in_folder(recipe: Recipe) -> Any:
     make_plan(recipe, Screen(quiet=True), measured=False)
     return sorted(p.parent.name for p in runs_folder().glob(f"*/{PLAN}"))
@@ -154,7 +159,8 @@ CASES: dict[str, Case] = {
     "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
     "sources.kind": Case("sources.both.kind", "chat", in_plan),
     "sources.role": Case("sources.general.role", "domain", in_plan),
-    "sources.text": Case("sources.own.text", "body", in_plan),
+    "sources.columns": Case("sources.own.columns", {"text": "body"}, in_plan),
+    "sources.on_error": Case("sources.own.on_error", "quarantine", in_quarantine),
     "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.5}, in_plan),
     "stages.tokens": Case("stages[0].tokens", 2048, in_plan),
     "stages.loss_weight": Case("stages[1].loss_weight", {"rules": 2, "both": 1}, in_batches),
@@ -199,6 +205,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     raw = yaml.safe_load(write_story(folder, tiny_model).read_text())
     rows = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()[:100]]
     write(folder / "own.jsonl", [{**r, "body": r["text"].upper()} for r in rows])
+    (folder / "own.jsonl").open("a").write("no JSON\n")  # left out: `on_error: skip`
     write(folder / "own-other.jsonl", rows[:50])
     for name in ("own-test", "rules-test"):  # little to measure: these tests are about training
         write(
@@ -211,6 +218,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
         write(folder / f"{name}-both.jsonl", both)
     write(folder / "rules-other.jsonl", pairs[:10])
     raw["sources"]["both"] = {"from": str(folder / "rules-both.jsonl"), "kind": "documents"}
+    raw["sources"]["own"]["on_error"] = "skip"
     raw["stages"][0].update(tokens=None, mixture={"own": 0.75, "general": 0.25}, row_tokens=64, rows=4)
     raw["stages"][1].update(tokens=1024, mixture={"rules": 0.75, "both": 0.25}, loss_weight={"rules": 1, "both": 1})
     raw["tasks"]["both"] = {"from": str(folder / "rules-test-both.jsonl"), "metric": "bits_per_byte"}

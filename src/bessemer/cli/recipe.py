@@ -31,13 +31,15 @@ def check(recipe: RecipePath, set_: Set = None, json: Json = False) -> None:
 
 @app.command()
 def init(
-    files: Annotated[list[Path], typer.Argument(help="Your data: .jsonl, .csv, .txt or .md files.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Your data: .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt or .md files.")
+    ],
     out: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     name: Annotated[str, typer.Option(help="Name of the run and the release.")] = "my-expert",
     start: Annotated[str, typer.Option(help="Checkpoint to start from.")] = "smollm2-135m@post",
 ) -> None:
     """Write a commented recipe for your files, with a tenth of each held out."""
-    from bessemer.recipe.init import write_recipe
+    from bessemer.data.first_recipe import write_recipe
 
     for line in write_recipe(files, out, name=name, start=start):
         print(line)

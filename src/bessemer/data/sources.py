@@ -1,129 +1,298 @@
-"""An address in a recipe -> items. Files and folders of the user's, or collections that come with packages."""
+"""The front of all reading: a source yields items, file by file, and says what it refused.
+
+>>> source = Source("comments/*.jsonl.gz", columns={"text": "body", "id": "post_id"}, on_error="skip")
+>>> for item in source: ...                                          # doctest: +SKIP
+>>> source.refused.n                                                 # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
-import csv
-import glob
+import difflib
 import json
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bessemer.data.builtin import COLLECTIONS
-from bessemer.data.items import ROLES, Item, Message
+from bessemer.data.columns import TARGETS, Columns, Unusable, plain
+from bessemer.data.formats import BINARY, CHUNK, NUMBERED, WHOLE, BadRow, rows
+from bessemer.data.items import KINDS, Item, digest_items
+from bessemer.data.open import File, check_bytes, digest_of, list_files, need, open_file, reading
 from bessemer.errors import BessemerError
+from bessemer.files import canonical_json, home, need_writable, sha256_text
 
-SUFFIXES = (".jsonl", ".csv", ".txt", ".md")
+POLICIES = ("fail", "skip", "quarantine")
+LISTED = 1000  # refused rows of a file that are listed; all are counted
 
 
-def read_items(address: str, *, kind: str, text: str = "text", where: str = "") -> list[Item]:
-    """All items behind an address, in a stable order.
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that was left out. column 0: the row as a whole; line 0: the file as a whole."""
 
-    Raises BessemerError when it does not exist, has no usable rows, or any row is unusable (with file and line).
+    file: str
+    line: int
+    column: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Refused:
+    """What a source left out, by file; reading a file again counts it again from nothing."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict[str, "Counter[str]"])  # file -> reason -> rows
+    rows: dict[str, list[RefusedRow]] = field(default_factory=dict[str, list[RefusedRow]])  # file -> the first LISTED
+
+    @property
+    def n(self) -> int:
+        return sum(c.total() for c in self.counts.values())
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """{reason: rows}, the most frequent first."""
+        return dict(sum(self.counts.values(), Counter[str]()).most_common())
+
+    def begin(self, file: str) -> None:
+        self.counts.pop(file, None)
+        self.rows.pop(file, None)
+
+    def add(self, row: RefusedRow) -> None:
+        self.counts.setdefault(row.file, Counter())[row.reason] += 1
+        listed = self.rows.setdefault(row.file, [])
+        if len(listed) < LISTED:
+            listed.append(row)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of items behind an address (data/open.py lists the kinds of addresses).
+
+    kind: documents, chat, preference or prompts. columns: our name -> the file's, for what is not detected.
+    on_error: `fail` raises at the first bad row, `skip` counts it in `refused`, `quarantine` also keeps it in
+    BESSEMER_HOME/quarantine. where: what errors name as the place, such as `sources.posts.from`.
+
+    Iterating raises BessemerError when a row is refused under `fail`, no row is left, the disk or the network fails,
+    or the bytes are not those that a data set's manifest promises.
     """
-    if address.startswith("bessemer:"):
-        items = _read_collection(address, kind, where)
-    else:
-        items = [item for path in _files(address, where) for item in _read_file(path, kind, text)]
-    if not items:
-        raise BessemerError(f"{address!r} has no usable rows", where=where, fix="give a source with text in it")
-    return items
 
+    address: str
+    kind: str = "documents"
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    on_error: str = "fail"
+    where: str = ""
+    refused: Refused = field(default_factory=Refused, init=False, repr=False, compare=False)
 
-def _read_collection(address: str, kind: str, where: str) -> list[Item]:
-    name = address.removeprefix("bessemer:")
-    if name not in COLLECTIONS:
-        raise BessemerError(
-            f"{address!r} is no collection",
-            where=where,
-            fix=f"known: {', '.join('bessemer:' + n for n in COLLECTIONS)}",
-        )
-    has, read = COLLECTIONS[name]
-    if has != kind:
-        raise BessemerError(f"{address!r} holds {has}, not {kind}", where=where, fix=f"kind: {has}")
-    return read()
+    def __post_init__(self) -> None:
+        _need_one_of("kind", self.kind, KINDS, self.where)
+        _need_one_of("on_error", self.on_error, POLICIES, self.where)
+        for name in self.columns:
+            _need_one_of(f"columns of {self.kind}", name, TARGETS[self.kind], self.where)
 
+    def files(self) -> list[File]:
+        """Every file, sorted by name; listed once. `read` takes them one by one, in any order or process."""
+        return list(self._files)
 
-def _files(address: str, where: str) -> list[Path]:
-    path = Path(address).expanduser()
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES)
-    elif path.is_file():
-        found = [path]
-    else:
-        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207
-    if not found:
-        raise BessemerError(
-            f"{address!r} does not exist or holds no {', '.join(SUFFIXES)} files",
-            where=where,
-            fix="paths are relative to the folder in which the command runs",
-        )
-    for file in found:
-        if file.suffix not in SUFFIXES:
+    @cached_property
+    def _files(self) -> list[File]:
+        if name := self._collection:
+            return [File(name, self.address, 0)]
+        return list_files(self.address, self.where)
+
+    @property
+    def _collection(self) -> str:
+        """The name of a collection that comes with a package; empty when the address is none."""
+        if not self.address.startswith("bessemer:"):
+            return ""
+        name = self.address.removeprefix("bessemer:")
+        if name not in COLLECTIONS:
+            known = ", ".join("bessemer:" + n for n in COLLECTIONS)
+            raise BessemerError(f"{self.address!r} is no collection", where=self.where, fix=f"known: {known}")
+        has = COLLECTIONS[name][0]
+        if has != self.kind:
+            raise BessemerError(f"{self.address!r} holds {has}, not {self.kind}", where=self.where, fix=f"kind: {has}")
+        return name
+
+    def digest(self) -> str:
+        """sha256 over the bytes of every file and how they are read; nothing is parsed."""
+        settings = {"kind": self.kind, "columns": dict(self.columns), "skips": self.on_error != "fail"}
+        if name := self._collection:
+            return sha256_text(canonical_json([digest_items(COLLECTIONS[name][1]()), settings]))
+        return digest_of(self._files, settings)
+
+    def __iter__(self) -> Iterator[Item]:
+        seen: set[int] = set()
+        n = 0
+        for file in self._files:
+            for item in self._read(file, seen):
+                n += 1
+                yield item
+        if not n:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in self.refused.reasons.items())
             raise BessemerError(
-                f"{file.suffix!r} files are not read", where=str(file), fix=f"use {', '.join(SUFFIXES)}"
+                f"{self.address!r} has no usable rows"
+                + (f", {self.refused.n} were refused: {reasons}" if reasons else ""),
+                where=self.where,
+                fix="give a source with rows of this kind in it",
             )
-    return found
 
+    def read(self, file: File) -> Iterator[Item]:
+        """The items of one file. Ids that stand twice are found within the file only."""
+        return self._read(file, set())
 
-def _read_file(path: Path, kind: str, text: str) -> list[Item]:
-    try:
-        if path.suffix in {".txt", ".md"}:
-            if kind != "documents":
-                raise BessemerError("a text file holds documents, not conversations", where=str(path), fix="use .jsonl")
-            content = path.read_text()
-            return [Item(id=path.name, text=content)] if content.strip() else []
-        return [_item(row, kind, text, f"{path}:{line}", f"{path.name}:{line}") for line, row in _rows(path)]
-    except UnicodeDecodeError as error:
-        raise BessemerError(f"no UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from None
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(newline="") as file:
-        if path.suffix == ".csv":
-            for row in (reader := csv.DictReader(file)):
-                yield reader.line_num, row
+    def _read(self, file: File, seen: set[int]) -> Iterator[Item]:
+        """seen: hashes of the ids that rows brought; ids made of file and line cannot repeat."""
+        if name := self._collection:
+            yield from COLLECTIONS[name][1]()
             return
-        for line, content in enumerate(file, start=1):
-            if not content.strip():
-                continue
-            try:
-                row = json.loads(content)
-            except ValueError as error:
-                raise BessemerError(f"no valid JSON ({error})", where=f"{path}:{line}") from None
-            if not isinstance(row, dict):
-                raise BessemerError("a row must be a JSON object", where=f"{path}:{line}")
-            yield line, row
+        self.refused.begin(file.name)
+        with _Policy(self, file) as policy:
+            for row, item in self._items(file):
+                if isinstance(item, BadRow):
+                    policy.refuse(item)
+                elif row.brought_id and hash(item.id) in seen:
+                    policy.refuse(BadRow(row.number, 0, "an id stands twice", self._twice(item.id, file, row)))
+                else:
+                    if row.brought_id:
+                        seen.add(hash(item.id))
+                    yield item
+
+    def _items(self, file: File) -> Iterator[tuple[_Place, Item | BadRow]]:
+        """Every row of a file as an item or as what is wrong with it."""
+        if file.format in WHOLE and self.kind != "documents":
+            raise BessemerError(
+                f"a text file holds documents, not {self.kind}", where=file.path, fix="use .jsonl, or kind: documents"
+            )
+        if file.format in BINARY:
+            need("pyarrow", file.path, f"{file.format} files")
+        check_bytes(file)
+        columns = Columns(self.kind, self.columns, canonical=self.address.startswith("dataset:"))
+        with ExitStack() as stack:
+            stack.enter_context(reading(file))
+            stream = stack.enter_context(open_file(file))
+            for row in rows(file.name, stream):
+                if isinstance(row, BadRow):
+                    yield _Place(row.number, False), row
+                    continue
+                default_id = f"{file.name}:{row.number}" if row.number else file.name
+                try:
+                    item, brought_id = columns.item(row.values, default_id)
+                    yield _Place(row.number, brought_id), item
+                except Unusable as error:
+                    raw = json.dumps(plain(row.values), ensure_ascii=False).encode(errors="backslashreplace")[:CHUNK]
+                    yield (
+                        _Place(row.number, False),
+                        BadRow(row.number, 0, error.reason, error.detail, raw, fix=error.fix),
+                    )
+
+    def _twice(self, id: str, file: File, row: _Place) -> str:
+        """Both places of a repeated id. Only `fail` looks for the first one: it reads again from the start."""
+        if self.on_error != "fail":
+            return repr(id)
+        for earlier in self._files[: [f.name for f in self._files].index(file.name) + 1]:
+            for place, item in self._items(earlier):
+                if isinstance(item, Item) and item.id == id and (earlier.name, place.number) != (file.name, row.number):
+                    return f"{id!r}, first in {_place(earlier, place.number, 0)}"
+        return repr(id)
 
 
-def _item(row: dict[str, Any], kind: str, text: str, where: str, default_id: str) -> Item:
-    used = {text, "id", "group", "messages", "prompt", "completion"}
-    meta = {k: v for k, v in row.items() if k not in used}
-    common = {"id": str(row.get("id") or default_id), "group": str(row.get("group") or ""), "meta": meta}
-    if kind == "documents":
-        value = row.get(text)
-        if not isinstance(value, str) or not value.strip():
-            columns = ", ".join(map(repr, row))
-            raise BessemerError(f"no text in column {text!r}", where=where, fix=f"set `text:` to one of {columns}")
-        return Item(text=value, **common)
-    return Item(messages=_messages(row, where), **common)
+@dataclass(frozen=True)
+class _Place:
+    number: int
+    brought_id: bool
 
 
-def _messages(row: dict[str, Any], where: str) -> tuple[Message, ...]:
-    raw = row.get("messages")
-    if raw is None and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
-        raw = [
-            {"role": "user", "content": row["prompt"]},
-            {"role": "assistant", "content": row["completion"]},
-        ]
-    if not isinstance(raw, list) or not raw:
-        raise BessemerError("no `messages`, nor `prompt` and `completion`", where=where)
-    messages: list[Message] = []
-    for i, message in enumerate(raw):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ROLES or not isinstance(content, str):
-            raise BessemerError(f"message {i} needs a role of {', '.join(ROLES)} and a text", where=where)
-        messages.append(Message(role, content))
-    if messages[-1].role != "assistant" or not messages[-1].content.strip():
-        raise BessemerError("the last message must be an answer of the assistant", where=where)
-    return tuple(messages)
+class _Policy:
+    """What happens to the bad rows of one file. Kept rows appear under their final name when the file is through."""
+
+    def __init__(self, source: Source, file: File) -> None:
+        self._source, self._file = source, file
+        self._kept: TextIO | None = None
+        self._path = quarantine_path(source, file)
+
+    def __enter__(self) -> _Policy:
+        if self._source.on_error == "quarantine":
+            self._path.unlink(missing_ok=True)  # of an earlier reading
+        return self
+
+    def refuse(self, row: BadRow) -> None:
+        policy = self._source.on_error
+        if policy == "fail":
+            raise BessemerError(
+                f"{row.reason} ({row.detail})" if row.detail else row.reason,
+                where=_place(self._file, row.number, row.column),
+                fix=row.fix or "repair it, or set `on_error: skip` or `quarantine`",
+            )
+        self._source.refused.add(RefusedRow(self._file.name, row.number, row.column, row.reason, row.detail))
+        if policy == "quarantine":
+            self._keep(row)
+
+    def _keep(self, row: BadRow) -> None:
+        about: dict[str, Any] = {"address": self._source.address, "file": self._file.name, "line": row.number}
+        about |= {"column": row.column, "reason": row.reason, "detail": row.detail}
+        text = row.raw.decode(errors="backslashreplace")
+        with self._room():
+            if self._kept is None:
+                need_writable(self._path.parent)
+                self._kept = self._path.with_suffix(f".{os.getpid()}.tmp").open("w")
+            self._kept.write(json.dumps(about | {"raw": text}, ensure_ascii=False) + "\n")
+
+    def __exit__(self, *failed: object) -> None:
+        if self._kept is None:
+            return
+        written = Path(self._kept.name)
+        try:
+            if failed[0] is None:
+                with self._room():
+                    self._kept.flush()
+                    os.fsync(self._kept.fileno())
+                written.replace(self._path)
+        finally:
+            with suppress(OSError):  # what could not be written is given up
+                self._kept.close()
+            written.unlink(missing_ok=True)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BessemerError(
+                f"refused rows cannot be kept ({error.strerror})",
+                where=str(self._path),
+                fix="make room, or set `on_error: skip`, which only counts them",
+            ) from None
+
+
+def quarantine_path(source: Source, file: File) -> Path:
+    """Where `on_error: quarantine` keeps the bad rows of a file, as JSON lines with place, reason and raw text."""
+    settings = [source.address, source.kind, dict(source.columns), file.name]
+    name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in file.name)[-80:]
+    return home() / "quarantine" / f"{name}-{sha256_text(canonical_json(settings))[:12]}.jsonl"
+
+
+def read_items(
+    address: str, *, kind: str = "documents", columns: Mapping[str, str] | None = None, where: str = ""
+) -> list[Item]:
+    """All items behind an address, in a stable order: for held-out sets, which are small.
+
+    Raises BessemerError when it does not exist or any row is unusable (with file and line).
+    """
+    return list(Source(address, kind, columns or {}, where=where))
+
+
+def _place(file: File, number: int, column: int) -> str:
+    if file.format in NUMBERED and not column:
+        return f"{file.path} row {number}" if number else file.path
+    return ":".join([file.path, *(str(n) for n in (number, column) if n)])
+
+
+def _need_one_of(what: str, value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+        fix = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
+        raise BessemerError(f"{what}: {value!r} is none of the choices", where=where, fix=fix)

@@ -11,14 +11,13 @@ from bessemer.data.items import Item
 from bessemer.data.mixture import Mixture
 from bessemer.data.pack import PackedSource, pack_documents, pack_groups
 from bessemer.data.render import Renderer
+from bessemer.data.sources import Source
 from bessemer.recipe.schema import Recipe, Stage
 
 
-def read_sources(recipe: Recipe) -> dict[str, list[Item]]:
-    from bessemer.data.sources import read_items
-
+def open_sources(recipe: Recipe) -> dict[str, Source]:
     return {
-        name: read_items(s.from_, kind=s.kind, text=s.text, where=f"sources.{name}.from")
+        name: Source(s.from_, s.kind, {str(k): v for k, v in s.columns.items()}, s.on_error, f"sources.{name}.from")
         for name, s in recipe.sources.items()
     }
 

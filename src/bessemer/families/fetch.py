@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue, package
+from bessemer.families import catalogue, hub, package
 from bessemer.files import (
     check_files,
     digest_files,
@@ -21,7 +21,6 @@ from bessemer.files import (
     read_json,
     sha256_file,
     sha256_folder,
-    sha256_text,
     write_json,
 )
 
@@ -160,31 +159,7 @@ def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
 
 def _from_hub(start: str) -> Checkpoint:
     """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    # Its HTTP library differs by version (httpx2, httpx); an unreachable host raises that library's error.
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
     repository, _, revision = start.partition("@")
-    cache = home() / "cache" / "hub"
-    need_writable(cache)
-    pin = cache / f"{sha256_text(start)[:16]}.json"
-    try:
-        # A start that was resolved once keeps its commit: the hub may move a branch, a run may not.
-        if not pin.exists():
-            write_json(pin, {"start": start, "commit": HfApi().model_info(repository, revision=revision or None).sha})
-        commit = read_json(pin)["commit"]
-        folder = Path(snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=list(WANTED)))
-    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        said = str(error).partition("\n")[0]  # empty for some time-outs
-        raise BessemerError(
-            f"the hub could not deliver it ({type(error).__name__}: {said})",
-            where=start,
-            fix="check the network, the id and HF_ENDPOINT; or give a local folder as `start`",
-        ) from None
-    return _pinned(folder, name=repository, origin=f"hub {repository} at commit {commit}")
+    found = hub.pin(start, repository, revision, "model")
+    folder = found.download(WANTED, patterns=True)
+    return _pinned(folder, name=repository, origin=f"hub {repository} at commit {found.commit}")

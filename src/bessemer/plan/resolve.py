@@ -17,7 +17,8 @@ import bessemer
 from bessemer.data.batches import StageData
 from bessemer.data.items import Item, digest_items
 from bessemer.data.render import Renderer
-from bessemer.data.stage import build_stage, read_sources
+from bessemer.data.sources import Source
+from bessemer.data.stage import build_stage, open_sources
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import read_held_out
 from bessemer.families.check import check_tokenizer
@@ -65,7 +66,8 @@ def prepare(recipe: Recipe) -> Prepared:
     checkpoint = resolve(recipe.start)
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
-    items = read_sources(recipe)
+    sources = open_sources(recipe)
+    items = {name: list(source) for name, source in sources.items()}
     tasks, probes = read_held_out(recipe)
     refuse_overlap(items, tasks | probes)
     stages = [build_stage(recipe, stage, items, renderer) for stage in recipe.stages]
@@ -74,7 +76,10 @@ def prepare(recipe: Recipe) -> Prepared:
         "recipe": without_addresses(dump_recipe(recipe)),
         "base": {"digest": checkpoint.digest},
         "code_sha256": code_sha256(),
-        "sources": {name: _describe(recipe.sources[name].role, i) for name, i in items.items()},
+        "sources": {
+            name: _describe(recipe.sources[name].role, items[name]) | _refused(source)
+            for name, source in sources.items()
+        },
         "held_out": {name: _describe("held out", i) for name, i in (tasks | probes).items()},
         "stages": [_stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)],
     }
@@ -204,6 +209,11 @@ def _plain(item: Item) -> str:
 def _describe(role: str, items: list[Item]) -> Plan:
     licences = sorted({str(i.meta.get("licence", "not stated")) for i in items})
     return {"role": role, "items": len(items), "digest": digest_items(items), "licences": licences}
+
+
+def _refused(source: Source) -> Plan:
+    """Rows that were left out, by reason; nothing when there were none."""
+    return {"refused": source.refused.reasons} if source.refused.n else {}
 
 
 def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: str, hidden: int) -> Plan:

@@ -18,6 +18,10 @@ _COUNT_SCHEMA = {
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Column = Literal[
+    "id", "group", "text", "messages", "prompt", "completion", "instruction", "input", "output", "system", "tools",
+    "chosen", "rejected", "reference",
+]  # fmt: skip
 RULES_OF_NAMES = "lower-case letters, digits, '.', '_' and '-', at most 64"
 
 
@@ -30,17 +34,27 @@ class Source(Strict):
 
     from_: str = Field(
         alias="from",
-        description="A file, folder or glob (.jsonl, .csv, .txt, .md), or a collection that comes with a package: "
-        "bessemer:NAME (see `bessemer show sources`)",
+        description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md; plain, .gz or .zst)"
+        "; a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; dataset:NAME@VERSION[/SPLIT]; "
+        "a collection that comes with a package: bessemer:NAME (see `bessemer show sources`)",
     )
-    kind: Literal["documents", "chat"] = Field(
+    kind: Literal["documents", "chat", "preference", "prompts"] = Field(
         "documents",
-        description="documents: field `text`; chat: field `messages`, or `prompt` and `completion`",
+        description="documents: texts; chat: conversations that end with an answer; preference: prompt, chosen and "
+        "rejected; prompts: a prompt with its reference answer",
     )
     role: Literal["domain", "general"] = Field(
         "domain", description="domain: your own data; general: data that keeps old skills alive (replay)"
     )
-    text: str = Field("text", description="Name of the text column (documents)")
+    columns: dict[Column, str] = Field(
+        default_factory=dict[Column, str],
+        description="Our name for a column -> the file's own: {text: body, id: post_id}; the usual names are found",
+    )
+    on_error: Literal["fail", "skip", "quarantine"] = Field(
+        "fail",
+        description="A row that cannot be read: fail stops, skip counts it in the plan, quarantine also keeps it in "
+        "BESSEMER_HOME/quarantine",
+    )
 
 
 class Stage(Strict):
@@ -143,6 +157,11 @@ class Recipe(Strict):
             found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
         if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
             found.append(f"{at}.objective: cpt takes documents only; conversations belong into an sft stage")
+        for name in stage.mixture:
+            if name in self.sources and self.sources[name].kind in {"preference", "prompts"}:
+                found.append(
+                    f"{at}.mixture.{name}: no objective reads {self.sources[name].kind} yet, only documents and chat"
+                )
         if stage.tokens is None and known and all(s.role == "general" for s in known):
             found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
         return found

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
+from bessemer.data.columns import guess_kind, row_of
+from bessemer.data.formats import BINARY, WHOLE, Row, rows
+from bessemer.data.items import Item
+from bessemer.data.open import list_files, need, open_file, reading
+from bessemer.data.sources import Source
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text, write_text
 from bessemer.recipe.load import parse_recipe
 
 HELD_OUT = 10  # one of so many rows
-TEXT_COLUMNS = ("text", "content", "body", "comment", "document")
 
 TEMPLATE = """\
 # Made by `bessemer recipe init`. Every field: `bessemer recipe schema`. Check: `bessemer recipe check {out}`.
@@ -40,7 +42,7 @@ tasks:                      # held out of your own data; the first one decides
 def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list[str]:
     """Split each file's rows, write the parts beside `out` and a recipe that uses them; returns what was done.
 
-    Conversations need rows with `messages`, or `prompt` and `completion`; everything else counts as documents.
+    Rows that look like conversations become chat, everything else documents; the parts are JSON lines.
     Raises BessemerError when a file cannot be used or `out` exists.
     """
     if out.exists():
@@ -51,19 +53,18 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
     done: list[str] = []
     planned: list[tuple[Path, str]] = []
     for path in files:
-        kind, rows, column = _read(path)
+        kind, read = _read(path)
         source = _name(path, set(kinds))
         kinds[source] = kind
-        train, test = ([r.line for r in rows if r.held_out == side] for side in (False, True))
+        train, test = ([r.line for r in read if r.held_out == side] for side in (False, True))
         if not train or not test:
             raise BessemerError(
-                f"{len(rows)} rows are too few to hold some out", where=str(path), fix="give 20 or more"
+                f"{len(read)} rows are too few to hold some out", where=str(path), fix="give 20 or more"
             )
         targets = {part: folder / f"{source}.{part}.jsonl" for part in ("train", "test")}
         planned += [(targets["train"], "\n".join(train) + "\n"), (targets["test"], "\n".join(test) + "\n")]
-        text = f", text: {column}" if kind == "documents" and column != "text" else ""
-        sources += f"  {source}: {{from: {json.dumps(str(targets['train']))}, kind: {kind}{text}}}\n"
-        if kind == "documents" or len({row.answer for row in rows}) == 2:
+        sources += f"  {source}: {{from: {json.dumps(str(targets['train']))}, kind: {kind}}}\n"
+        if kind == "documents" or len({row.answer for row in read}) == 2:
             metric = "bits_per_byte" if kind == "documents" else "auroc"
             tasks += f"  {source}: {{from: {json.dumps(str(targets['test']))}, metric: {metric}}}\n"
         done.append(f"{path}: {len(train)} {kind} to train on, {len(test)} held out")
@@ -122,70 +123,37 @@ class _Row:
         return int(sha256_text(self.together)[:8], 16) % HELD_OUT == 0
 
 
-def _read(path: Path) -> tuple[str, list[_Row], str]:
-    """(kind, rows, text column). Raises BessemerError with the place of the first row that cannot be used."""
+def _read(path: Path) -> tuple[str, list[_Row]]:
+    """(kind, rows). Raises BessemerError with the place of the first row that cannot be used."""
     if not path.is_file():
-        raise BessemerError("the file does not exist", where=str(path))
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError as error:
-        raise BessemerError(f"no UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from None
-    if path.suffix in {".txt", ".md"}:
-        paragraphs = (p.strip() for p in text.split("\n\n"))
-        places: list[tuple[str, dict[str, Any]]] = [(str(path), {"text": p}) for p in paragraphs if len(p) > 40]
-    elif path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        places = [(f"{path}:{reader.line_num}", row) for row in reader]
-    elif path.suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), start=1)  # splitlines would cut at U+2028, which JSON allows in a text
-        places = [(f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in lines if line.strip()]
-    else:
-        raise BessemerError(f"{path.suffix!r} files are not read", where=str(path), fix="use .jsonl, .csv, .txt or .md")
-    where = places[0][0] if places else str(path)
-    first: dict[str, Any] = places[0][1] if places else {}
-    if "messages" in first or {"prompt", "completion"} <= set(first):
-        return "chat", [_chat_row(row, at) for at, row in places], ""
-    column = next((c for c in TEXT_COLUMNS if isinstance(first.get(c), str)), None)
-    if column is None:
-        raise BessemerError(
-            f"no text column among {', '.join(map(repr, first)) or 'nothing'}",
-            where=where,
-            fix=f"name it {TEXT_COLUMNS[0]!r}, or give `messages`",
-        )
-    return "documents", [_document_row(row, column, at) for at, row in places], column
+        raise BessemerError("the file does not exist or is no plain file", where=str(path))
+    kind = _kind(path)
+    items: Iterable[Item] = Source(str(path), kind)
+    if path.suffix in WHOLE:
+        paragraphs = (p.strip() for item in items for p in item.text.split("\n\n"))
+        items = [Item(id=f"{path.name}:{n}", text=p) for n, p in enumerate(paragraphs, start=1) if len(p) > 40]
+    return kind, [_row(item) for item in items]
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BessemerError(f"no valid JSON ({error})", where=where) from None
-    if not isinstance(row, dict):
-        raise BessemerError("a row must be a JSON object", where=where)
-    return cast(dict[str, Any], row)
+def _kind(path: Path) -> str:
+    """What the file's first readable row looks like; a conversation wins over a text beside it."""
+    (file,) = list_files(str(path))
+    if file.format in BINARY:
+        need("pyarrow", str(path), f"{file.format} files")
+    with reading(file), open_file(file) as stream:
+        first = next((r.values for r in rows(file.name, stream) if isinstance(r, Row)), {})
+    kind = guess_kind(first)
+    if kind == "preference":
+        raise BessemerError("no objective reads preference pairs yet", where=str(path), fix="give documents or chats")
+    return kind
 
 
-def _document_row(row: dict[str, Any], column: str, where: str) -> _Row:
-    if not isinstance(row.get(column), str) or not row[column].strip():
-        raise BessemerError(f"no text in column {column!r}", where=where, fix="repair the row or take it out")
-    return _Row(_dump(row), str(row.get("group") or _plain(row[column])), "")
-
-
-def _chat_row(row: dict[str, Any], where: str) -> _Row:
-    """Raises BessemerError unless there is a text in every message. Roles are checked by the plan."""
-    messages: Any = row.get("messages") or [{"content": row.get("prompt")}, {"content": row.get("completion")}]
-    try:
-        texts = [str(m["content"]) for m in messages if isinstance(m["content"], str)]
-        whole = len(texts) == len(messages)
-    except (TypeError, KeyError):
-        texts, whole = [], False
-    if not whole:
-        raise BessemerError("no `messages`, nor `prompt` and `completion`, that are texts", where=where)
-    return _Row(_dump(row), str(row.get("group") or _plain("\n".join(texts))), texts[-1].strip())
-
-
-def _dump(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
+def _row(item: Item) -> _Row:
+    """The item with its provenance as columns beside it, as it came."""
+    row = row_of(item)
+    line = json.dumps(dict(item.meta) | {k: v for k, v in row.items() if k != "meta"}, ensure_ascii=False)
+    texts = [item.text] if item.text else [m.content for m in item.messages]
+    return _Row(line, item.group or _plain("\n".join(texts)), texts[-1].strip())
 
 
 def _plain(text: str) -> str:

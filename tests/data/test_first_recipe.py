@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bessemer.data.first_recipe import write_recipe
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
-from bessemer.recipe.init import write_recipe
 from bessemer.recipe.load import load_recipe
 
 
@@ -23,7 +23,7 @@ def test_init_splits_the_rows_and_writes_a_valid_recipe(tmp_path: Path) -> None:
     assert [s.objective for s in recipe.stages] == ["cpt", "sft"]
     for name, source in recipe.sources.items():
         if source.role == "domain":
-            train = read_items(source.from_, kind=source.kind, text=source.text)
+            train = read_items(source.from_, kind=source.kind)
             raw = Path(recipe.tasks[name].from_).read_text().splitlines()
             assert len(train) + len(raw) == 60 and len(raw) >= 1
 
@@ -47,15 +47,15 @@ def test_init_leaves_nothing_behind_for_unusable_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "where", "what"),
     [
-        ("a.txt", b"\xff\xfe\x00", "a.txt", "no UTF-8 text"),
-        ("a.csv", b"\xff\xfe\x00", "a.csv", "no UTF-8 text"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl:2", "no valid JSON"),
+        ("a.txt", b"\xff\xfe\x00", "a.txt:1:1", "no UTF-8 text"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv:1:1", "no UTF-8 text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl:2:10", "no valid JSON"),
         ("a.jsonl", b'{"text": "x"}\n\n[1]\n', "a.jsonl:3", "must be a JSON object"),
         ("a.jsonl", b'{"text": "x"}\n{"text": " "}\n', "a.jsonl:2", "no text in column 'text'"),
-        ("a.jsonl", b'{"messages": [{"content": "x"}]}\n{"messages": 3}\n', "a.jsonl:2", "no `messages`"),
+        ("a.jsonl", b'{"messages": [{"content": "x"}]}\n', "a.jsonl:1", "a message has no known role"),
         ("a.jsonl", b'{"prompt": "x", "completion": "y"}\n{"prompt": "x"}\n', "a.jsonl:2", "no `messages`"),
-        ("a.jsonl", b'{"title": "x"}\n', "a.jsonl:1", "no text column among 'title'"),
-        ("a.csv", b"", "a.csv", "no text column among nothing"),
+        ("a.jsonl", b'{"title": "x"}\n', "a.jsonl:1", "no text column"),
+        ("a.csv", b"", "a.csv", "the file has no rows"),
         ("a.pdf", b"%PDF", "a.pdf", "'.pdf' files are not read"),
     ],
 )
@@ -75,7 +75,7 @@ def test_twins_and_repeats_stay_on_one_side(tmp_path: Path) -> None:
     write_recipe([path], tmp_path / "recipe.yaml", name="mine", start="smollm2-135m@post")
     (source,) = {f.stem.split(".")[0] for f in (tmp_path / "recipe-data").iterdir()}
     sides = [
-        {r.get("group") or r["prompt"] for r in map(json.loads, f.read_text().strip("\n").split("\n"))}
+        {r.get("group") or r["messages"][0]["content"] for r in map(json.loads, f.read_text().strip("\n").split("\n"))}
         for f in sorted((tmp_path / "recipe-data").iterdir())
     ]
     assert source.isascii() and len(sides) == 2 and not sides[0] & sides[1] and len(sides[0] | sides[1]) == 61

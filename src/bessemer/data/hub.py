@@ -1,0 +1,156 @@
+"""Data set repositories as the Hugging Face hub lays them out: which files a configuration and a split mean.
+
+The README's front matter decides (`configs:`); without one, file and folder names do (`train-00000.parquet`,
+`test/part.jsonl`), as the hub's documentation describes. No script of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from bessemer.data.formats import is_data
+from bessemer.errors import BessemerError
+
+ADDRESS = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[^/]+|[^/]+))?(?:/(?P<rest>.+))?")
+ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "LICENSE.txt", "license.txt"}
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+Configs = dict[str, dict[str, list[str]]]  # configuration -> split -> file names
+
+
+def fetch(address: str, where: str) -> tuple[Path, list[str]]:
+    """(folder, names of the data files in it) of hf:owner/name[@revision][/path-or-split], fetched to our cache.
+
+    The revision is pinned to a commit the first time. Raises BessemerError when the hub cannot deliver it.
+    """
+    from bessemer.families import hub
+
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise BessemerError(
+            f"{address!r} is no repository", where=where, fix="write hf:owner/name[@revision][/path-or-split]"
+        )
+    repository = hub.pin(
+        address.partition("/")[0] + "/" + address.split("/")[1], match["id"], match["revision"], "dataset"
+    )
+    readme = repository.download(["README.md"]) / "README.md" if "README.md" in repository.files else None
+    names = choose(repository.files, _front_matter(readme), match["rest"] or "", address, where)
+    return repository.download(names), names
+
+
+def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
+    """The data files that `rest` (empty, a split, CONFIG/SPLIT) means in a local clone; none when it is no clone."""
+    readme = folder / "README.md"
+    meta = _front_matter(readme) if readme.is_file() else {}
+    if not meta.keys() & {"configs", "dataset_info"} and not (folder / "dataset_dict.json").is_file():
+        return []
+    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
+    return choose([n for n in names if not n.startswith(".")], meta, rest, str(folder), where)
+
+
+def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, where: str) -> list[str]:
+    """The files that a configuration, a split, both, or a path of the repository names.
+
+    Raises BessemerError when several readings are possible (test data must not slip into training) or none is.
+    """
+    data = sorted(n for n in names if is_data(n) and not n.endswith(".md") and n.rpartition("/")[2] not in ABOUT)
+    configs = _configs(data, meta)
+    config, split = _split_address(rest, configs)
+    base = address.removesuffix(f"/{rest}") if rest else address
+    if config is None:
+        found = [n for n in data if n == rest or n.startswith(f"{rest}/") or fnmatch(n, rest)]
+        if found:
+            return found
+        known = ", ".join(f"{c}/{s}" for c, splits in configs.items() for s in splits)
+        raise BessemerError(
+            f"{base} has no {rest or 'data files'}", where=where or address, fix=f"it has {known or 'none'}"
+        )
+    if not config:
+        raise BessemerError(
+            f"{base} has the configurations {', '.join(configs)}",
+            where=where or address,
+            fix=f"say which one: {base}/{next(iter(configs))}",
+        )
+    splits = configs[config]
+    if not split and len(splits) > 1:
+        raise BessemerError(
+            f"{base} has the splits {', '.join(splits)}",
+            where=where or address,
+            fix=f"say which one: {base}/{rest + '/' if rest else ''}{next(iter(splits))}",
+        )
+    return splits[split or next(iter(splits))]
+
+
+def _split_address(rest: str, configs: Configs) -> tuple[str | None, str]:
+    """(configuration, split) that `rest` means; configuration "" = must be said, None = `rest` is neither."""
+    default = "default" if "default" in configs else next(iter(configs)) if len(configs) == 1 else ""
+    if not rest:
+        return (default, "") if configs else (None, "")
+    if rest in configs:
+        return rest, ""
+    config, _, split = rest.rpartition("/")
+    if (config or default) in configs and split in configs[config or default]:
+        return config or default, split
+    return None, ""
+
+
+def _configs(data: list[str], meta: dict[str, Any]) -> Configs:
+    found: Configs = {}
+    for raw in cast(list[Any], meta.get("configs") or []):
+        entry = cast(dict[str, Any], raw) if isinstance(raw, dict) else {}
+        name = str(entry.get("config_name") or "default")
+        splits = _declared(data, entry.get("data_files"), str(entry.get("data_dir") or ""))
+        if splits:
+            found["default" if entry.get("default") else name] = splits
+    if found:
+        return found
+    guessed = _by_name(data)
+    return {"default": guessed} if guessed else {}
+
+
+def _declared(data: list[str], files: Any, folder: str) -> dict[str, list[str]]:
+    """`data_files:` is a pattern, a list of patterns, or a list of {split, path}; `data_dir:` is a folder."""
+    inside = [n for n in data if not folder or n.startswith(f"{folder.strip('/')}/")]
+    if files is None:
+        return _by_name(inside)
+    entries = cast(list[Any], files if isinstance(files, list) else [files])
+    splits: dict[str, list[str]] = {}
+    for entry in entries:
+        split, path = (entry.get("split", "train"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
+        patterns = [str(p) for p in (path if isinstance(path, list) else [path])]
+        names = [n for n in inside for p in patterns if fnmatch(n, p) or fnmatch(n, p.replace("**/", ""))]
+        splits.setdefault(str(split), []).extend(dict.fromkeys(names))
+    return {split: names for split, names in splits.items() if names}
+
+
+def _by_name(data: list[str]) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    for name in data:
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        split = next((s for s, known in SPLITS.items() if words & set(known)), "")
+        splits.setdefault(split, []).append(name)
+    if list(splits) == [""]:
+        return {"train": splits[""]}
+    return {s: splits[s] for s in SPLITS if s in splits}
+
+
+def _front_matter(readme: Path | None) -> dict[str, Any]:
+    """The YAML between the two `---` lines that a README may begin with; empty when there is none."""
+    if readme is None:
+        return {}
+    text = readme.read_text(errors="replace")
+    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        found = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        found = None
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
