@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bessemer.recipe.schema import Name, Share, Strict
+from bessemer.recipe.schema import Column, Name, Share, Strict
 
 Action = Literal["replace", "drop", "flag", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -27,13 +27,14 @@ Moment = Annotated[str | float, BeforeValidator(_date_as_text)]
 
 
 class DataSource(Strict):
-    """One stream of documents or conversations."""
+    """One stream of items. The fields mean what they mean in a training recipe."""
 
     from_: str = Field(alias="from", description="Like a source's `from` in a training recipe")
-    kind: Literal["documents", "chat"] = Field("documents", description="What its rows are")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="Which column holds what, e.g. {text: body}; default: found by name"
+    kind: Literal["documents", "chat", "preference", "prompts"] = Field("documents", description="What its rows are")
+    columns: dict[Column, str] = Field(
+        default_factory=dict[Column, str], description="Which column holds what, e.g. {text: body}; default: found by name"
     )
+    on_error: Literal["fail", "skip", "quarantine"] = Field("fail", description="What happens to a bad row")
 
 
 class Repair(Strict):

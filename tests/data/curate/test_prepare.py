@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from bessemer.data.curate import feed, stages
-from bessemer.data.curate.parts import SCHEMA, read_part, write_part
+from bessemer.data.curate.parts import read_part, write_part
 from bessemer.data.curate.prepare import Prepared, prepare
-from bessemer.data.items import Item, Message
+from bessemer.data.sources import Source
+from bessemer.data.curate.texts import texts_in, with_texts
+from bessemer.data.items import Item, Message, ToolCall
 from bessemer.errors import BessemerError, RecipeError
 from bessemer.files import check_files, digest_files, sha256_file
 from bessemer.recipe.data_recipe import DataRecipe
@@ -133,13 +135,22 @@ def test_from_files_to_a_data_set(data: Path) -> None:
 
 
 def test_items_come_back_as_they_were(tmp_path: Path) -> None:
+    user, yes = Message("user", "q"), Message("assistant", "yes", reasoning="since")
+    call = Message("assistant", "", tool_calls=(ToolCall("find", {"q": "x", "n": 1}, "c1"),))
+    tools = ({"type": "function", "function": {"name": "find", "parameters": {"a": None}}},)
     written = [
         Item("a", "text\n \u2028 😂", group="g", meta={"n": 1, "deep": {"x": [None, 1.5]}, "ü": "é"}),
-        Item("b", messages=(Message("system", "s"), Message("user", ""), Message("assistant", "ja"))),
+        Item("b", messages=(Message("system", "s"), user, Message("assistant", "ja"))),
+        Item("c", messages=(user, call, Message("tool", "3", name="find", call_id="c1"), yes), tools=tools),
+        Item("d", messages=(user,), chosen=(yes,), rejected=(Message("assistant", "no"),)),
+        Item("e", messages=(user,), reference="42"),
     ]
     write_part(tmp_path / "x.parquet", written)
     assert list(read_part(tmp_path / "x.parquet")) == written
-    assert set(SCHEMA.names) == set(Item.__dataclass_fields__)  # a new field of Item needs a column
+    for item in written:
+        texts = texts_in(item)
+        assert with_texts(item, texts) == item
+        assert texts_in(with_texts(item, [f"<{t}>" for t in texts])) == [f"<{t}>" for t in texts]
     (tmp_path / "x.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-20])
     with pytest.raises(BessemerError, match="no part of a data set"):
         list(read_part(tmp_path / "x.parquet"))
@@ -188,6 +199,26 @@ def test_a_moved_file_is_the_same_data(data: Path) -> None:
     (data / "test.jsonl").rename(data / "elsewhere" / "test.jsonl")
     at = f"steps.decontaminate.against.test.from={data}/elsewhere/test.jsonl"
     assert make(recipe(data, at)).folder == first.folder
+
+
+def test_a_training_recipe_reads_what_was_prepared(data: Path) -> None:
+    made = make(recipe(data))
+    source = Source(f"dataset:{made.reference}/train")
+    assert list(source) == items(made)["train"]
+    part = next((made.folder / "train").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(BessemerError, match="its bytes changed"):
+        list(Source(f"dataset:{made.reference}/train"))
+
+
+def test_bad_rows_follow_the_policy_of_their_source(data: Path) -> None:
+    with (data / "other" / "a.jsonl").open("a") as file:
+        file.write('{"text": \n')
+    with pytest.raises(BessemerError, match=r"a\.jsonl:62"):
+        make(recipe(data))
+    made = make(recipe(data, "sources.other.on_error=skip"))
+    (refused,) = made.manifest["steps"][0]["did"].items()
+    assert refused[0].startswith("rows refused: ") and refused[1] == 1
 
 
 # -- splits ---------------------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
-"""The only place where curation touches sources: files in a stable order, and the items of one file."""
+"""The only place where curation touches sources: which files a task reads, and what a source is made of."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bessemer.data.items import Item
-from bessemer.data.sources import _files, read_items  # pyright: ignore[reportPrivateUsage]
-from bessemer.files import canonical_json, sha256_file, sha256_text
+from bessemer.data.open import File
+from bessemer.data.sources import Source
 from bessemer.recipe.data_recipe import DataSource
 
 GROUP_BYTES = 16 << 20  # files are read together up to this size
@@ -15,43 +16,42 @@ GROUP_BYTES = 16 << 20  # files are read together up to this size
 
 @dataclass(frozen=True)
 class Feed:
-    """Some consecutive files of a source: what one task reads. `where` is the place in the recipe."""
+    """Some consecutive files of a source: what one task reads. refused: {reason: rows}, filled while reading."""
 
     name: str
-    source: DataSource
-    where: str
-    files: tuple[str, ...]
+    source: Source
+    files: tuple[File, ...]
+    refused: Counter[str] = field(default_factory=Counter[str], compare=False)
 
     def __iter__(self) -> Iterator[Item]:
         for file in self.files:
-            text = self.source.columns.get("text", "text")
-            yield from read_items(file, kind=self.source.kind, text=text, where=f"{self.where}.from")
+            yield from self.source.read(file)
+        self.refused.update(self.source.refused.reasons)
 
 
-def feeds_of(name: str, source: DataSource, where: str) -> list[Feed]:
+def feeds_of(name: str, asked: DataSource, where: str) -> list[Feed]:
     """The tasks of a source. They follow from its files alone."""
-    if source.from_.startswith("bessemer:"):
-        return [Feed(name, source, where, (source.from_,))]
-    sizes = [(str(path), path.stat().st_size) for path in _files(source.from_, f"{where}.from")]
-    return [Feed(name, source, where, files) for files in _together(sizes)]
+    source = _source(asked, where)
+    return [Feed(name, source, files) for files in _together(source.files())]
 
 
-def digest_of(source: DataSource, where: str) -> str:
+def digest_of(asked: DataSource, where: str) -> str:
     """What the source holds and how it is read; nothing is parsed."""
-    settings = [source.kind, source.columns]
-    if source.from_.startswith("bessemer:"):
-        return sha256_text(canonical_json([source.from_, settings]))
-    files = [(path.name, sha256_file(path)) for path in _files(source.from_, f"{where}.from")]
-    return sha256_text(canonical_json([files, settings]))
+    return _source(asked, where).digest()
 
 
-def _together(sizes: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
-    groups: list[list[str]] = []
+def _source(asked: DataSource, where: str) -> Source:
+    columns = {str(ours): theirs for ours, theirs in asked.columns.items()}
+    return Source(asked.from_, asked.kind, columns, asked.on_error, f"{where}.from")
+
+
+def _together(files: Sequence[File]) -> list[tuple[File, ...]]:
+    groups: list[list[File]] = []
     room = 0
-    for file, size in sizes:
-        if size > room:
+    for file in files:
+        if file.n_bytes > room or not groups:
             groups.append([])
             room = GROUP_BYTES
         groups[-1].append(file)
-        room = max(room - size, 0)
+        room = max(room - file.n_bytes, 0)
     return [tuple(group) for group in groups]

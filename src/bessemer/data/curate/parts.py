@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import io
 import json
@@ -17,46 +16,41 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bessemer.data.items import Item, Message
+from bessemer.data.columns import Columns, Unusable, row_of
+from bessemer.data.items import KINDS, Item
 from bessemer.errors import BessemerError
 from bessemer.files import fsync_folder
 
 FULL_DISK = "free some disk and run the same command again; what is finished stays"
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("group", pa.string()),
-        ("meta", pa.string()),  # JSON: every source has other columns
-    ]
-)
+NESTED = ("messages", "prompt", "chosen", "rejected", "tools", "meta")  # as JSON text: rows differ in what is in them
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text", *NESTED[:4], "reference", *NESTED[4:])])
 
 
 def write_part(path: Path, items: Sequence[Item]) -> None:
     """Equal items give equal bytes."""
-    columns: dict[str, list[Any]] = {
-        "id": [i.id for i in items],
-        "text": [i.text for i in items],
-        "messages": [[dataclasses.asdict(m) for m in i.messages] for i in items],
-        "group": [i.group for i in items],
-        "meta": [json.dumps(dict(i.meta), ensure_ascii=False, default=str) for i in items],
-    }
+    rows = [
+        {k: json.dumps(v, ensure_ascii=False) if k in NESTED else v for k, v in row_of(item).items()} for item in items
+    ]
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
     write_bytes(path, buffer.getbuffer())
 
 
 def read_part(path: Path) -> Iterator[Item]:
     """Raises BessemerError when the bytes are no part."""
+    columns = {kind: Columns(kind, {}, canonical=True) for kind in KINDS}
     try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=4096)
-        for batch in batches:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
             for row in batch.to_pylist():
-                messages = tuple(Message(**m) for m in row["messages"])
-                yield Item(row["id"], row["text"], messages, row["group"], json.loads(row["meta"]))
-    except (pa.ArrowException, KeyError, TypeError) as error:
+                yield columns[_kind(row)].item(row, row["id"])[0]
+    except (pa.ArrowException, KeyError, Unusable) as error:
         raise BessemerError(f"no part of a data set ({error})", where=str(path)) from None
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["text"]:
+        return "documents"
+    return "preference" if row["chosen"] else "prompts" if row["reference"] else "chat"
 
 
 def read_ids(path: Path) -> list[str]:

@@ -143,9 +143,13 @@ def _run_stages(recipe: DataRecipe, work: Path, place: Place, screen: Screen) ->
     with screen.step(f"sources read ({len(feeds)} tasks)") as advance:
         run_stage("read", [ReadStage(work, feeds)], len(feeds), logs, place, advance)
     read = [work / "read" / f"{k:05d}" for k in range(len(feeds))]
-    parts = [part for folder in read[:own] for part in sorted(folder.glob("*.parquet"))]
-    if not parts:
-        raise BessemerError("the sources have no items", where="sources")
+    parts_of: dict[str, list[Path]] = {}
+    for task, folder in zip(feeds, read, strict=True):
+        parts_of.setdefault(task.source.where, []).extend(sorted(folder.glob("*.parquet")))
+    for where, parts in parts_of.items():
+        if not parts:
+            raise BessemerError("no usable rows", where=where, fix="give a source with rows of this kind in it")
+    parts = [part for f in read[:own] for part in sorted(f.glob("*.parquet"))]
     evaluation: dict[str, list[Path]] = {}
     for task, folder in zip(feeds[own:], read[own:], strict=True):
         evaluation.setdefault(task.name, []).extend(sorted(folder.glob("*.parquet")))

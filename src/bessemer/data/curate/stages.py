@@ -22,7 +22,7 @@ from bessemer.data.curate.near import Bands, normalise, sets_of
 from bessemer.data.curate.parts import read_part, whole_folder, write_part
 from bessemer.data.curate.split import parse_time
 from bessemer.data.curate.steps import Step
-from bessemer.data.curate.texts import answer_of, n_tokens, whole_text
+from bessemer.data.curate.texts import answer_of, n_tokens, texts_in, whole_text
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.files import write_json
@@ -68,6 +68,7 @@ class ReadStage(Stage):
         with whole_folder(final) as folder:
             for k, items in enumerate(_bounded(self.feeds[rank], self.part_items, counts)):
                 write_part(folder / f"{k:05d}.parquet", items)
+            counts.did.update({f"rows refused: {why}": n for why, n in self.feeds[rank].refused.items()})
             write_json(folder / "counts.json", counts.as_json())
 
 
@@ -158,8 +159,8 @@ def facts_of(items: Sequence[Item], wanted: Wanted) -> dict[str, np.ndarray[Any,
 
 def _exact_form(item: Item) -> str:
     """What two exact duplicates share: their words with case, width and white space evened out, and who says them."""
-    turns = [("", item.text)] if item.text else [(m.role, m.content) for m in item.messages]
-    return "\n".join(f"{role}\t{' '.join(normalise(text).split())}" for role, text in turns)
+    roles = [m.role for m in (*item.messages, *item.chosen, *item.rejected)]
+    return "\n".join([*roles, *(" ".join(normalise(text).split()) for text in texts_in(item))])
 
 
 def _column(item: Item, split: Split) -> Any:

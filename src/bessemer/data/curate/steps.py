@@ -61,11 +61,13 @@ class RepairStep(Step):
         super().__init__()
         self.format = FTFYFormatter().format
 
-    def look(self, item: Item) -> Item:
+    def look(self, item: Item) -> Item | None:
         before = texts_in(item)
         after = [self.format(text) if _ODD.search(text) else text for text in before]
         if after == before:
             return item
+        if any(text.strip() and not better.strip() for text, better in zip(before, after, strict=True)):
+            return self.drop(item, "nothing but control characters")
         self.counts.did["items repaired"] += 1
         repaired = with_texts(item, after)
         self.counts.show("items repaired", excerpt(repaired))
