@@ -123,7 +123,9 @@ def datatrove(texts: list[str], folder: Path, tokenizer: str) -> set[int]:
     docs = [Document(text, str(i)) for i, text in enumerate(texts)]
     MinhashDedupSignature(str(folder / "sig"), config, language=language).run(iter(docs))  # type: ignore[arg-type]
     for rank in range(config.num_buckets):
-        MinhashDedupBuckets(str(folder / "sig"), str(folder / "dups"), config=config).run(None, rank, config.num_buckets)
+        MinhashDedupBuckets(str(folder / "sig"), str(folder / "dups"), config=config).run(
+            None, rank, config.num_buckets
+        )
     MinhashDedupCluster(str(folder / "dups"), str(folder / "remove"), config=config).run(None, 0, 1)
     kept = {int(d.id) for d in MinhashDedupFilter(str(folder / "remove")).run(iter(docs), 0, 1)}  # type: ignore[arg-type]
     return set(range(len(texts))) - kept
@@ -146,7 +148,9 @@ def main() -> None:
     options = asked.parse_args()
     corpus = make(options.megabytes)
     n_bytes = sum(len(text.encode()) for text in corpus.texts)
-    print(f"{len(corpus.texts)} texts, {n_bytes / 1e6:.0f} MB, {len(corpus.pairs)} planted pairs; n-grams of {WORDS} words")
+    print(
+        f"{len(corpus.texts)} texts, {n_bytes / 1e6:.0f} MB, {len(corpus.pairs)} planted pairs; {WORDS}-grams of words"
+    )
     results = {"bessemer": measure("bessemer", ours, corpus)}
     peers = ["spacy", "whitespace"] if options.peer == "both" else [options.peer] if options.peer != "none" else []
     for peer in peers:

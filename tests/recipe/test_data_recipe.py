@@ -29,7 +29,12 @@ def test_a_step_is_done_when_it_is_named_with_its_published_thresholds() -> None
     recipe = parse(DataRecipe, GOOD, where="")
     assert recipe.steps.quality and recipe.steps.pii is None
     quality = recipe.steps.quality
-    assert (quality.url_share, quality.alphanumeric_share, quality.word_repetition, quality.character_repetition) == (0.2, 0.25, 0.5, 0.5)
+    assert (quality.url_share, quality.alphanumeric_share, quality.word_repetition, quality.character_repetition) == (
+        0.2,
+        0.25,
+        0.5,
+        0.5,
+    )
     assert (quality.ngram, quality.characters, quality.mean_line) == (10, 50, 10)
     assert recipe.steps.near_duplicates and recipe.steps.near_duplicates.jaccard == 0.9
 

@@ -32,7 +32,8 @@ class DataSource(Strict):
     from_: str = Field(alias="from", description="Like a source's `from` in a training recipe")
     kind: Literal["documents", "chat", "preference", "prompts"] = Field("documents", description="What its rows are")
     columns: dict[Column, str] = Field(
-        default_factory=dict[Column, str], description="Which column holds what, e.g. {text: body}; default: found by name"
+        default_factory=dict[Column, str],
+        description="Which column holds what, e.g. {text: body}; default: found by name",
     )
     on_error: Literal["fail", "skip", "quarantine"] = Field("fail", description="What happens to a bad row")
 
@@ -73,7 +74,7 @@ class Decontaminate(Strict):
 
 
 class Pii(Strict):
-    """Personal data and secrets. replace: by a placeholder; drop: the item; flag: counted in `meta`; keep: not looked for."""
+    """Personal data and secrets. replace: by a placeholder; drop: the item; flag: note it in `meta`; keep: skip."""
 
     email: Action = "replace"
     phone: Action = "replace"
@@ -157,7 +158,7 @@ class DataRecipe(Strict):
 
     name: Name = Field(description="Name of the data set")
     sources: dict[Name, DataSource] = Field(min_length=1)
-    steps: Steps = Field(default_factory=Steps)
+    steps: Steps = Field(default_factory=lambda: Steps.model_validate({}))
     split: Split | None = Field(None, description="Default: everything is `train`")
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """The names that are allowed where `path` ends, for suggestions. Names and indices of a collection are passed by."""
+    """The names that are allowed where `path` ends, for suggestions; names in a collection are passed over."""
     for part in path:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if part in fields:

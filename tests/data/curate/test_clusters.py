@@ -1,3 +1,4 @@
+# ruff: noqa: S607 - the cluster's own commands
 """The same recipe on a real Slurm and a real Ray of this machine makes the same bytes as here."""
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ PartitionName=small Nodes={host} Default=YES MaxTime=INFINITE State=UP
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     """A cluster of one node, for these tests only."""
-    missing = [c for c in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(c, path=os.environ["PATH"] + ":/usr/sbin")]
+    missing = [
+        c
+        for c in ("munged", "slurmctld", "slurmd", "sbatch")
+        if not shutil.which(c, path=os.environ["PATH"] + ":/usr/sbin")
+    ]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and slurm-wlm, munge (missing: {missing})")
     folder = tmp_path_factory.mktemp("slurm")
@@ -62,11 +67,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     munge_runs = subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0
     started: list[subprocess.Popen[bytes]] = []
     if not munge_runs:
-        shutil.chown("/run/munge", "munge") if Path("/run/munge").exists() else os.makedirs("/run/munge")
+        Path("/run/munge").mkdir(exist_ok=True)
         shutil.chown("/run/munge", "munge")
         started.append(subprocess.Popen(["runuser", "-u", "munge", "--", "/usr/sbin/munged", "--foreground"]))
         time.sleep(1)
-    started.append(subprocess.Popen(["/usr/sbin/slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    started.append(
+        subprocess.Popen(["/usr/sbin/slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    )
     started.append(subprocess.Popen(["/usr/sbin/slurmd", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     try:
         for _ in range(60):

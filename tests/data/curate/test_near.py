@@ -71,7 +71,9 @@ def test_what_counts_as_a_word(text: str, n: int) -> None:
 
 
 def test_case_width_and_punctuation_do_not_count() -> None:
-    assert near_duplicates(["Buy NOW: ｃｈｅａｐ pills!!!", "something else entirely", "buy now cheap pills"]).tolist() == [0, 1, 0]
+    assert near_duplicates(
+        ["Buy NOW: ｃｈｅａｐ pills!!!", "something else entirely", "buy now cheap pills"]
+    ).tolist() == [0, 1, 0]
 
 
 def test_giant_texts_are_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

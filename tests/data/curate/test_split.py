@@ -31,7 +31,13 @@ def test_a_later_part_begins_at_its_cut() -> None:
     split = Split(by="time", column="t", cuts={"test": "2025-06-01", "validation": "2025-01-01T00:00:00+00:00"})
     assert sides_of(split) == ["train", "validation", "test"]
     cut = parse_time("2025-06-01", "")
-    assert by_time(np.array([0.0, parse_time("2025-01-01", ""), cut - 1, cut, cut + 1]), split).tolist() == [0, 1, 1, 2, 2]
+    assert by_time(np.array([0.0, parse_time("2025-01-01", ""), cut - 1, cut, cut + 1]), split).tolist() == [
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(

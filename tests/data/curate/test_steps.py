@@ -54,7 +54,11 @@ LONG = " ".join(f"word{i} number{i * 7}" for i in range(40))
         ("a\n" * 60 + PLAIN, {}, "mean line below 10"),
         ("?!?! " * 30, {}, "letters and digits below 25%"),
         ("see https://example.com/" + "a" * 40 + " and more of it here", {}, "URLs above 20%"),
-        (" ".join(["one two three four five six seven eight nine ten"] * 5), {"character_repetition": None}, "word 10-grams"),
+        (
+            " ".join(["one two three four five six seven eight nine ten"] * 5),
+            {"character_repetition": None},
+            "word 10-grams",
+        ),
         ("haha" * 60, {}, "character 10-grams"),
     ],
 )
@@ -118,7 +122,9 @@ def test_personal_data_is_replaced_dropped_flagged_or_kept() -> None:
 
 def evaluation(*texts: str, **settings: float) -> Evaluation:
     against = {"test": DataSource.model_validate({"from": "x"})}
-    return Evaluation({"test": [Item(f"test/{i}", t) for i, t in enumerate(texts)]}, Decontaminate(against=against, **settings))
+    return Evaluation(
+        {"test": [Item(f"test/{i}", t) for i, t in enumerate(texts)]}, Decontaminate(against=against, **settings)
+    )
 
 
 def run_of(start: int, n: int) -> str:
@@ -143,7 +149,9 @@ def test_half_of_the_8_word_runs_is_a_hit() -> None:
 
 def test_a_short_evaluation_item_is_a_hit_only_when_it_is_the_whole_text() -> None:
     tested = evaluation("You are an idiot!", "...")
-    assert tested.hits(["you are an IDIOT", "I said: you are an idiot", "", "!!!"]) == {0: ("the same short text", "test/0")}
+    assert tested.hits(["you are an IDIOT", "I said: you are an idiot", "", "!!!"]) == {
+        0: ("the same short text", "test/0")
+    }
 
 
 def test_case_and_punctuation_do_not_hide_a_hit() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bessemer.data.curate.pii import mask_all
-from bessemer.data.curate.texts import n_tokens, whole_text
+from bessemer.data.curate.texts import whole_text
 from bessemer.data.items import Item
 
 EXAMPLES = 3  # kept for each reason
@@ -27,13 +27,13 @@ class Counts:
     did: Counter[str] = field(default_factory=Counter[str])  # what was changed or marked -> times
     examples: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
-    def take(self, item: Item) -> None:
+    def take(self, tokens: int) -> None:
         self.items_in += 1
-        self.tokens_in += n_tokens(item)
+        self.tokens_in += tokens
 
-    def give(self, item: Item) -> None:
+    def give(self, tokens: int) -> None:
         self.items_out += 1
-        self.tokens_out += n_tokens(item)
+        self.tokens_out += tokens
 
     def drop(self, item: Item, reason: str, note: str = "") -> None:
         self.why[reason] += 1

@@ -1,15 +1,16 @@
 """Find items that hold an evaluation item, and say which.
 
 An item is a hit when it shares a run of `ngram` words with an evaluation item, or holds at least `coverage` of the
-evaluation item's runs of `coverage_ngram` words. Evaluation items of fewer words (comments) are hits only when the whole
-text is the same: short runs are common speech. Words are compared without case, width and punctuation.
+evaluation item's runs of `coverage_ngram` words. Evaluation items of fewer words (comments) are hits only when the
+whole text is the same: short runs are common speech. Words are compared without case, width and punctuation.
 
-Sources: Brown et al. 2020, appendix C (13-grams); Singh et al. 2024, "Evaluation data contamination in LLMs" (coverage).
+Sources: Brown et al. 2020, appendix C (13-grams); Singh et al. 2024, "Evaluation data contamination in LLMs"
+(coverage).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from datatrove.utils.batching import batched
 
 from bessemer.data.curate.near import I64, U64, Ragged, ngrams_of, words_of
 from bessemer.data.curate.steps import Step
-from bessemer.data.curate.texts import whole_text
+from bessemer.data.curate.texts import n_tokens, whole_text
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Decontaminate
 
@@ -60,7 +61,7 @@ class Runs:
 class Evaluation:
     """The evaluation items of all sets, ready to be looked for."""
 
-    def __init__(self, sets: dict[str, Sequence[Item]], settings: Decontaminate) -> None:
+    def __init__(self, sets: Mapping[str, Sequence[Item]], settings: Decontaminate) -> None:
         self.settings = settings
         self.names = [item.id for items in sets.values() for item in items]  # `set/id`
         words = words_of([whole_text(item) for items in sets.values() for item in items])
@@ -111,10 +112,11 @@ class DecontaminateStep(Step):
             with self.track_time("batch"):
                 hits = evaluation.hits([whole_text(item) for item in batch])
             for i, item in enumerate(batch):
-                self.counts.take(item)
+                tokens = n_tokens(item)
+                self.counts.take(tokens)
                 if i in hits:
                     why, name = hits[i]
                     self.drop(item, f"{name.partition('/')[0]}: {why}", note=f"  <- {name}", because=name)
                 else:
-                    self.counts.give(item)
+                    self.counts.give(tokens)
                     yield item

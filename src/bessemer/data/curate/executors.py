@@ -1,4 +1,4 @@
-"""Where a stage runs: datatrove's executors, here, on Slurm or on Ray. The tasks and their results are the same everywhere.
+"""Where a stage runs: datatrove's executors, here, on Slurm or on Ray. Tasks and results are the same everywhere.
 
 A task that is done leaves a marker and is skipped the next time. On a cluster, BESSEMER_HOME must be a folder that all
 machines share.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -232,7 +233,9 @@ def _run(executor: PipelineExecutor, place: Place) -> None:
     import ray
 
     with contextlib.suppress(RuntimeError):  # already connected
-        ray.init(address=f"ray:{place.target}" if place.target else None, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address=f"ray:{place.target}" if place.target else None, log_to_driver=False, logging_level=logging.ERROR
+        )
     try:
         executor.run()
     finally:

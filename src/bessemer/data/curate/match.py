@@ -1,7 +1,7 @@
 """What needs all items at once: exact and near duplicates, and the side of each item. One task; arrays, no texts.
 
-Reads the facts of every clean part and leaves, for each part, the fate and the side of its items. Memory: about 100 bytes
-an item; n-gram sets and bands stay on disk and are mapped.
+Reads the facts of every clean part and leaves, for each part, the fate and the side of its items. Memory: about 100
+bytes an item; n-gram sets and bands stay on disk and are mapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bessemer.data.curate.stages import Stage, Wanted
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.files import write_json, write_text
-from bessemer.recipe.data_recipe import NearDuplicates, Split
+from bessemer.recipe.data_recipe import NearDuplicates
 
 STAYS, EXACT, NEAR, NEAR_OTHER_ANSWER = range(4)
 REASONS = {
@@ -48,9 +48,7 @@ class Facts:
         return Facts(folders, starts, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
     def library(self) -> Library:
-        return Library(
-            [Sets(np.load(f / "sets.npy", mmap_mode="r"), np.load(f / "offsets.npy")) for f in self.folders]
-        )
+        return Library([Sets(np.load(f / "sets.npy", mmap_mode="r"), np.load(f / "offsets.npy")) for f in self.folders])
 
     def bands(self) -> Iterator[U64]:
         """One band of all parts at a time."""

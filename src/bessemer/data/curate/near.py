@@ -1,4 +1,4 @@
-"""Near duplicates: sets of word n-grams as sorted arrays of hashes, MinHash to find pairs, exact Jaccard to confirm them.
+"""Near duplicates: sets of word n-grams as sorted hashes, MinHash to find pairs, exact Jaccard to confirm them.
 
 Everything works on many texts at once; no Python object is made for a word. Legend: a text is a row in `offsets`;
 `hashes[offsets[i]:offsets[i + 1]]` are its words or n-grams.
@@ -139,7 +139,9 @@ def ngrams_of(words: Ragged, n: int) -> Ragged:
 
 def _odd_numbers(n: int, seed: int) -> U32:
     """Fixed pseudo-random odd multipliers."""
-    return (mix(np.arange(1, n + 1, dtype=np.uint64) + np.uint64(seed << 32)) >> np.uint64(32)).astype(np.uint32) | 1
+    return (mix(np.arange(1, n + 1, dtype=np.uint64) + np.uint64(seed << 32)) >> np.uint64(32)).astype(
+        np.uint32
+    ) | np.uint32(1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Bands:
 
 
 def candidates(keys: U64, texts: I64) -> tuple[I64, I64]:
-    """Pairs (earlier, later) of `texts` whose keys agree: each with the first of its bucket and with the one before it."""
+    """Pairs (earlier, later) of `texts` whose keys agree: each with the first of its bucket and the one before it."""
     order = np.argsort(keys, kind="stable")
     new = np.diff(keys[order], prepend=~keys[order[:1]]) != 0
     position = np.arange(len(order))
@@ -237,9 +239,8 @@ class Clusters:
     def join(self, firsts: I64, seconds: I64) -> None:
         parents = self.parents
         for a, b in zip(firsts.tolist(), seconds.tolist(), strict=True):
-            a, b = self._root(a), self._root(b)
-            if a != b:
-                parents[max(a, b)] = min(a, b)
+            roots = self._root(a), self._root(b)
+            parents[max(roots)] = min(roots)
 
     def _root(self, x: int) -> int:
         while (parent := int(self.parents[x])) != x:
@@ -301,7 +302,8 @@ class Library:
 def clusters_of(library: Library, bands: Iterable[U64], jaccard: float) -> I64:
     """For each text the earliest text of its cluster of near duplicates.
 
-    bands: for each band the keys of all texts, see `Bands.keys`. Memory: about 60 bytes a text and `PAIR_BLOCK` n-grams.
+    bands: for each band the keys of all texts, see `Bands.keys`. Memory: about 60 bytes a text, and `PAIR_BLOCK`
+    n-grams.
     """
     clusters = Clusters(len(library.sizes))
     texts = np.flatnonzero(library.sizes)

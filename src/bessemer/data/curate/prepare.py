@@ -1,8 +1,8 @@
 """A data recipe -> the data set `name@version`. Read this first.
 
-read (sources -> parts) -> clean (steps on each item) -> match (duplicates, sides) -> write. Everything happens in a work
-folder named by the fingerprint of the ingredients, so a killed command continues; at the end the finished folder is
-renamed to its version. The same ingredients make the same bytes, whoever makes them and with however many workers.
+read (sources -> parts) -> clean (steps on each item) -> match (duplicates, sides) -> write. Everything happens in a
+work folder named by the fingerprint of the ingredients, so a killed command continues; at the end the finished folder
+is renamed to its version. The same ingredients make the same bytes, whoever makes them and with however many workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from bessemer.data.curate.stages import CleanStage, ReadPart, ReadStage, Wanted,
 from bessemer.data.curate.steps import LanguageStep, PiiStep, QualityStep, RepairStep, Step, languages
 from bessemer.data.curate.texts import TOKEN_RULE
 from bessemer.errors import BessemerError, Problem, RecipeError
-from bessemer.files import canonical_json, digest_files, exclusive, fsync_folder, home, read_json, sha256_text, write_json
+from bessemer.files import (
+    canonical_json,
+    digest_files,
+    exclusive,
+    fsync_folder,
+    home,
+    read_json,
+    sha256_text,
+    write_json,
+)
 from bessemer.recipe.data_recipe import DataRecipe, NearDuplicates
 from bessemer.track.screen import Screen
 
@@ -95,7 +104,8 @@ def ingredients_of(recipe: DataRecipe) -> dict[str, Any]:
     return {
         "sources": {k: feed.digest_of(s, f"sources.{k}") for k, s in recipe.sources.items()},
         "evaluation": {
-            k: feed.digest_of(s, f"steps.decontaminate.against.{k}") for k, s in (evaluation.against if evaluation else {}).items()
+            k: feed.digest_of(s, f"steps.decontaminate.against.{k}")
+            for k, s in (evaluation.against if evaluation else {}).items()
         },
         "steps": recipe.steps.model_dump(mode="json", exclude_none=False, exclude={"decontaminate": {"against"}}),
         "split": recipe.split.model_dump(mode="json") if recipe.split else None,
@@ -114,7 +124,7 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:
         ]
     if old == new:
         return []
-    if path.split(".")[0] in {"sources", "evaluation"}:
+    if path.split(".", maxsplit=1)[0] in {"sources", "evaluation"}:
         return [f"{path}: {'is new' if old is None else 'is gone' if new is None else 'holds other data'}"]
     return [f"{path}: {_short(old)} -> {_short(new)}"]
 
@@ -127,7 +137,9 @@ def _check_languages(recipe: DataRecipe) -> None:
     if recipe.steps.language:
         unknown = sorted(set(recipe.steps.language.keep) - set(languages()))
         if unknown:
-            problem = Problem("steps.language.keep", f"no such language: {', '.join(unknown)}", "use ISO 639 codes: en, de")
+            problem = Problem(
+                "steps.language.keep", f"no such language: {', '.join(unknown)}", "use ISO 639 codes: en, de"
+            )
             raise RecipeError("data recipe", [problem])
 
 
@@ -195,7 +207,7 @@ def _steps(recipe: DataRecipe, evaluation: dict[str, list[Path]]) -> list[Step]:
 
 def _wanted(recipe: DataRecipe) -> Wanted:
     """A split needs near-duplicates even when none are removed: it must not put two of them on two sides."""
-    near = recipe.steps.near_duplicates or (NearDuplicates() if recipe.split else None)
+    near = recipe.steps.near_duplicates or (NearDuplicates.model_validate({}) if recipe.split else None)
     exact = recipe.steps.duplicates is not None
     return Wanted(exact, near.jaccard if near else None, near.words if near else 0, recipe.split)
 
@@ -212,7 +224,12 @@ def _merge(parts: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _finish(
-    recipe: DataRecipe, out: Path, records: list[dict[str, Any]], ingredients: dict[str, Any], fingerprint: str, number: str
+    recipe: DataRecipe,
+    out: Path,
+    records: list[dict[str, Any]],
+    ingredients: dict[str, Any],
+    fingerprint: str,
+    number: str,
 ) -> dict[str, Any]:
     """Write the report, the list of what was dropped, and last the manifest."""
     import pyarrow.parquet as pq

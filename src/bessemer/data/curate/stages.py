@@ -75,12 +75,13 @@ class ReadStage(Stage):
 def _bounded(feed: Feed, part_items: int, counts: Counts) -> Iterator[list[Item]]:
     part: list[Item] = []
     room = PART_TOKENS
-    for item in feed:
-        item = dataclasses.replace(item, id=f"{feed.name}/{item.id}")
-        counts.take(item)
-        counts.give(item)
+    for read in feed:
+        item = dataclasses.replace(read, id=f"{feed.name}/{read.id}")
+        tokens = n_tokens(item)
+        counts.take(tokens)
+        counts.give(tokens)
         part.append(item)
-        room -= n_tokens(item)
+        room -= tokens
         if room <= 0 or len(part) == part_items:
             yield part
             part, room = [], PART_TOKENS
@@ -128,13 +129,16 @@ class CleanStage(Stage):
         items = list(data)
         with whole_folder(final) as folder:
             write_part(folder / "items.parquet", items)
-            np.savez(folder / "facts.npz", **facts_of(items, self.wanted))
+            np.savez(folder / "facts.npz", **facts_of(items, self.wanted))  # type: ignore[arg-type]
             if self.wanted.jaccard is not None:
                 sets = sets_of([whole_text(item) for item in items], self.wanted.words)
                 np.save(folder / "sets.npy", sets.hashes)
                 np.save(folder / "offsets.npy", sets.offsets)
                 np.save(folder / "bands.npy", Bands.for_threshold(self.wanted.jaccard).keys(sets))
-            record = {"steps": [s.counts.as_json() for s in self.steps], "dropped": [d for s in self.steps for d in s.dropped]}
+            record = {
+                "steps": [s.counts.as_json() for s in self.steps],
+                "dropped": [d for s in self.steps for d in s.dropped],
+            }
             write_json(folder / "record.json", record)
 
 
@@ -169,7 +173,7 @@ def _column(item: Item, split: Split) -> Any:
         raise BessemerError(
             f"item {item.id} has nothing in column {split.column!r}",
             where="split.column",
-            fix=f"its columns: {', '.join(map(repr, item.meta)) or 'none beside text and id'}; fill it, or split otherwise",
+            fix=f"it has {', '.join(map(repr, item.meta)) or 'only text and id'}; fill the column, or split otherwise",
         )
     return value
 

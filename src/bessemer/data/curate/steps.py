@@ -14,10 +14,9 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from bessemer.data.curate import pii, quality
 from bessemer.data.curate.counts import Counts, excerpt
-from bessemer.data.curate.texts import texts_in, whole_text, with_texts
+from bessemer.data.curate.texts import n_tokens, texts_in, whole_text, with_texts
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Language, Pii, Quality
-
 
 _ODD = re.compile(r"[^\t\n\r -~]|&")  # plain ASCII without HTML entities cannot have been decoded wrongly
 
@@ -39,11 +38,12 @@ class Step(PipelineStep):
 
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:  # type: ignore[override]
         for item in data:
-            self.counts.take(item)
+            tokens = n_tokens(item)
+            self.counts.take(tokens)
             with self.track_time():
                 kept = self.look(item)
             if kept is not None:
-                self.counts.give(kept)
+                self.counts.give(tokens if kept is item else n_tokens(kept))
                 yield kept
 
     def drop(self, item: Item, reason: str, *, note: str = "", because: str = "") -> None:
