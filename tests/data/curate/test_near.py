@@ -46,6 +46,7 @@ words = st.sampled_from(["Spam", "eggs", "ham", "über", "日本", "語", "😂"
 texts = st.lists(st.lists(words, max_size=14).map(" ".join), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(texts, st.integers(1, 5))
 def test_sets_are_the_sets_of_an_oracle(found: list[str], n: int) -> None:
     sets = sets_of(found, n)
@@ -57,6 +58,7 @@ def test_sets_are_the_sets_of_an_oracle(found: list[str], n: int) -> None:
             assert got == pytest.approx(jaccard(plain_set(found[i], n), plain_set(found[j], n)))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_words_of_any_text(text: str) -> None:
     assert words_of([text, "between", text]).lengths.tolist() == [len(plain_words(text)), 1, len(plain_words(text))]
@@ -143,6 +145,7 @@ def test_parts_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert whole[-3:].tolist() == [len(texts) - 3, len(texts) - 2, len(texts) - 4]  # no words: like nothing else
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
 def test_clusters_are_connected_components_named_by_their_first(pairs: list[tuple[int, int]]) -> None:
     clusters = Clusters(31)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.data.curate.pii import KINDS, luhn, mask, mask_all
@@ -63,6 +63,7 @@ def test_only_the_kinds_that_are_asked_for() -> None:
     assert mask(text, [])[0] == text
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=12, max_size=18))
 def test_luhn_finds_every_single_wrong_digit(digits: list[int]) -> None:
     """The check digit is the only one of ten that fits, and changing any one digit breaks it."""
@@ -74,6 +75,7 @@ def test_luhn_finds_every_single_wrong_digit(digits: list[int]) -> None:
         assert not luhn("".join(map(str, changed)))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_passes_and_twice_is_once(text: str) -> None:
     once = mask_all(text)

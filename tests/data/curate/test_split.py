@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.data.curate.match import first_equal
@@ -21,6 +21,7 @@ def test_shares_are_met_and_the_seed_matters() -> None:
     assert (draw(HASHES, Split(seed=2)) != draw(HASHES, Split(seed=1))).mean() > 0.1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200))
 def test_more_data_moves_no_old_item(n: int) -> None:
     split = Split()
@@ -55,6 +56,7 @@ def test_what_is_no_moment_is_refused(value: object) -> None:
         parse_time(value, "item x")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30))
 def test_units_and_clusters_end_on_one_side(items: list[tuple[int, int]]) -> None:
     """Items that share a cluster, or a group other than 0, or a chain of both, have one label; no others do."""
@@ -78,6 +80,7 @@ def test_straddling_counts_only_what_stays() -> None:
     assert n_straddling(labels, sides, np.array([True, False, True, True, True])) == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
 def test_first_equal(rows: list[tuple[int, int]]) -> None:
     keys = np.array(rows, np.uint64).reshape(-1, 2)

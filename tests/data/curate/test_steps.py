@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.data.curate.decontaminate import Evaluation
@@ -76,6 +76,7 @@ def test_a_threshold_itself_passes() -> None:
     assert "shorter than 11 characters" in list(broken_rules("x" * 9 + "y", Quality(characters=11)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcde"), max_size=40), st.integers(2, 5))
 def test_word_repetition_against_counting(words: list[str], n: int) -> None:
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
@@ -83,6 +84,7 @@ def test_word_repetition_against_counting(words: list[str], n: int) -> None:
     assert word_repetition(" ".join(words), n) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab😂", max_size=60), st.integers(2, 5))
 def test_character_repetition_against_counting(text: str, n: int) -> None:
     grams = [text[i : i + n] for i in range(len(text) - n + 1)]
@@ -159,6 +161,7 @@ def test_case_and_punctuation_do_not_hide_a_hit() -> None:
     assert evaluation(words).hits([words.upper().replace(" ", ", ")])[0][1] == "test/0"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 30), st.integers(2, 15))
 def test_the_long_rule_is_exactly_a_shared_run(start: int, n: int, ngram: int) -> None:
     tested = evaluation(run_of(0, 50), ngram=ngram, coverage_ngram=40)
