@@ -33,9 +33,9 @@ def test_the_table_and_the_examples(recipe: Path) -> None:
     done = bessemer("data", "prepare", recipe, "--workers", "1", COLUMNS="150")
     assert done.code == 0, done.err
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
-    assert "read 3 3 27 27" in lines
-    assert "pii 3 3 27 26 1 email replaced" in lines and "1 user replaced" in lines
-    assert "duplicates 3 2 26 18 1 same text as an earlier item" in lines
+    assert "read 3 3 28 28" in lines
+    assert "pii 3 3 28 27 1 email replaced" in lines and "1 user replaced" in lines
+    assert "duplicates 3 2 27 19 1 same text as an earlier item" in lines
     assert "| Write to [email] or [user] [red]now[/red]." in lines  # text of the data is no markup
     assert "a@b.org" not in done.out + done.err
     assert "tiny@1" in done.out and "dataset:tiny@1/train" in done.out

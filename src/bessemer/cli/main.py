@@ -25,7 +25,7 @@ app.command()(releases.releases)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(doctor.doctor)
-app.add_typer(data.app, name="data", help="Prepare data sets.")
+app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
 
