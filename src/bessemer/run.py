@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.measure import Measured, cut_probes, measure
 from bessemer.evaluate.scorecard import build_scorecard
@@ -71,7 +71,7 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
     """
     folder = runs_folder() / recipe.name
     with screen.step("plan: base, data, tokens"):
-        prepared = prepare(recipe)
+        prepared = prepare(recipe, screen.say)
     old: Plan = read_json(folder / PLAN) if (folder / PLAN).exists() else {}
     if not restart:
         _refuse_other_plan(folder, old, prepared.plan)

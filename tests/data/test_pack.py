@@ -1,83 +1,107 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batches import NO_TARGET, build_batch, shift, split_batch
-from bessemer.data.pack import PackedSource, Segment, pack_documents, pack_groups
-from bessemer.data.render import Example
+from bessemer.data.pack import Long, Packed, Packer, load_packed, shuffled
 from bessemer.errors import BessemerError
 
-
-def example(n: int, name: str, group: str = "", start: int = 0) -> Example:
-    supervised = np.zeros(n, np.bool_)
-    supervised[n // 2 :] = True
-    return Example(name, group or name, np.arange(start, start + n, dtype=np.int32), supervised, 0)
+sizes = st.lists(st.integers(0, 90), min_size=1, max_size=40)
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=30), st.integers(0, 5))
-def test_documents_lose_no_token_and_fill_every_row(lengths: list[int], seed: int) -> None:
-    packed = pack_documents("s", [example(n, f"d{i}", start=1000 * i) for i, n in enumerate(lengths)], 32, seed)
-    rows = [sum(len(s.ids_L) for s in row) for row in packed.rows]
-    assert all(size == 32 for size in rows) or len(rows) == 1
-    ids = [int(t) for row in packed.rows for s in row for t in s.ids_L]
-    everything = {1000 * i + t for i, n in enumerate(lengths) for t in range(n)}
-    assert set(ids) <= everything and len(ids) == len(set(ids))
-    assert sum(lengths) - len(ids) < 32
+def held(packed: Packed) -> dict[int, list[tuple[int, int]]]:
+    """{item: [(first token, number of tokens)]} over all rows."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for r in range(packed.n_rows):
+        row = packed.row(r)
+        assert 0 < sum(n for _, _, n in row) <= packed.row_tokens
+        for item, start, n in row:
+            found.setdefault(item, []).append((start, n))
+    return {item: sorted(parts) for item, parts in found.items()}
 
 
-@given(st.lists(st.integers(1, 15), min_size=1, max_size=40), st.integers(0, 5))
-def test_groups_are_kept_whole_and_complete(lengths: list[int], seed: int) -> None:
-    examples = [example(n, f"{i}{side}", f"g{i}") for i, n in enumerate(lengths) for side in "ab"]
-    packed = pack_groups("s", examples, 32, seed)
-    assert sorted(s.id for row in packed.rows for s in row) == sorted(e.id for e in examples)
-    assert all(sum(len(s.ids_L) for s in row) <= 32 for row in packed.rows)
-    row_of = {s.id: r for r, row in enumerate(packed.rows) for s in row}
-    assert all(row_of[f"{i}a"] == row_of[f"{i}b"] for i in range(len(lengths)))
+@given(sizes.filter(any), st.integers(0, 5))
+def test_split_loses_nothing_and_repeats_nothing(lengths: list[int], seed: int) -> None:
+    packed = Packer(32, "split", seed).pack(np.array(lengths))
+    parts = held(packed)
+    for item, length in enumerate(lengths):
+        at = 0
+        for start, n in parts.get(item, []):
+            assert start == at
+            at += n
+        assert at == length
+        assert len(parts.get(item, [])) == -(-length // 32)  # never in more pieces than rows it needs
+    assert packed.counts.placed == sum(lengths) and packed.counts.lost == 0
+    assert packed.counts.split == sum(n > 32 for n in lengths)
 
 
-def test_a_conversation_longer_than_a_row_is_refused_with_numbers() -> None:
-    with pytest.raises(BessemerError, match="1 of 2 conversations.*row of 32.*longest has 40"):
-        pack_groups("s", [example(40, "long"), example(4, "short")], 32, 0)
+@given(sizes, st.sampled_from(["drop", "truncate"]), st.integers(0, 5))
+def test_what_is_dropped_or_truncated_is_counted(lengths: list[int], long: Long, seed: int) -> None:
+    if not any(0 < n <= 32 or (n and long == "truncate") for n in lengths):
+        with pytest.raises(BessemerError, match="nothing is left"):
+            Packer(32, long, seed).pack(np.array(lengths))
+        return
+    packed = Packer(32, long, seed).pack(np.array(lengths))
+    parts = held(packed)
+    too_long = [n for n in lengths if n > 32]
+    if long == "drop":
+        assert parts == {i: [(0, n)] for i, n in enumerate(lengths) if 0 < n <= 32}
+        assert (packed.counts.dropped, packed.counts.truncated) == (len(too_long), 0)
+        assert packed.counts.lost == sum(too_long)
+    else:
+        assert parts == {i: [(0, min(n, 32))] for i, n in enumerate(lengths) if n}
+        assert (packed.counts.dropped, packed.counts.truncated) == (0, len(too_long))
+        assert packed.counts.lost == sum(n - 32 for n in too_long)
+    assert packed.counts.placed + packed.counts.lost == sum(lengths)
 
 
-def segment(ids: list[int], supervised: list[bool]) -> Segment:
-    return Segment("x", np.array(ids, np.int32), np.array(supervised))
+@given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 12)), min_size=1, max_size=40), st.integers(0, 5))
+def test_a_group_that_fits_lies_in_one_row_wherever_its_items_stood(items: list[tuple[int, int]], seed: int) -> None:
+    lengths, groups = np.array([n for n, _ in items]), np.array([g for _, g in items])
+    packed = Packer(32, "split", seed).pack(lengths, groups)
+    assert {i: [(0, int(n))] for i, n in enumerate(lengths)} == held(packed)
+    for group in set(groups.tolist()):
+        members = np.flatnonzero(groups == group)
+        if lengths[members].sum() <= 32:
+            assert len({row for i in members for row in packed.rows_of(int(i))}) == 1
 
 
-def test_targets_are_the_next_supervised_tokens_and_never_cross_documents() -> None:
-    assert shift(segment([5, 6, 7, 8], [False, False, True, True])).tolist() == [NO_TARGET, 7, 8, NO_TARGET]
-    batch = build_batch([(0, (segment([1, 2], [True] * 2), segment([3, 4], [True] * 2)))], ["a"], {})
-    assert batch.targets_N.tolist() == [2, NO_TARGET, 4, NO_TARGET]
-    assert batch.positions_N.tolist() == [0, 1, 0, 1]
+def test_best_fit_fills_rows() -> None:
+    lengths = np.random.default_rng(0).lognormal(4.5, 1, 5000).astype(np.int64) + 1
+    assert Packer(512).pack(lengths).fill > 0.99
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12), st.integers(2, 30))
-def test_weights_sum_to_the_loss_weights_however_the_batch_is_split(
-    documents: list[tuple[int, int]], max_tokens: int
-) -> None:
-    rows = [(source, (segment(list(range(n)), [True] * n),)) for source, n in documents]
-    weight = {"b": 0.5}
-    batch = build_batch(rows, ["a", "b", "c"], weight)
-    present = {s for s, _ in documents}
-    expected = (0.5 if 1 in present else 0) + (1 if present & {0, 2} else 0)
-    assert np.isclose(batch.weights_N.sum(), expected, atol=1e-6)
-    parts = split_batch(batch, max_tokens)
-    for field in ("tokens_N", "targets_N", "weights_N", "sources_N", "positions_N"):
-        assert np.array_equal(np.concatenate([getattr(p, field) for p in parts]), getattr(batch, field))
-    assert sum((p.lengths_D for p in parts), ()) == batch.lengths_D
+def test_groups_longer_than_a_row_are_refused_with_numbers() -> None:
+    lengths, groups = np.array([20, 4, 20, 33]), np.array([7, 8, 7, 9])
+    with pytest.raises(BessemerError) as caught:
+        Packer(32, "fail").pack(lengths, groups, where="sources.chats", id_of=lambda i: f"file:{i}")
+    said = str(caught.value)
+    assert "sources.chats: 2 of 3 items" in said and "the longest has 40; the first is file:0" in said
+    assert "row_tokens: 64" in said
 
 
-def test_the_digest_sees_every_bit() -> None:
-    base = [example(8, "a"), example(8, "b", start=50)]
-    one = pack_documents("s", base, 8, 0)
-    assert one.digest() == pack_documents("s", base, 8, 0).digest()
-    ids = base[0].ids_L.copy()
-    ids[3] += 1
-    changed = Example("a", "a", ids, base[0].supervised_L, 0)
-    masked = Example("a", "a", base[0].ids_L, ~base[0].supervised_L, 0)
-    digests = {pack_documents("s", [e, base[1]], 8, 0).digest() for e in (base[0], changed, masked)}
-    assert len(digests) == 3
-    assert isinstance(one, PackedSource) and one.fill == 1
+def test_rows_are_the_same_every_time_and_differ_by_seed(tmp_path: Path) -> None:
+    lengths = np.arange(1, 200) % 57 + 1
+    one, again, other = (Packer(64, "split", seed).pack(lengths) for seed in (1, 1, 2))
+    assert one.digest == again.digest != other.digest
+    one.save(tmp_path / "rows", {})
+    loaded = load_packed(tmp_path / "rows")
+    assert loaded.digest == one.digest and loaded.counts == one.counts
+    changed = (tmp_path / "rows" / "items.npy").read_bytes()
+    (tmp_path / "rows" / "items.npy").write_bytes(changed[:-3] + bytes([changed[-3] ^ 1]) + changed[-2:])
+    with pytest.raises(BessemerError, match="bytes changed"):
+        load_packed(tmp_path / "rows")
+
+
+@given(st.integers(0, 300), st.integers(0, 9))
+def test_an_order_is_a_permutation(n: int, seed: int) -> None:
+    assert sorted(shuffled(n, seed).tolist()) == list(range(n))
+
+
+def test_an_order_never_changes() -> None:
+    """A new version of numpy must not feed other batches to a resumed run."""
+    assert shuffled(8, 1).tolist() == [4, 3, 2, 1, 7, 6, 5, 0]

@@ -17,14 +17,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bessemer.errors import RecipeError
+from bessemer.errors import BessemerError, RecipeError
 from bessemer.evaluate.measure import cut_probes
 from bessemer.evaluate.scorecard import build_scorecard
 from bessemer.files import home, read_json, sha256_file
 from bessemer.infer.model import load
 from bessemer.plan.resolve import Prepared, prepare
 from bessemer.recipe.load import parse_recipe
-from bessemer.recipe.schema import Probe, Recipe, Source, Stage, Task
+from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.run import _Story, make_plan
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import PLAN, runs_folder
@@ -33,7 +33,15 @@ from bessemer.train import checkpoint
 from tests.story import write_story
 from tests.tiny import make_tiny_model
 
-MODELS: dict[str, type[BaseModel]] = {"": Recipe, "sources": Source, "stages": Stage, "probes": Probe, "tasks": Task}
+MODELS: dict[str, type[BaseModel]] = {
+    "": Recipe,
+    "sources": Source,
+    "stages": Stage,
+    "blend": Blend,
+    "changes": Change,
+    "probes": Probe,
+    "tasks": Task,
+}
 Observe = Callable[[Recipe], Any]
 
 
@@ -158,10 +166,18 @@ CASES: dict[str, Case] = {
     "checkpoint_every": Case("checkpoint_every", 0.9, in_training),
     "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
     "sources.kind": Case("sources.both.kind", "chat", in_plan),
-    "sources.role": Case("sources.general.role", "domain", in_plan),
+    "sources.role": Case("sources.both.role", "general", in_plan),
     "sources.columns": Case("sources.own.columns", {"text": "body"}, in_plan),
     "sources.on_error": Case("sources.own.on_error", "quarantine", in_quarantine),
-    "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.5}, in_plan),
+    "sources.category": Case("sources.more.category", "general", in_plan),
+    "sources.long": Case("sources.own.long", "truncate", in_plan),
+    "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.45, "refusals": 0.05}, in_plan),
+    "blend.domain": Case("stages[2].blend.domain", 0.25, in_plan),
+    "blend.general": Case("stages[2].blend.general", {"general": 0.9, "spares": 0.1}, in_plan),
+    "blend.temperature": Case("stages[2].blend.temperature", 5, in_plan),
+    "changes.at": Case("stages[2].changes[0].at", 0.7, in_batches),
+    "changes.mixture": Case("stages[2].changes[0].mixture", {"own": 0.2, "general": 0.8}, in_plan),
+    "changes.ramp": Case("stages[2].changes[0].ramp", 0.3, in_batches),
     "stages.tokens": Case("stages[0].tokens", 2048, in_plan),
     "stages.loss_weight": Case("stages[1].loss_weight", {"rules": 2, "both": 1}, in_batches),
     "stages.general": Case("stages[0].general", "start", in_training),
@@ -180,7 +196,15 @@ CASES: dict[str, Case] = {
     "tasks.at_least": Case("tasks.rules.at_least", 0.99, in_verdict),
 }
 # The objective follows from the kinds of the sources; a stage whose two halves contradict each other is refused.
-REFUSED = {"stages.objective": [("stages[0].objective", "sft"), ("stages[1].objective", "cpt")]}
+# What a blend may drop and how much may be lost or repeated are gates: they change whether there is a plan at all.
+REFUSED = {
+    "stages.objective": [("stages[0].objective", "sft"), ("stages[1].objective", "cpt")],
+    "blend.drop": [("stages[2].blend.drop", [])],
+}
+REFUSED_BY_PLAN = {
+    "sources.max_lost": ("sources.own.max_lost", 0, "would be dropped"),
+    "sources.max_epochs": ("sources.own.max_epochs", 0.01, "would repeat source own"),
+}
 
 
 def fields() -> set[str]:
@@ -204,6 +228,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     make_tiny_model(folder / "another-model", seed=1)
     raw = yaml.safe_load(write_story(folder, tiny_model).read_text())
     rows = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()[:100]]
+    rows[0]["text"] = " ".join(r["text"] for r in rows[:9])  # longer than a row of 64 tokens
     write(folder / "own.jsonl", [{**r, "body": r["text"].upper()} for r in rows])
     (folder / "own.jsonl").open("a").write("no JSON\n")  # left out: `on_error: skip`
     write(folder / "own-other.jsonl", rows[:50])
@@ -218,8 +243,15 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
         write(folder / f"{name}-both.jsonl", both)
     write(folder / "rules-other.jsonl", pairs[:10])
     raw["sources"]["both"] = {"from": str(folder / "rules-both.jsonl"), "kind": "documents"}
-    raw["sources"]["own"]["on_error"] = "skip"
-    raw["stages"][0].update(tokens=None, mixture={"own": 0.75, "general": 0.25}, row_tokens=64, rows=4)
+    raw["sources"]["own"] |= {"long": "drop", "max_lost": 1, "on_error": "skip"}
+    for name, category in (("spare", "spares"), ("more", "spares"), ("refusals", "safety")):
+        write(folder / f"{name}.jsonl", [{"text": f"{name} {r['text']}"} for r in rows[10:60]])
+        raw["sources"][name] = {"from": str(folder / f"{name}.jsonl"), "role": "general", "category": category}
+    blend = {"domain": 0.5, "general": {"spares": 0.9, "general": 0.1}, "drop": ["safety"]}
+    mixture = {"own": 0.8, "general": 0.2}
+    raw["stages"].append({"objective": "cpt", "blend": blend, "tokens": 1024, "row_tokens": 64, "rows": 4})
+    raw["stages"][2]["changes"] = [{"at": 0.5, "mixture": mixture}]
+    raw["stages"][0].update(tokens=None, mixture={"own": 0.7, "general": 0.25, "refusals": 0.05}, row_tokens=64, rows=4)
     raw["stages"][1].update(tokens=1024, mixture={"rules": 0.75, "both": 0.25}, loss_weight={"rules": 1, "both": 1})
     raw["tasks"]["both"] = {"from": str(folder / "rules-test-both.jsonl"), "metric": "bits_per_byte"}
     raw["folder"] = str(folder)
@@ -250,7 +282,7 @@ def unflipped(base: dict[str, Any], where: Observe) -> Any:
 
 
 def test_every_field_has_a_case() -> None:
-    assert fields() == CASES.keys() | REFUSED.keys()
+    assert fields() == CASES.keys() | REFUSED.keys() | REFUSED_BY_PLAN.keys()
 
 
 @pytest.mark.parametrize("field", CASES)
@@ -268,8 +300,15 @@ def test_the_same_recipe_shows_the_same(base: dict[str, Any], where: Observe) ->
     assert where(recipe_of(base)) == unflipped(base, where)
 
 
-@pytest.mark.parametrize(("path", "value"), REFUSED["stages.objective"])
-def test_an_objective_that_contradicts_its_sources_is_refused(base: dict[str, Any], path: str, value: str) -> None:
+@pytest.mark.parametrize(("path", "value"), [case for cases in REFUSED.values() for case in cases])
+def test_a_field_that_contradicts_others_is_refused(base: dict[str, Any], path: str, value: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(base, (path, value))
     assert path in {p.where for p in caught.value.problems}
+
+
+@pytest.mark.parametrize("field", REFUSED_BY_PLAN)
+def test_a_gate_that_is_closed_refuses_the_plan(base: dict[str, Any], field: str) -> None:
+    path, value, said = REFUSED_BY_PLAN[field]
+    with pytest.raises(BessemerError, match=said):
+        prepare(recipe_of(base, (path, value)))

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bessemer.data.batches import NO_TARGET, build_batch, split_batch
-from bessemer.data.pack import Segment
+from bessemer.data.batch import NO_TARGET, build_batch, split_batch
+from bessemer.data.shards import Segment
 from bessemer.families.fetch import resolve
 from bessemer.train import objectives
 from bessemer.train.objectives import next_token_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show
+from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show, trace
 from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
+from bessemer.files import home
 
 app = typer.Typer(
     help="Your own expert model from an open base: mixed, measured, pinned, served on your own machine.",
@@ -24,6 +26,7 @@ app.command()(serve.serve)
 app.command()(releases.releases)
 app.command()(runs.runs)
 app.command()(show.show)
+app.command()(trace.trace)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
@@ -65,6 +68,12 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"error: the Python package {error.name!r} is missing", file=sys.stderr)
         print("  fix: pip install 'bessemer[all]'  (or [train], [serve])", file=sys.stderr)
+        sys.exit(EXIT_CODES["user"])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or home()}: the disk is full", file=sys.stderr)
+        print("  fix: free space, or set BESSEMER_HOME to a larger disk; what was finished is kept", file=sys.stderr)
         sys.exit(EXIT_CODES["user"])
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors

@@ -50,15 +50,21 @@ def show_plan(made: dict[str, Any]) -> None:
                     stage["name"],
                     name,
                     facts["role"],
-                    f"{source['share']:.0%}",
+                    f"{source['share']:.1%}",
                     show_count(source["tokens"]),
+                    show_count(source["supervised"]),
                     f"{source['epochs']:.2f}",
                     str(facts["items"]),
                     facts["digest"][:12],
                 ]
             )
-    columns = ["stage", "source", "role", "share", "tokens", "epochs", "items", "digest"]
-    print_table("\nMixture", columns, rows, right=[3, 4, 5, 6])
+    columns = ["stage", "source", "role", "share", "tokens", "supervised", "epochs", "items", "digest"]
+    print_table("\nMixture", columns, rows, right=[3, 4, 5, 6, 7])
+    for stage in made["stages"]:
+        for change in stage["changes"]:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in change["shares"].items())
+            ramp = f", reached in a line over {change['ramp']:.0%} before" if change["ramp"] else ""
+            print(f"{stage['name']} from {change['at']:.0%} of its rows on: {shares}{ramp}")
     rows = []
     defaults = set(made["defaults"])
     for i, stage in enumerate(made["stages"]):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bessemer.data.columns import guess_kind, row_of
 from bessemer.data.formats import BINARY, WHOLE, Row, rows
@@ -141,7 +142,9 @@ def _kind(path: Path) -> str:
     if file.format in BINARY:
         need("pyarrow", str(path), f"{file.format} files")
     with reading(file), open_file(file) as stream:
-        first = next((r.values for r in rows(file.name, stream) if isinstance(r, Row)), {})
+        empty: dict[str, Any] = {}
+        found = (r.values for r in rows(file.name, stream) if isinstance(r, Row))
+        first = next(found, empty)
     kind = guess_kind(first)
     if kind == "preference":
         raise BessemerError("no objective reads preference pairs yet", where=str(path), fix="give documents or chats")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bessemer.data.items import Item, Message
 from bessemer.errors import BessemerError
+from bessemer.files import sha256_file, sha256_text
 
 PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template contains them
 PIECES = re.compile("\ue000(\\d+)\ue001")
@@ -52,7 +53,16 @@ class Renderer:
         self.end_of_text_id: int | None = self._with_special.token_to_id(end) if end else None
         if self.end_of_text_id is None:
             raise BessemerError(f"the tokenizer has no end-of-text token ({end!r})", where=str(folder))
+        self.n_vocabulary = self._with_special.get_vocab_size(with_added_tokens=True)
+        self._folder = folder
         self.special_ids = {i for i, t in self._with_special.get_added_tokens_decoder().items() if t.special}
+
+    def ingredients(self, kind: str) -> dict[str, str]:
+        """What decides which ids an item of this kind becomes."""
+        found = {"tokenizer": sha256_file(self._folder / "tokenizer.json"), "end_of_text": str(self.end_of_text_id)}
+        if kind != "documents":
+            found["template"] = sha256_text(str(self.chat.chat_template))
+        return found
 
     # -- text -----------------------------------------------------------------------------------------------
 
@@ -62,6 +72,10 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._with_special.decode(list(ids), skip_special_tokens=True)
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Every id as text, special tokens too: for looking, never for training."""
+        return self._with_special.decode(list(ids), skip_special_tokens=False)
 
     # -- chat -----------------------------------------------------------------------------------------------
 

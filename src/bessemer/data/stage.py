@@ -1,18 +1,31 @@
-"""A recipe's stage -> the data it feeds, exactly: rendered, packed and mixed."""
+"""A recipe's stage -> the data it feeds, exactly: token sets, packed and mixed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from bessemer.data.batches import StageData
-from bessemer.data.items import Item
-from bessemer.data.mixture import Mixture
-from bessemer.data.pack import PackedSource, pack_documents, pack_groups
+from bessemer.data import render, shards
+from bessemer.data.batch import PackedSource, StageData
+from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
+from bessemer.data.shards import TokenSet
+from bessemer.data.shares import make_mixture
 from bessemer.data.sources import Source
+from bessemer.errors import BessemerError
+from bessemer.files import sha256_file, sha256_text
 from bessemer.recipe.schema import Recipe, Stage
+from bessemer.recipe.schema import Source as RecipeSource
+
+Say = Callable[[str], None]
+
+
+def tokenise(recipe: Recipe, renderer: Renderer, say: Say = lambda _: None) -> dict[str, TokenSet]:
+    """The token set of every source of a recipe, made where it is not there yet."""
+    return {
+        name: tokenise_source(f"{recipe.name}.{name}", source, renderer, say)
+        for name, source in open_sources(recipe).items()
+    }
 
 
 def open_sources(recipe: Recipe) -> dict[str, Source]:
@@ -22,37 +35,45 @@ def open_sources(recipe: Recipe) -> dict[str, Source]:
     }
 
 
-def build_stage(recipe: Recipe, stage: Stage, items: dict[str, list[Item]], renderer: Renderer) -> StageData:
-    """Deterministic in recipe, items and tokenizer. Raises BessemerError for data that cannot be packed."""
-    packed: list[PackedSource] = []
-    for name in stage.mixture:
-        examples = renderer.render(items[name])
-        pack = pack_groups if recipe.sources[name].kind == "chat" else pack_documents
-        packed.append(pack(name, examples, stage.row_tokens, recipe.seed))
-    shares = row_shares(stage.mixture, packed)
-    n_steps = math.ceil(_n_rows(stage, packed, shares, recipe) / stage.rows)
-    mixture = Mixture(
-        names=tuple(shares),
-        shares=tuple(shares.values()),
-        n_rows_of=tuple(len(p.rows) for p in packed),
-        n_rows=n_steps * stage.rows,
-        seed=recipe.seed,
+def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = lambda _: None) -> TokenSet:
+    """The token set of a source, `name@version`. What the source refused is in its manifest."""
+    reading = {"data": source.digest(), "on_error": source.on_error}
+    ingredients = {**reading, **renderer.ingredients(source.kind), "code": _code()}
+    report = lambda: {"refused": {"n": source.refused.n, "reasons": source.refused.reasons}}  # noqa: E731
+    return shards.open_or_build(name, lambda: source, renderer, ingredients, report=report, say=say)
+
+
+def pack_source(name: str, source: Source, renderer: Renderer, packer: Packer) -> PackedSource:
+    """A source as rows, without recipe or plan. Groups of conversations lie in one row."""
+    tokens = tokenise_source(name, source, renderer)
+    return PackedSource(name, tokens, tokens.pack(packer, grouped=source.kind != "documents", where=name))
+
+
+def _code() -> str:
+    """What turns items into ids: a change of it makes other tokens."""
+    return sha256_text(" ".join(sha256_file(Path(module.__file__ or "")) for module in (render, shards)))
+
+
+def build_stage(recipe: Recipe, stage: Stage, sets: Mapping[str, TokenSet], *, where: str = "stages") -> StageData:
+    """Deterministic in recipe and token sets. Raises BessemerError for data that cannot be packed or mixed."""
+    packed = [_pack(name, recipe.sources[name], sets[name], stage, recipe.seed) for name in recipe.used_by(stage)]
+    mixture, phases = make_mixture(recipe, stage, packed, where=where)
+    anchored = frozenset(
+        p.name for p in packed if stage.general == "start" and recipe.sources[p.name].role == "general"
     )
-    anchored = frozenset(n for n in stage.mixture if stage.general == "start" and recipe.sources[n].role == "general")
-    return StageData(tuple(packed), mixture, stage.rows, dict(stage.loss_weight), anchored)
+    return StageData(tuple(packed), mixture, stage.rows, dict(stage.loss_weight), anchored, tuple(phases))
 
 
-def row_shares(mixture: Mapping[str, float], packed: Sequence[PackedSource]) -> dict[str, Fraction]:
-    """Shares in tokens -> shares in rows. Conversations leave places of a row empty, so a source whose rows hold
-    fewer tokens gets more rows; its share of the tokens is then what the recipe says."""
-    per_token = {p.name: Fraction(str(mixture[p.name])) * len(p.rows) / p.n_tokens for p in packed}
-    total = sum(per_token.values())
-    return {name: share / total for name, share in per_token.items()}
-
-
-def _n_rows(stage: Stage, packed: Sequence[PackedSource], shares: Mapping[str, Fraction], recipe: Recipe) -> int:
-    """Rows of the stage: the tokens asked for, or as many as feed every domain source once."""
-    if stage.tokens is not None:
-        tokens_per_row = sum(float(shares[p.name]) * p.n_tokens / len(p.rows) for p in packed)
-        return math.ceil(stage.tokens / tokens_per_row)
-    return max(math.ceil(len(p.rows) / shares[p.name]) for p in packed if recipe.sources[p.name].role == "domain")
+def _pack(name: str, source: RecipeSource, tokens: TokenSet, stage: Stage, seed: int) -> PackedSource:
+    long = source.long or ("fail" if source.kind == "chat" else "split")
+    packer = Packer(stage.row_tokens, long, seed)
+    packed = tokens.pack(packer, grouped=source.kind == "chat", where=f"sources.{name}")
+    lost = packed.counts.dropped + packed.counts.truncated
+    if lost > source.max_lost * packed.counts.items:
+        raise BessemerError(
+            f"{lost} of {packed.counts.items} items are longer than a row of {stage.row_tokens} tokens and would be "
+            f"dropped or truncated ({packed.counts.lost} tokens lost); at most {source.max_lost:.1%} of them may be",
+            where=f"sources.{name}",
+            fix=f"raise row_tokens, or set max_lost: {lost / packed.counts.items:.3f} if that is meant",
+        )
+    return PackedSource(name, tokens, packed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint
 from bessemer.files import home, read_json

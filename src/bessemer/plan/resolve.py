@@ -7,18 +7,21 @@ when a run is resumed.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import bessemer
-from bessemer.data.batches import StageData
+from bessemer.data.batch import StageData
 from bessemer.data.items import Item, digest_items
 from bessemer.data.render import Renderer
-from bessemer.data.sources import Source
-from bessemer.data.stage import build_stage, open_sources
+from bessemer.data.shards import TokenSet, text_hash
+from bessemer.data.shares import mean_shares
+from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import read_held_out
 from bessemer.families.check import check_tokenizer
@@ -60,27 +63,23 @@ def stage_name(number: int, objective: str) -> str:
     return f"{number + 1:02d}-{objective}"
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prepared:
     """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
     need_writable(home())
     checkpoint = resolve(recipe.start)
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
-    sources = open_sources(recipe)
-    items = {name: list(source) for name, source in sources.items()}
     tasks, probes = read_held_out(recipe)
-    refuse_overlap(items, tasks | probes)
-    stages = [build_stage(recipe, stage, items, renderer) for stage in recipe.stages]
+    sets = tokenise(recipe, renderer, say)
+    refuse_overlap(sets, tasks | probes)
+    stages = [build_stage(recipe, s, sets, where=f"stages[{n}]") for n, s in enumerate(recipe.stages)]
     size = estimate.size_of(checkpoint)
     identity_part: Plan = {
         "recipe": without_addresses(dump_recipe(recipe)),
         "base": {"digest": checkpoint.digest},
         "code_sha256": code_sha256(),
-        "sources": {
-            name: _describe(recipe.sources[name].role, items[name]) | _refused(source)
-            for name, source in sources.items()
-        },
-        "held_out": {name: _describe("held out", i) for name, i in (tasks | probes).items()},
+        "sources": {name: _describe_source(recipe.sources[name].role, s) for name, s in sets.items()},
+        "held_out": {name: _describe_held_out(i) for name, i in (tasks | probes).items()},
         "stages": [_stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)],
     }
     plan: Plan = {
@@ -98,6 +97,7 @@ def prepare(recipe: Recipe) -> Prepared:
             "end_of_text": checkpoint.end_of_text,
         },
         "recipe_sha256": sha256_text(canonical_json(dump_recipe(recipe))),
+        "token_sets": {name: tokens.reference for name, tokens in sets.items()},
         "defaults": sorted(_defaults(recipe)),
         "machine": describe_machine(),
         "estimate": {},
@@ -186,48 +186,56 @@ def describe_machine() -> Plan:
     return {"python": platform.python_version(), "system": platform.platform(), "versions": found}
 
 
-def refuse_overlap(sources: dict[str, list[Item]], held_out: dict[str, list[Item]]) -> None:
+def refuse_overlap(sources: dict[str, TokenSet], held_out: dict[str, list[Item]]) -> None:
     """Raises BessemerError when a held-out item is also trained on, word for word (letters and digits only)."""
-    trained = {_plain(item): (name, item.id) for name, items in sources.items() for item in items}
     for name, items in held_out.items():
-        hits = [(item.id, trained[_plain(item)]) for item in items if _plain(item) in trained]
-        if hits:
-            item_id, (source, source_id) = hits[0]
-            raise BessemerError(
-                f"{len(hits)} of its {len(items)} items are also in the training data, first: {item_id} = "
-                f"{source_id} of source {source}",
-                where=f"held-out set {name}",
-                fix="take them out of one of the two; a test that was trained on measures memory",
-            )
+        texts = np.array([text_hash(item) for item in items], np.uint64)
+        for source, tokens in sources.items():
+            if hits := tokens.same_texts(texts):
+                item, trained = hits[0]
+                raise BessemerError(
+                    f"{len({i for i, _ in hits})} of its {len(items)} items are also in the training data, first: "
+                    f"{items[item].id} = {tokens.item_id(trained)} of source {source}",
+                    where=f"held-out set {name}",
+                    fix="take them out of one of the two; a test that was trained on measures memory",
+                )
 
 
-def _plain(item: Item) -> str:
-    text = item.text or "\n".join(m.content for m in item.messages)
-    return "".join(c for c in text.lower() if c.isalnum())
+def _describe_source(role: str, tokens: TokenSet) -> Plan:
+    return {
+        "role": role,
+        "items": tokens.n_items,
+        "tokens": tokens.n_tokens,
+        "digest": tokens.manifest["ingredients"]["data"],
+        "licences": list(tokens.manifest["licences"]),
+        **({"refused": tokens.manifest["refused"]["reasons"]} if tokens.manifest["refused"]["n"] else {}),
+    }
 
 
-def _describe(role: str, items: list[Item]) -> Plan:
+def _describe_held_out(items: list[Item]) -> Plan:
     licences = sorted({str(i.meta.get("licence", "not stated")) for i in items})
-    return {"role": role, "items": len(items), "digest": digest_items(items), "licences": licences}
-
-
-def _refused(source: Source) -> Plan:
-    """Rows that were left out, by reason; nothing when there were none."""
-    return {"refused": source.refused.reasons} if source.refused.n else {}
+    return {"role": "held out", "items": len(items), "digest": digest_items(items), "licences": licences}
 
 
 def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: str, hidden: int) -> Plan:
     stage = recipe.stages[number]
     chosen = choose(stage, checkpoint_stage, hidden)
     sources: Plan = {}
-    for packed, n_rows in zip(data.sources, data.mixture.counts, strict=True):
+    taken = data.mixture.taken(len(data.mixture))
+    share = mean_shares(data.phases)
+    for packed in data.sources:
+        n_rows, counts = taken[packed.name], packed.packed.counts
+        supervised = packed.tokens.n_supervised / packed.tokens.n_tokens
+        tokens = round(n_rows * packed.n_tokens / packed.n_rows)
         sources[packed.name] = {
-            "share": stage.mixture[packed.name],
-            "items": packed.n_items,
+            "share": round(float(share[packed.name]), 6),
+            "items": packed.tokens.n_items,
             "tokens_in_source": packed.n_tokens,
             "rows": n_rows,
-            "tokens": round(n_rows * packed.n_tokens / len(packed.rows)),
-            "epochs": round(n_rows / len(packed.rows), 3),
+            "tokens": tokens,
+            "supervised": round(tokens * supervised),
+            "epochs": round(n_rows / packed.n_rows, 3),
+            "long": {k: v for k, v in asdict(counts).items() if k not in {"items", "placed"} and v},
             "digest": packed.digest(),
         }
     return {
@@ -239,6 +247,10 @@ def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: 
         "warmup": chosen.warmup,
         "why": chosen.why,
         "sources": sources,
+        "changes": [
+            {"at": p.at, "ramp": p.ramp, "shares": {n: round(float(s), 6) for n, s in p.shares.items()}}
+            for p in data.phases[1:]
+        ],
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -57,19 +57,19 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """The names that are allowed where `path` ends, for suggestions; names in a collection are passed over."""
+    """The names that are allowed where `path` ends, for suggestions."""
     for part in path:
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        if part in fields:
-            model = next(iter(_models_in(fields[str(part)].annotation)), model)
+        field = {f.alias or name: f for name, f in model.model_fields.items()}.get(str(part))
+        model = next(_models_in(field.annotation), model) if field else model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside `dict[str, Model]`, `list[Model]`, `Model | None`."""
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The model classes that a field's type names: list[Stage], dict[Name, Source], Blend | None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def _suggest(word: str, allowed: Sequence[str]) -> str:

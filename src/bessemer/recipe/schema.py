@@ -18,6 +18,7 @@ _COUNT_SCHEMA = {
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+GUARDED = ("safety", "instruct")  # categories that no blend may drop silently
 Column = Literal[
     "id", "group", "text", "messages", "prompt", "completion", "instruction", "input", "output", "system", "tools",
     "chosen", "rejected", "reference",
@@ -34,9 +35,10 @@ class Source(Strict):
 
     from_: str = Field(
         alias="from",
-        description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md; plain, .gz or .zst)"
-        "; a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; dataset:NAME@VERSION[/SPLIT]; "
-        "a collection that comes with a package: bessemer:NAME (see `bessemer show sources`)",
+        description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md; plain, .gz "
+        "or .zst); a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; "
+        "dataset:NAME@VERSION[/SPLIT]; a collection that comes with a package: bessemer:NAME "
+        "(see `bessemer show sources`)",
     )
     kind: Literal["documents", "chat", "preference", "prompts"] = Field(
         "documents",
@@ -55,6 +57,46 @@ class Source(Strict):
         description="A row that cannot be read: fail stops, skip counts it in the plan, quarantine also keeps it in "
         "BESSEMER_HOME/quarantine",
     )
+    category: Name | None = Field(
+        None, description="Category of a general source for `blend`, such as code or safety; default: its name"
+    )
+    long: Literal["split", "drop", "truncate", "fail"] | None = Field(
+        None,
+        description="Items longer than a row: split (default for documents), drop, truncate or fail (default for chat)",
+    )
+    max_lost: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="Largest share of its items that may be dropped or truncated"
+    )
+    max_epochs: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="How often a stage may repeat the source before that is an error"
+    )
+
+
+class Blend(Strict):
+    """A mixture in two levels: how much domain, and which categories inside the general part."""
+
+    domain: Annotated[float, Field(ge=0, le=1)] = Field(description="Share of the domain sources in tokens")
+    general: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="Shares of categories inside the general part; those not named keep their proportions in the rest",
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Proportions are tokens ** (1 / temperature): above 1 small sources come more often"
+    )
+    drop: list[Name] = Field(
+        default_factory=list[str], description="Safety or instruction categories that may fall to 0 (an explicit yes)"
+    )
+
+
+class Change(Strict):
+    """Another mixture from some point of the stage on."""
+
+    at: Annotated[float, Field(gt=0, lt=1)] = Field(description="Share of the stage's rows after which it holds")
+    mixture: dict[str, Share] = Field(default_factory=dict, description="As in the stage")
+    blend: Blend | None = Field(None, description="As in the stage")
+    ramp: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the stage before `at` over which the shares move there in a straight line"
+    )
 
 
 class Stage(Strict):
@@ -63,7 +105,13 @@ class Stage(Strict):
     objective: Literal["cpt", "sft"] = Field(
         description="cpt: learn from every token; sft: learn the answers of conversations"
     )
-    mixture: dict[str, Share] = Field(description="Share of each source in tokens; the shares add up to 1")
+    mixture: dict[str, Share] = Field(
+        default_factory=dict, description="Share of each source in tokens; the shares add up to 1. Or `blend`"
+    )
+    blend: Blend | None = Field(None, description="In place of `mixture`: a domain share and general categories")
+    changes: list[Change] = Field(
+        default_factory=list[Change], description="Other mixtures later in the stage, in order: steps and ramps"
+    )
     tokens: Count | None = Field(None, description="Tokens to train on, e.g. 200k; default: every domain source once")
     loss_weight: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
@@ -130,44 +178,99 @@ class Recipe(Strict):
     checkpoint_every: Share = Field(0.2, description="Share of a stage between two checkpoints (at least 10 steps)")
     tasks: dict[Name, Task] = Field(min_length=1, description="Held-out tasks; the first one decides")
 
+    def used_by(self, stage: Stage) -> list[str]:
+        """The sources that a stage's mixtures draw from, in the recipe's order."""
+        used: set[str] = set()
+        for mixed in (stage, *stage.changes):
+            used |= mixed.mixture.keys()
+            if mixed.blend:
+                used |= {
+                    n for n, s in self.sources.items() if _readable(s, stage) and _share_of(mixed.blend, s, n) != 0
+                }
+        return [name for name in self.sources if name in used]
+
     @model_validator(mode="after")
     def _cross_check(self) -> Recipe:
         """Mistakes that need more than one field; all of them at once, one `path: what` a line."""
         found = [line for i, stage in enumerate(self.stages) for line in self._check_stage(f"stages[{i}]", stage)]
         found += self._check_held_out()
-        used = {s for stage in self.stages for s in stage.mixture}
+        used = {name for stage in self.stages for name in self.used_by(stage)}
         found += [f"sources.{name}: no stage uses this source" for name in self.sources.keys() - used]
+        for name, source in self.sources.items():
+            if source.category and source.role != "general":
+                found.append(f"sources.{name}.category: only for sources of role general")
+            if source.long == "split" and source.kind == "chat":
+                found.append(
+                    f"sources.{name}.long: a conversation cut in two loses its question; drop, truncate or fail"
+                )
         if found:
             raise ValueError("\n".join(found))
         return self
 
     def _check_stage(self, at: str, stage: Stage) -> list[str]:
-        found: list[str] = []
-        for field in ("mixture", "loss_weight"):
-            for source in getattr(stage, field):
-                if source not in self.sources:
-                    found.append(f"{at}.{field}.{source}: no source of this name|{source}")
-        for source in stage.loss_weight.keys() - stage.mixture.keys():
-            found.append(f"{at}.loss_weight.{source}: the stage's mixture does not use this source")
-        total = sum(stage.mixture.values())
-        if abs(total - 1) > 1e-6:
-            found.append(f"{at}.mixture: the shares add up to {total:g}, not 1")
-        known = [self.sources[s] for s in stage.mixture if s in self.sources]
+        found = self._check_mixed(at, stage, stage)
+        end = 0.0
+        for i, change in enumerate(stage.changes):
+            where = f"{at}.changes[{i}]"
+            found += self._check_mixed(where, change, stage)
+            if change.at - change.ramp < end - 1e-9:
+                found.append(
+                    f"{where}.at: begins at {change.at - change.ramp:g}, before {end:g}, where the last one ends"
+                )
+            end = change.at
+        names = self.used_by(stage)
+        for source in stage.loss_weight:
+            if source not in self.sources:
+                found.append(f"{at}.loss_weight.{source}: no source of this name|{source}")
+            elif source not in names:
+                found.append(f"{at}.loss_weight.{source}: the stage's mixture does not use this source")
+        known = [self.sources[name] for name in names]
         if stage.objective == "sft" and known and all(s.kind != "chat" for s in known):
             found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
         if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
             found.append(f"{at}.objective: cpt takes documents only; conversations belong into an sft stage")
-        for name in stage.mixture:
-            if name in self.sources and self.sources[name].kind in {"preference", "prompts"}:
-                found.append(
-                    f"{at}.mixture.{name}: no objective reads {self.sources[name].kind} yet, only documents and chat"
-                )
+        for name in names:
+            if (kind := self.sources[name].kind) in {"preference", "prompts"}:
+                found.append(f"{at}.mixture.{name}: no objective reads {kind} yet, only documents and chat")
         if stage.tokens is None and known and all(s.role == "general" for s in known):
             found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
         return found
 
+    def _check_mixed(self, at: str, mixed: Stage | Change, stage: Stage) -> list[str]:
+        """A mixture or a blend: one of them, and in itself sound."""
+        found: list[str] = []
+        if bool(mixed.mixture) == (mixed.blend is not None):
+            found.append(f"{at}.mixture: give either mixture or blend")
+        for source in mixed.mixture:
+            if source not in self.sources:
+                found.append(f"{at}.mixture.{source}: no source of this name|{source}")
+        total = sum(mixed.mixture.values())
+        if mixed.mixture and abs(total - 1) > 1e-6:
+            found.append(f"{at}.mixture: the shares add up to {total:g}, not 1")
+        return found + (self._check_blend(f"{at}.blend", mixed.blend, stage) if mixed.blend else [])
+
+    def _check_blend(self, at: str, blend: Blend, stage: Stage) -> list[str]:
+        readable = {n: s for n, s in self.sources.items() if _readable(s, stage)}
+        categories = list(dict.fromkeys(s.category or n for n, s in readable.items() if s.role == "general"))
+        found: list[str] = []
+        for name in [*blend.general, *blend.drop]:
+            if name not in categories:
+                found.append(f"{at}.general.{name}: no category of a general source|{name}")
+        total, unnamed = sum(blend.general.values()), [c for c in categories if c not in blend.general]
+        if total > 1 + 1e-6 or (blend.general and not unnamed and abs(total - 1) > 1e-6):
+            found.append(f"{at}.general: the shares add up to {total:g}, not 1")
+        if blend.domain > 0 and all(s.role != "domain" for s in readable.values()):
+            found.append(f"{at}.domain: {blend.domain:g}, but there is no domain source for {stage.objective}")
+        if blend.domain < 1 and not categories:
+            found.append(f"{at}.domain: {blend.domain:g}, but there is no general source for {stage.objective}")
+        for name in categories:
+            falls = blend.domain == 1 or blend.general.get(name, 1 - total) < 1e-9
+            if falls and name not in blend.drop and any(word in name for word in GUARDED):
+                found.append(f"{at}.drop: category {name} falls to 0; say `drop: [{name}]` if that is meant")
+        return found
+
     def _check_held_out(self) -> list[str]:
-        trained = {self.sources[s].from_ for stage in self.stages for s in stage.mixture if s in self.sources}
+        trained = {self.sources[name].from_ for stage in self.stages for name in self.used_by(stage)}
         held_out = {f"probes.{k}": v.from_ for k, v in self.probes.items()}
         held_out |= {f"tasks.{k}": v.from_ for k, v in self.tasks.items()}
         found = [
@@ -179,3 +282,16 @@ class Recipe(Strict):
             if task.metric != "auroc" and task.at_least is not None:
                 found.append(f"tasks.{name}.at_least: only for metric auroc")
         return found
+
+
+def _readable(source: Source, stage: Stage) -> bool:
+    """Whether a stage's blend takes the source: continued pre-training reads documents only."""
+    return source.kind in {"cpt": ("documents",), "sft": ("documents", "chat")}[stage.objective]
+
+
+def _share_of(blend: Blend, source: Source, name: str) -> float:
+    """0 when the blend leaves the source out; otherwise some positive number."""
+    if source.role == "domain":
+        return blend.domain
+    left = 1 - sum(blend.general.values())
+    return (1 - blend.domain) * blend.general.get(source.category or name, max(0.0, round(left, 9)))

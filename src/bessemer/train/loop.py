@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bessemer.data.batches import NO_TARGET, Batch, StageData, split_batch
+from bessemer.data.batch import NO_TARGET, Batch, StageData, split_batch
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bessemer.data.batches import NO_TARGET, Batch
+from bessemer.data.batch import NO_TARGET, Batch
 from bessemer.train.weights import Trainable
 
 CHUNK = 512  # positions that go through the head at once; the logits of a whole batch never exist

@@ -5,16 +5,45 @@ Legend: N tokens of a batch (documents one after another, no padding), D documen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.data.mixture import Mixture
-from bessemer.data.pack import PackedSource, Segment
+from bessemer.data.pack import Packed
+from bessemer.data.shards import Segment, TokenSet
+from bessemer.data.shares import Phase
+from bessemer.files import sha256_text
 
 NO_TARGET = -100
+Row = tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class PackedSource:
+    """A source as rows of tokens."""
+
+    name: str
+    tokens: TokenSet
+    packed: Packed
+
+    @property
+    def n_rows(self) -> int:
+        return self.packed.n_rows
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens in its rows, never padding."""
+        return self.packed.counts.placed
+
+    def row(self, i: int) -> Row:
+        return tuple(self.tokens.segment(*place) for place in self.packed.row(i))
+
+    def digest(self) -> str:
+        """sha256 over every token, mask bit and id, and how they are laid into rows."""
+        return sha256_text(f"{self.tokens.digest()} {self.packed.digest}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +57,7 @@ class Batch:
     sources_N: NDArray[np.int64]
     anchored_D: tuple[bool, ...]  # documents whose targets are the start checkpoint's own predictions
     lengths_D: tuple[int, ...]
+    rows_D: tuple[int, ...]  # row of the step in which the document lies
     ids: tuple[str, ...]  # item id per document
 
 
@@ -38,21 +68,40 @@ class StageData:
     sources: tuple[PackedSource, ...]
     mixture: Mixture
     rows_per_step: int
-    loss_weight: dict[str, float]
+    loss_weight: Mapping[str, float]
     anchored: frozenset[str] = frozenset()  # sources that keep the start checkpoint's predictions
+    phases: tuple[Phase, ...] = ()  # the shares in tokens that were asked for
 
     @property
     def n_steps(self) -> int:
-        return self.mixture.n_rows // self.rows_per_step
+        return len(self.mixture) // self.rows_per_step
 
-    def rows(self, step: int) -> list[tuple[int, tuple[Segment, ...]]]:
+    def rows(self, step: int) -> list[tuple[int, Row]]:
         """(source, row) of every row in step `step` (from 0)."""
+        numbers = {source.name: j for j, source in enumerate(self.sources)}
         first = step * self.rows_per_step
-        places = [self.mixture.row(i) for i in range(first, first + self.rows_per_step)]
-        return [(source, self.sources[source].rows[row]) for source, row in places]
+        picks = [self.mixture[k] for k in range(first, first + self.rows_per_step)]
+        return [(numbers[p.source], self.sources[numbers[p.source]].row(p.row)) for p in picks]
 
-    def batch(self, step: int) -> Batch:
-        return build_batch(self.rows(step), [s.name for s in self.sources], self.loss_weight, self.anchored)
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step; of several processes each takes its rows, with the weights of the whole."""
+        names = [s.name for s in self.sources]
+        return part_of_rank(build_batch(self.rows(step), names, self.loss_weight, self.anchored), rank, world)
+
+
+def batches(
+    sources: Sequence[PackedSource],
+    mixture: Mixture,
+    *,
+    rows: int,
+    loss_weight: Mapping[str, float] | None = None,
+    first: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """The batches of every step from `first` on, `rows` rows each; usable without recipe, plan or run."""
+    data = StageData(tuple(sources), mixture, rows, loss_weight or {})
+    yield from (data.batch(step, rank, world) for step in range(first, data.n_steps))
 
 
 def shift(segment: Segment) -> NDArray[np.int64]:
@@ -64,9 +113,9 @@ def shift(segment: Segment) -> NDArray[np.int64]:
 
 
 def build_batch(
-    rows: Sequence[tuple[int, tuple[Segment, ...]]],
+    rows: Sequence[tuple[int, Row]],
     names: Sequence[str],
-    loss_weight: dict[str, float],
+    loss_weight: Mapping[str, float],
     anchored: frozenset[str] = frozenset(),
 ) -> Batch:
     """Lay the rows' documents end to end and give every target its weight.
@@ -96,8 +145,22 @@ def build_batch(
         sources_N,
         tuple(names[source] in anchored for source, _ in documents),
         tuple(lengths),
+        tuple(r for r, (_, row) in enumerate(rows) for _ in row),
         tuple(s.id for _, s in documents),
     )
+
+
+def part_of_rank(batch: Batch, rank: int, world: int) -> Batch:
+    """The rows rank, rank + world, ... of a step. Weights stay, so the losses of all ranks add up to the whole."""
+    if world == 1:
+        return batch
+    mine_D = np.array(batch.rows_D) % world == rank
+    mine_N = np.repeat(mine_D, batch.lengths_D)
+    kept = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    for name, value in kept.items():
+        own = mine_N if name.endswith("_N") else mine_D
+        kept[name] = value[own] if name.endswith("_N") else tuple(v for v, m in zip(value, own, strict=True) if m)
+    return Batch(**kept)
 
 
 def split_batch(batch: Batch, max_tokens: int) -> list[Batch]:
@@ -122,5 +185,6 @@ def _slice(batch: Batch, d0: int, d1: int, n0: int, n1: int) -> Batch:
         batch.sources_N[n0:n1],
         batch.anchored_D[d0:d1],
         batch.lengths_D[d0:d1],
+        batch.rows_D[d0:d1],
         batch.ids[d0:d1],
     )

@@ -1,0 +1,138 @@
+"""Which documents were in a step, and which runs and releases saw a document: from the arithmetic, with no log.
+
+A run's plan names its token sets. The functions that fed the training say again what it was fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bessemer.data.batch import StageData
+from bessemer.data.shards import open_tokens
+from bessemer.data.stage import build_stage
+from bessemer.errors import BessemerError
+from bessemer.files import read_json
+from bessemer.recipe.schema import Recipe
+from bessemer.registry import store
+from bessemer.track.metrics import read_metrics
+from bessemer.track.runs import PLAN, runs_folder
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A piece of a document in a row of a step."""
+
+    row: int  # of the step, from 0
+    source: str
+    id: str
+    epoch: int
+    start: int  # its first token in the document
+    tokens: int
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run or release that was fed a document, and when."""
+
+    what: str  # run NAME, release NAME@VERSION
+    stage: str
+    source: str
+    steps: tuple[int, ...]  # from 1; empty: it was in the source but not in a step that was done
+    of: int  # steps that were done
+
+
+def trace_step(run: str, step: int, stage: str | None = None) -> tuple[str, list[Fed]]:
+    """(stage, every document in its step `step`, counted from 1). stage: its name; without it the run's last.
+
+    Raises BessemerError for an unknown run, stage or step, and when a token set is gone.
+    """
+    plan = _plan(run)
+    names = [s["name"] for s in plan["stages"]]
+    name = stage or names[-1]
+    if name not in names:
+        raise BessemerError(f"no stage {name!r}", where=run, fix=f"--stage {' | '.join(names)}")
+    data = _stage_data(plan, names.index(name))
+    if not 1 <= step <= data.n_steps:
+        raise BessemerError(f"no step {step}: the stage has 1 to {data.n_steps}", where=f"{run} {name}")
+    sources = {s.name: s for s in data.sources}
+    fed: list[Fed] = []
+    for row in range(data.rows_per_step):
+        pick = data.mixture[(step - 1) * data.rows_per_step + row]
+        source = sources[pick.source]
+        for item, start, tokens in source.packed.row(pick.row):
+            about = source.tokens.about(item)
+            fed.append(Fed(row, pick.source, about["id"], pick.epoch, start, tokens, about["excerpt"]))
+    return name, fed
+
+
+def trace_document(document: str) -> tuple[list[Seen], list[str]]:
+    """(runs and releases whose sources hold the document, what could not be looked at and why)."""
+    seen: list[Seen] = []
+    gone: list[str] = []
+    for what, plan, done in _trained():
+        for n, stage in enumerate(plan["stages"]):
+            try:
+                seen += _in_stage(what, document, plan, n, done.get(stage["name"], 0))
+            except BessemerError as error:
+                gone.append(f"{what}, {stage['name']}: {error.what} ({error.where})")
+    return seen, gone
+
+
+def _in_stage(what: str, document: str, plan: dict[str, Any], n: int, done: int) -> Iterator[Seen]:
+    names = {name: open_tokens(plan["token_sets"][name]).find(document) for name in plan["stages"][n]["sources"]}
+    if not any(names.values()):
+        return
+    data = _stage_data(plan, n)
+    for source in data.sources:
+        for item in names[source.name]:
+            places = (
+                k
+                for row in source.packed.rows_of(item)
+                for k in data.mixture.places(source.name, row, done * data.rows_per_step)
+            )
+            steps = sorted({k // data.rows_per_step + 1 for k in places})
+            yield Seen(what, plan["stages"][n]["name"], source.name, tuple(steps), done)
+
+
+def _trained() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
+    """(what, plan, {stage: steps that were done}) of every run, and of every release (all of its steps)."""
+    for path in sorted(runs_folder().glob(f"*/{PLAN}")):
+        done: dict[str, int] = {}
+        for event in read_metrics(path.parent / "metrics.jsonl"):
+            if event["event"] == "step":
+                done[event["stage"]] = event["step"]
+        yield f"run {path.parent.name}", read_json(path), done
+    for release in store.list_releases():
+        plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
+        if plan and "token_sets" in plan:
+            yield f"release {release.reference}", plan, {s["name"]: s["steps"] for s in plan["stages"]}
+
+
+def _plan(run: str) -> dict[str, Any]:
+    """The plan of a run, or of a release (name@version)."""
+    path = (store.find_release(run).path if "@" in run else runs_folder() / run) / PLAN
+    if not path.exists():
+        raise BessemerError(f"no run {run!r}", where=str(path.parent), fix="bessemer runs")
+    plan = read_json(path)
+    if "token_sets" not in plan:
+        raise BessemerError("its plan is of an older version and names no token sets", where=str(path))
+    return plan
+
+
+def _stage_data(plan: dict[str, Any], n: int) -> StageData:
+    recipe = Recipe.model_validate(plan["recipe"])
+    stage = recipe.stages[n]
+    sets = {name: open_tokens(plan["token_sets"][name]) for name in recipe.used_by(stage)}
+    data = build_stage(recipe, stage, sets)
+    for source in data.sources:
+        planned = plan["stages"][n]["sources"][source.name]["digest"]
+        if source.digest() != planned:
+            raise BessemerError(
+                f"rows of {source.name} are no longer those of the plan ({source.digest()[:12]}, not {planned[:12]})",
+                where=plan["stages"][n]["name"],
+                fix="use the version of Bessemer that made the plan",
+            )
+    return data

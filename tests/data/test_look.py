@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bessemer.data.items import Item
+from bessemer.data.look import mixture_course, show_items, show_rows, statistics
+from bessemer.data.render import Renderer
+from bessemer.plan.resolve import Prepared, prepare
+from bessemer.recipe.load import load_recipe
+from tests.story import write_story
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, tiny_model: Path) -> Prepared:
+    return prepare(load_recipe(write_story(tmp_path / "story", tiny_model)))
+
+
+def test_rows_are_shown_as_they_are_trained(prepared: Prepared) -> None:
+    data = prepared.stages[1]
+    shown = show_rows(data, prepared.renderer.decode_all, 4, 4)
+    trained = [i for step in (2, 3) for i in data.batch(step).ids]
+    assert [s.id for s in shown] == trained and {s.row for s in shown} == {4, 5, 6, 7}
+    chat = next(s for s in shown if s.source == "rules")
+    learnt = [text for text, supervised in chat.runs if supervised]
+    assert learnt in (["yes<|im_end|>"], ["no<|im_end|>"])
+    assert chat.supervised == 2 and "<|im_start|>assistant" in chat.runs[0][0]
+
+
+def test_the_course_of_a_mixture_adds_up(prepared: Prepared) -> None:
+    data = prepared.stages[0]
+    course = mixture_course(data)
+    total = sum((Counter(part.tokens) for part in course), Counter[str]())
+    planned = prepared.plan["stages"][0]["sources"]
+    assert course[-1].at == 1
+    assert all(abs(total[name] - planned[name]["tokens"]) <= len(course) for name in total)
+
+
+def test_statistics_of_a_source(tiny_model: Path) -> None:
+    items = [Item("a", "one two three", meta={"licence": "MIT"}), Item("b", "One, two: THREE!"), Item("c", "x" * 900)]
+    plain = statistics(items)
+    assert (plain.items, plain.duplicates, plain.groups, plain.tokens) == (3, 1, 3, None)
+    assert plain.columns == {"licence": 1}
+    assert [n for _, _, n in plain.histogram if n] == [1, 1, 1] and sum(n for *_, n in plain.histogram) == 3
+    renderer = Renderer(tiny_model)
+    counted = statistics(items, renderer)
+    assert counted.tokens == sum(len(e.ids_L) for e in renderer.render(items)) == counted.supervised
+    assert show_items(items, renderer, "s")[0].runs == (("one two three<|im_end|>", True),)

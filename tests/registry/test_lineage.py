@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bessemer.errors import BessemerError
+from bessemer.files import read_json
+from bessemer.plan.resolve import prepare
+from bessemer.recipe.load import load_recipe
+from bessemer.recipe.schema import Recipe
+from bessemer.registry.lineage import trace_document, trace_step
+from bessemer.run import _Story, make_plan
+from bessemer.track.metrics import read_metrics
+from bessemer.track.screen import Screen
+from tests.story import write_story
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Recipe:
+    return load_recipe(write_story(tmp_path / "story", tiny_model))
+
+
+def train_one_stage(recipe: Recipe, home: Path) -> Path:
+    folder = home / "runs" / recipe.name
+    story = _Story(make_plan(recipe, Screen(quiet=True), measured=False), folder, Screen(quiet=True), lambda: False)
+    story.before()
+    story.train(0)
+    return folder
+
+
+def test_a_step_names_the_documents_that_were_fed(recipe: Recipe, bessemer_home: Path) -> None:
+    train_one_stage(recipe, bessemer_home)
+    data = prepare(recipe).stages[0]
+    for step in (1, 7, data.n_steps):
+        name, fed = trace_step("story", step, "01-cpt")
+        assert name == "01-cpt"
+        assert tuple(f.id for f in fed) == data.batch(step - 1).ids
+        assert tuple(f.tokens for f in fed) == data.batch(step - 1).lengths_D
+        assert all(f.excerpt for f in fed)
+
+
+def test_a_document_names_the_steps_that_saw_it(recipe: Recipe, bessemer_home: Path) -> None:
+    train_one_stage(recipe, bessemer_home)
+    data = prepare(recipe).stages[0]
+    by_hand: dict[str, set[int]] = {}
+    for step in range(data.n_steps):
+        for document in data.batch(step).ids:
+            by_hand.setdefault(document, set()).add(step + 1)
+    for line in range(1, 201, 7):
+        document = f"own.jsonl:{line}"
+        seen, gone = trace_document(document)
+        (first,) = [s for s in seen if s.stage == "01-cpt"]
+        assert set(first.steps) == by_hand.get(document, set()) and first.of == data.n_steps
+        assert (first.what, first.source, gone) == ("run story", "own", [])
+    # The second stage has not begun: its sources hold the document, no step fed it.
+    seen, _ = trace_document("general.jsonl:3")
+    assert [s.steps for s in seen if s.stage == "02-sft"] == [()]
+    assert trace_document("nobody") == ([], [])
+
+
+def test_what_cannot_be_traced_is_said(recipe: Recipe, bessemer_home: Path) -> None:
+    folder = train_one_stage(recipe, bessemer_home)
+    for run, step, stage, said in (
+        ("nobody", 1, None, "no run 'nobody'"),
+        ("story", 0, None, "no step 0"),
+        ("story", 9999, None, "no step 9999"),
+        ("story", 1, "09-cpt", "no stage '09-cpt'"),
+    ):
+        with pytest.raises(BessemerError, match=said):
+            trace_step(run, step, stage)
+    assert read_metrics(folder / "metrics.jsonl")
+    shutil.rmtree(bessemer_home / "tokens" / "story.own")
+    _, gone = trace_document("own.jsonl:1")
+    assert len(gone) == 1 and "run story, 01-cpt" in gone[0]
+    assert read_json(folder / "plan.lock.json")["token_sets"]["own"] == "story.own@1"
