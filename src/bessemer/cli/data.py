@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from bessemer.cli import look
+from bessemer.cli import look, prepare
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(prepare.prepare)
 app.command()(look.show)
 app.command()(look.mix)
 app.command()(look.stats)

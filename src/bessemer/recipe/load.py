@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from bessemer.errors import BessemerError, Problem, RecipeError
 from bessemer.recipe.schema import RULES_OF_NAMES, Recipe
 
 MAX_BYTES = 1_000_000
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,9 +56,8 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise BessemerError(f"no valid YAML ({' '.join(str(error).split())})", where=where) from None
 
 
-def _keys_at(path: Sequence[str | int]) -> list[str]:
+def _keys_at(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The names that are allowed where `path` ends, for suggestions."""
-    model: type[BaseModel] = Recipe
     for part in path:
         field = {f.alias or name: f for name, f in model.model_fields.items()}.get(str(part))
         model = next(_models_in(field.annotation), model) if field else model
@@ -84,19 +84,20 @@ def _show_path(path: Sequence[str | int]) -> str:
     return text
 
 
-def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
+def _problems(error: ValidationError, raw: Mapping[str, Any], model: type[BaseModel]) -> list[Problem]:
     found: list[Problem] = []
     for item in error.errors(include_url=False):
         path = [p for p in item["loc"] if p != "[key]"]
         where = _show_path(path)
         match item["type"]:
             case "extra_forbidden":
-                allowed = _keys_at(path[:-1])
+                allowed = _keys_at(model, path[:-1])
                 found.append(Problem(where, "unknown key", _suggest(str(path[-1]), allowed)))
-            case "value_error" if not path:
-                for line in str(item.get("ctx", {}).get("error")).splitlines():
+            case "value_error" if not path or str(item.get("ctx", {}).get("error")).startswith("."):
+                for line in str(item.get("ctx", {}).get("error")).splitlines():  # of a whole model: `place: what|word`
                     text, _, word = line.partition("|")
                     place, _, what = text.partition(": ")
+                    place = where + place
                     fix = _suggest(word, list(cast(dict[str, Any], raw.get("sources") or {}))) if word else ""
                     found.append(Problem(place, what, fix))
             case "missing":
@@ -166,17 +167,17 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Probl
     return problems
 
 
-def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
-    """Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
+def parse(model: type[Model], text: str, *, where: str, overrides: Sequence[str] = ()) -> Model:
+    """A recipe of any kind. Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
     raw = _parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise BessemerError("a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init")
     recipe_raw = cast(dict[str, Any], raw)
     problems = apply_overrides(recipe_raw, overrides)
     try:
-        recipe = Recipe.model_validate(recipe_raw)
+        recipe = model.model_validate(recipe_raw)
     except ValidationError as error:
-        problems += _problems(error, recipe_raw)
+        problems += _problems(error, recipe_raw, model)
         if any(p.where for p in problems):
             known = {(p.where, p.what) for p in problems}
             extra = _independent_cross_checks(recipe_raw, {p.where for p in problems})
@@ -187,8 +188,13 @@ def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] =
     return recipe
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file. Raises RecipeError or BessemerError."""
+def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """A training recipe. Raises as `parse` does."""
+    return parse(Recipe, text, where=where, overrides=overrides)
+
+
+def load(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """Read a recipe file of any kind. Raises RecipeError or BessemerError."""
     path = Path(path)
     try:
         text = path.read_text()
@@ -196,7 +202,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise BessemerError(f"the recipe cannot be read ({error.strerror})", where=str(path)) from None
     except UnicodeDecodeError:
         raise BessemerError("the recipe is no UTF-8 text", where=str(path)) from None
-    return parse_recipe(text, where=str(path), overrides=overrides)
+    return parse(model, text, where=str(path), overrides=overrides)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a training recipe. Raises as `load` does."""
+    return load(Recipe, path, overrides)
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:

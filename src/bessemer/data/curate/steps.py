@@ -1,0 +1,153 @@
+"""What happens to one item: datatrove pipeline steps that count what they take, change and drop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.formatters import FTFYFormatter
+
+from bessemer.data.curate import pii, quality
+from bessemer.data.curate.counts import Counts, excerpt
+from bessemer.data.curate.texts import n_tokens, texts_in, whole_text, with_texts
+from bessemer.data.items import Item
+from bessemer.recipe.data_recipe import Language, Pii, Quality
+
+_ODD = re.compile(r"[^\t\n\r -~]|&")  # plain ASCII without HTML entities cannot have been decoded wrongly
+
+
+class Step(PipelineStep):
+    """A step over items. `name` is its name in the recipe; `counts` and `dropped` are its record for one task."""
+
+    type = "Bessemer"
+    name = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counts(self.name)
+        self.dropped: list[dict[str, str]] = []
+
+    def look(self, item: Item) -> Item | None:
+        """The item as it goes on, or None after `self.drop`."""
+        raise NotImplementedError
+
+    def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:  # type: ignore[override]
+        for item in data:
+            tokens = n_tokens(item)
+            self.counts.take(tokens)
+            with self.track_time():
+                kept = self.look(item)
+            if kept is not None:
+                self.counts.give(tokens if kept is item else n_tokens(kept))
+                yield kept
+
+    def drop(self, item: Item, reason: str, *, note: str = "", because: str = "") -> None:
+        """because: the id of what the item is a copy of, if it is one."""
+        self.counts.drop(item, reason, note)
+        self.dropped.append({"id": item.id, "step": self.name, "reason": reason} | ({"of": because} if because else {}))
+
+
+class RepairStep(Step):
+    """Undo wrong decoding with the settings of datatrove's own formatter: encoding yes, style no."""
+
+    name = "repair"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.format = FTFYFormatter().format
+
+    def look(self, item: Item) -> Item | None:
+        before = texts_in(item)
+        after = [self.format(text) if _ODD.search(text) else text for text in before]
+        if after == before:
+            return item
+        if any(text.strip() and not better.strip() for text, better in zip(before, after, strict=True)):
+            return self.drop(item, "nothing but control characters")
+        self.counts.did["items repaired"] += 1
+        repaired = with_texts(item, after)
+        self.counts.show("items repaired", excerpt(repaired))
+        return repaired
+
+
+class LanguageStep(Step):
+    """Keep some languages. The identifier says when it cannot tell; that is a reason of its own."""
+
+    name = "language"
+
+    def __init__(self, settings: Language) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def look(self, item: Item) -> Item | None:
+        language, confidence = identify(whole_text(item))
+        if confidence < self.settings.confidence:
+            self.counts.did["unsure"] += 1
+            if self.settings.unsure == "keep":
+                return item
+            return self.drop(item, "language unsure")
+        if language not in self.settings.keep:
+            return self.drop(item, f"language {language}")
+        return item
+
+
+@functools.cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def identify(text: str) -> tuple[str, float]:
+    """The language of a text (ISO 639) and how sure that is, 0 to 1. Looks at the first 10,000 characters."""
+    language, confidence = _identifier().classify(text[:10_000])
+    return language, float(confidence)
+
+
+def languages() -> list[str]:
+    """All languages that can be told apart."""
+    return sorted(_identifier().labels)
+
+
+class QualityStep(Step):
+    """Drop what breaks a rule; the first rule broken is the reason."""
+
+    name = "quality"
+
+    def __init__(self, rules: Quality) -> None:
+        super().__init__()
+        self.rules = rules
+
+    def look(self, item: Item) -> Item | None:
+        reason = next(quality.broken_rules(whole_text(item), self.rules), None)
+        return item if reason is None else self.drop(item, reason)
+
+
+class PiiStep(Step):
+    """Replace, drop or flag personal data and secrets."""
+
+    name = "pii"
+
+    def __init__(self, settings: Pii) -> None:
+        super().__init__()
+        self.actions: dict[str, str] = {k: a for k, a in settings.model_dump().items() if a != "keep"}
+        self.replaced = [kind for kind, action in self.actions.items() if action == "replace"]
+
+    def look(self, item: Item) -> Item | None:
+        texts = texts_in(item)
+        seen = sum((pii.mask(text, self.actions)[1] for text in texts), Counter[str]())
+        if not seen:
+            return item
+        for kind in seen:
+            if self.actions[kind] == "drop":
+                return self.drop(item, f"holds {kind}")
+        for kind, n in seen.items():
+            self.counts.did[f"{kind} {'flagged' if self.actions[kind] == 'flag' else 'replaced'}"] += n
+            self.counts.show(kind, excerpt(item))
+        if flagged := {kind: n for kind, n in seen.items() if self.actions[kind] == "flag"}:
+            item = dataclasses.replace(item, meta={**item.meta, "pii": dict(sorted(flagged.items()))})
+        return with_texts(item, [pii.mask(text, self.replaced)[0] for text in texts])
