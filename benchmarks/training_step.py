@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bessemer.data.batches import NO_TARGET, Batch
-from bessemer.data.stage import build_stage, read_sources
+from bessemer.data.stage import build_stage, open_sources
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.launch.here import quiet_libraries
 from bessemer.recipe.schema import Recipe
@@ -73,7 +73,8 @@ def main() -> None:
     quiet_libraries()
     start, asked = resolve(options.start), recipe(options.start)
     trainable = prepare(start, None, 0.0)
-    data = build_stage(asked, asked.stages[0], read_sources(asked), trainable.loaded.renderer)
+    items = {name: list(source) for name, source in open_sources(asked).items()}
+    data = build_stage(asked, asked.stages[0], items, trainable.loaded.renderer)
     optimizer, peer = make_optimizer(trainable, asked.stages[0]), Peer(start)
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     tokens: list[int] = []

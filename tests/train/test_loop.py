@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bessemer.data.batches import StageData
-from bessemer.data.stage import build_stage, read_sources
+from bessemer.data.stage import build_stage, open_sources
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.recipe.load import load_recipe
@@ -33,7 +33,8 @@ def start(tiny_model: Path) -> Checkpoint:
 
 def data_of(recipe: Recipe, start: Checkpoint, n: int) -> tuple[StageData, Trainable]:
     trainable = prepare(start, None, recipe.stages[n].freeze)
-    return build_stage(recipe, recipe.stages[n], read_sources(recipe), trainable.loaded.renderer), trainable
+    items = {name: list(source) for name, source in open_sources(recipe).items()}
+    return build_stage(recipe, recipe.stages[n], items, trainable.loaded.renderer), trainable
 
 
 def stage_run(recipe: Recipe, data: StageData, folder: Path, n: int = 0) -> StageRun:
