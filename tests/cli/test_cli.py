@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import bessemer as package
-from bessemer.recipe.schema import Probe, Recipe, Source, Stage, Task
+from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.track.runs import PLAN
 from tests.cli.conftest import COMMAND, Done, bessemer
 from tests.story import sentence, write_jsonl, write_story
@@ -96,7 +96,7 @@ def test_wrong_usage_is_one_clear_line(args: list[str], what: str) -> None:
 
 def test_the_schema_describes_every_field() -> None:
     schema = json.loads(bessemer("recipe", "schema").out)
-    parts = {"Source": Source, "Stage": Stage, "Probe": Probe, "Task": Task}
+    parts = {m.__name__: m for m in (Source, Stage, Blend, Change, Probe, Task)}
     assert schema["$defs"].keys() == parts.keys()
     for described, model in [(schema, Recipe), *((schema["$defs"][n], m) for n, m in parts.items())]:
         assert described["type"] == "object" and described["additionalProperties"] is False
@@ -215,8 +215,8 @@ def test_a_plan_shows_what_was_chosen_and_what_is_a_default(
 ) -> None:
     done = here("plan", story)
     assert done.code == 0, done.err
-    for expected in ("01-cpt", "02-sft", "own", "general", "75%", "rules", "elsewhere", "warmup", "default",
-                     "memory ", "disk ", "measured step", "next: bessemer run"):  # fmt: skip
+    for expected in ("01-cpt", "02-sft", "own", "general", "75.0%", "supervised", "rules", "elsewhere", "warmup",
+                     "default", "memory ", "disk ", "measured step", "next: bessemer run"):  # fmt: skip
         assert expected in done.out
     written = json.loads((bessemer_home / "runs" / "story" / PLAN).read_text())
     assert written["identity"][:12] in done.out
@@ -230,7 +230,7 @@ def test_a_plan_as_json_is_what_is_written(story: Path, here: Callable[..., Done
     made = json.loads(done.out)
     assert made == json.loads((bessemer_home / "runs" / "story" / PLAN).read_text())
     assert made["stages"][0]["why"]["lr"] and "lr" not in made["stages"][1]["why"]
-    assert [s["steps"] for s in made["stages"]] == [20, 26] and "minutes" not in made["estimate"]
+    assert [s["steps"] for s in made["stages"]] == [21, 26] and "minutes" not in made["estimate"]
     assert "stages[0].lr" in made["defaults"]
 
 

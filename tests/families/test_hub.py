@@ -1,23 +1,18 @@
-"""A small server that speaks enough of the hub's protocol, and the real huggingface_hub in a process of its own."""
+"""The real huggingface_hub in a process of its own, against a small server that speaks the hub's protocol."""
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.hub import NEW, OLD, Hub, serve
+
 REPO = "tests/tiny"
-OLD, NEW = "a" * 40, "b" * 40
 PROGRAM = """
 import sys
 from bessemer.errors import BessemerError
@@ -31,83 +26,12 @@ except BessemerError as error:
 """
 
 
-@dataclass
-class Hub:
-    """One repository with a branch `main` that can move; `commits` holds its files."""
-
-    url: str = ""
-    main: str = OLD
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
 def hub(tiny_model: Path) -> Iterator[Hub]:
     files = {p.name: p.read_bytes() for p in tiny_model.iterdir()}
-    found = Hub(commits={OLD: {**files, "evil.py": b"raise SystemExit"}, NEW: {**files, "LICENSE": b"Apache-2.0"}})
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            found.asked.append(self.path)
-            parts = self.path.partition("?")[0].strip("/").split("/")
-            if parts[:5] == ["api", "models", *REPO.split("/"), "tree"]:
-                self.tree(parts[5])
-            elif parts[:4] == ["api", "models", *REPO.split("/")]:
-                self.info(parts[5] if "revision" in parts else "main")
-            elif parts[:3] == [*REPO.split("/"), "resolve"]:
-                self.file(parts[3], "/".join(parts[4:]))
-            else:
-                self.send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
-
-        def info(self, revision: str) -> None:
-            commit = found.main if revision == "main" else revision
-            if commit not in found.commits:
-                self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-                return
-            siblings = [{"rfilename": name} for name in found.commits[commit]]
-            body = {"id": REPO, "modelId": REPO, "sha": commit, "private": False, "tags": [], "siblings": siblings}
-            self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
-
-        def tree(self, commit: str) -> None:
-            files = found.commits[commit]
-            body = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324
-                for name, data in files.items()
-            ]
-            self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
-
-        def file(self, commit: str, name: str) -> None:
-            data = found.commits.get(commit, {}).get(name)
-            if data is None:
-                self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-                return
-            etag = hashlib.sha256(data).hexdigest()
-            self.send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"})
-
-        def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    server.shutdown()
-    server.server_close()
+    commits = {OLD: {**files, "evil.py": b"raise SystemExit"}, NEW: {**files, "LICENSE": b"Apache-2.0"}}
+    with serve(Hub(REPO, commits=commits)) as found:
+        yield found
 
 
 def resolve(hub_url: str, start: str, *, offline: bool = False) -> subprocess.CompletedProcess[str]:

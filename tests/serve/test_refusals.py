@@ -161,7 +161,7 @@ def test_a_conversation_that_the_template_refuses(
 ) -> None:
     monkeypatch.setattr(loaded.renderer.chat, "chat_template", "{{ raise_exception('roles must alternate') }}")
     error = _refused(http, "chat/completions", {"model": MODEL, "messages": ASK})
-    assert (error["code"], error["message"]) == ("invalid_conversation", "roles must alternate")
+    assert error["code"] == "invalid_conversation" and "(roles must alternate)" in error["message"]
     monkeypatch.setattr(loaded.renderer.chat, "chat_template", None)
     error = _refused(http, "chat/completions", {"model": MODEL, "messages": ASK})
     assert "no chat template" in error["message"]

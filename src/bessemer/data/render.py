@@ -84,6 +84,7 @@ class Renderer:
             raise BessemerError(f"the tokenizer has no end-of-text token ({end!r})", where=str(folder))
         self.n_vocabulary = self._with_special.get_vocab_size(with_added_tokens=True)
         self._folder = folder
+        self._made: tuple[Any, ChatTemplate] | None = None
         self._programs: dict[Any, Program] = {}
         self.special_ids = {i for i, t in self._with_special.get_added_tokens_decoder().items() if t.special}
 
@@ -103,17 +104,20 @@ class Renderer:
             token["special"] = token["special"] or token["id"] in self.control
         return json.dumps(found)
 
-    @cached_property
+    @property
     def _template(self) -> ChatTemplate:
-        if not getattr(self.chat, "chat_template", None):
+        raw = getattr(self.chat, "chat_template", None)
+        if not raw:
             raise BessemerError(
                 "the model's tokenizer has no chat template, so it cannot read conversations",
                 fix="start from an instruction-tuned (post) checkpoint, or use documents only",
             )
-        template = with_fixed_date(self.chat.get_chat_template(tools=None))
-        apply = partial(self.chat.apply_chat_template, chat_template=template)
-        names = tuple(self.control.values())
-        return ChatTemplate(apply, lambda text: any(n in text for n in names))
+        if self._made is None or self._made[0] != raw:  # made once, and again for another template
+            template = with_fixed_date(self.chat.get_chat_template(tools=None))
+            names = tuple(self.control.values())
+            apply = partial(self.chat.apply_chat_template, chat_template=template)
+            self._made = raw, ChatTemplate(apply, lambda text: any(n in text for n in names))
+        return self._made[1]
 
     def ingredients(self, kind: str) -> dict[str, str]:
         """What decides which ids an item of this kind becomes."""

@@ -1,0 +1,175 @@
+"""Data set repositories: what a configuration and a split mean, from the hub (a real client) and as a local clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bessemer.data.hub import choose
+from bessemer.data.sources import Source, read_items
+from bessemer.errors import BessemerError
+from tests.hub import NEW, OLD, Hub, serve
+
+REPO = "tests/posts"
+PROGRAM = """
+import sys
+from bessemer.data.sources import Source
+from bessemer.errors import BessemerError
+try:
+    source = Source(sys.argv[1])
+    print([i.text for i in source])
+    print([i.id for i in source])
+    print(source.digest())
+except BessemerError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def rows(*texts: str) -> bytes:
+    return "".join(json.dumps({"text": t}) + "\n" for t in texts).encode()
+
+
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\n# Posts\n",
+    "data/train-00000-of-00002.jsonl": rows("a"),
+    "data/train-00001-of-00002.jsonl": rows("b"),
+    "data/test[1].jsonl": rows("c"),
+    "loader.py": b"raise SystemExit",
+    "dataset_infos.json": b"{}",
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    moved = {**FILES, "data/train-00000-of-00002.jsonl": rows("moved")}
+    with serve(Hub(REPO, "datasets", commits={OLD: FILES, NEW: moved})) as found:
+        yield found
+
+
+def read(url: str, address: str, *, offline: bool = False) -> subprocess.CompletedProcess[str]:
+    settings = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "1" if offline else "0", "HF_HUB_DISABLE_XET": "1"}
+    settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", PROGRAM, address]
+    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_split_is_fetched_alone_pinned_to_its_commit_and_read_offline(hub: Hub) -> None:
+    first = read(hub.url, f"hf:{REPO}/train")
+    assert first.returncode == 0, first.stdout + first.stderr
+    texts, ids, digest = first.stdout.splitlines()
+    assert texts == "['a', 'b']"
+    assert ids == "['data/train-00000-of-00002.jsonl:1', 'data/train-00001-of-00002.jsonl:1']"
+    assert not any("loader.py" in path or "test" in path.rpartition("/")[2] for path in hub.asked)
+
+    hub.main = NEW  # the branch moves; what was resolved once stays
+    assert read(hub.url, f"hf:{REPO}/train").stdout.splitlines()[2] == digest
+    assert read("http://127.0.0.1:9", f"hf:{REPO}/train", offline=True).stdout == first.stdout
+    assert read(hub.url, f"hf:{REPO}@{NEW}/train").stdout.splitlines()[0] == "['moved', 'b']"
+
+
+@pytest.mark.parametrize(
+    ("rest", "texts"),
+    [("test", "['c']"), ("data/test[1].jsonl", "['c']"), ("data/*-00001-*", "['b']"), ("data", "['c', 'a', 'b']")],
+)
+def test_paths_and_splits(hub: Hub, rest: str, texts: str) -> None:
+    found = read(hub.url, f"hf:{REPO}/{rest}")
+    assert found.stdout.splitlines()[0] == texts, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        (f"hf:{REPO}", f"hf:{REPO} has the splits train, test\n  fix: say which one: hf:{REPO}/train"),
+        (f"hf:{REPO}/dev", "has no dev\n  fix: it has default/train, default/test"),
+        ("hf:tests/none/train", "the hub could not deliver it"),
+        (f"hf:{REPO}@{'c' * 40}/train", "the hub could not deliver it"),
+        ("hf:posts", "is no repository"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_clear_error(hub: Hub, address: str, what: str) -> None:
+    found = read(hub.url, address)
+    assert found.returncode == 2, found.stderr
+    assert what in found.stdout
+
+
+# -- configurations and splits ----------------------------------------------------------------------------------
+
+NAMES = ["en/train.parquet", "en/test.parquet", "de/train.parquet", "extra/notes.csv", "README.md", "state.json"]
+CONFIGS = {
+    "configs": [
+        {
+            "config_name": "en",
+            "data_files": [{"split": "train", "path": "en/train*"}, {"split": "test", "path": "en/te*"}],
+        },
+        {"config_name": "de", "data_files": "de/*.parquet"},
+        {"config_name": "all", "data_files": [{"split": "train", "path": ["en/train.parquet", "**/train.parquet"]}]},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("meta", "rest", "names"),
+    [
+        (CONFIGS, "de", ["de/train.parquet"]),
+        (CONFIGS, "de/train", ["de/train.parquet"]),
+        (CONFIGS, "en/test", ["en/test.parquet"]),
+        (CONFIGS, "all", ["de/train.parquet", "en/train.parquet"]),
+        (CONFIGS, "extra", ["extra/notes.csv"]),
+        (CONFIGS, "extra/notes.csv", ["extra/notes.csv"]),
+        ({"configs": [CONFIGS["configs"][1] | {"default": True}, CONFIGS["configs"][0]]}, "", ["de/train.parquet"]),
+        ({"configs": [{"config_name": "x", "data_dir": "de"}]}, "", ["de/train.parquet"]),
+        ({}, "test", ["en/test.parquet"]),
+        ({}, "train", ["de/train.parquet", "en/train.parquet"]),
+    ],
+)
+def test_configurations_and_splits(meta: dict[str, object], rest: str, names: list[str]) -> None:
+    assert choose(NAMES, meta, rest, f"hf:a/b/{rest}", "") == names
+
+
+@pytest.mark.parametrize(
+    ("meta", "rest", "match"),
+    [
+        (CONFIGS, "", "has the configurations en, de, all\n  fix: say which one: hf:a/b/en"),
+        (CONFIGS, "en", "has the splits train, test\n  fix: say which one: hf:a/b/en/train"),
+        (CONFIGS, "fr", "has no fr\n  fix: it has en/train, en/test, de/train, all/train"),
+        ({}, "", "has the splits train, test"),
+    ],
+)
+def test_a_choice_that_must_be_made(meta: dict[str, object], rest: str, match: str) -> None:
+    with pytest.raises(BessemerError, match=match):
+        choose(NAMES, meta, rest, f"hf:a/b/{rest}" if rest else "hf:a/b", "")
+
+
+def clone(folder: Path, readme: str) -> Path:
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "README.md").write_text(readme)
+    return folder
+
+
+def test_a_local_clone_has_the_same_splits_and_no_readme_among_its_documents(tmp_path: Path) -> None:
+    patterns = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n"
+    folder = clone(tmp_path / "posts", f"---\n{patterns}  - {{split: test, path: data/test*}}\n---\n# Posts\n")
+    for rest in ("train", "default/train"):
+        assert [i.text for i in read_items(str(folder / rest))] == ["a", "b"]
+    assert [i.text for i in read_items(str(folder / "test"))] == ["c"]
+    with pytest.raises(BessemerError, match="has the splits train, test"):
+        read_items(str(folder))
+    with pytest.raises(BessemerError, match="has no dev"):
+        read_items(str(folder / "dev"))
+    one = clone(tmp_path / "one", f"---\n{patterns}---\n")
+    assert [i.text for i in read_items(str(one))] == ["a", "b"]
+
+
+def test_a_folder_whose_readme_says_nothing_is_a_folder(tmp_path: Path) -> None:
+    folder = clone(tmp_path / "posts", "# Posts\n")
+    names = [f.name for f in Source(str(folder)).files()]
+    assert "README.md" in names and "data/test[1].jsonl" in names
