@@ -172,7 +172,7 @@ def big_token_set(home: Path, part: Path, n_parts: int) -> None:
     for i in range(n_parts):
         shutil.copytree(part, folder / f"part-{i:05d}", copy_function=os.link)
     parts = [about | {"folder": f"part-{i:05d}"} for i in range(n_parts)]
-    sums = {key: about[key] * n_parts for key in ("items", "tokens", "supervised")}
+    sums = {key: about[key] * n_parts for key in ("read", "items", "tokens", "supervised")}
     manifest = {"format": "bessemer.tokens/1", "name": "big", "version": 1, "fingerprint": "x", "ingredients": {}}
     write_json(folder / "manifest.json", {**manifest, **sums, "licences": {}, "parts": parts})
 

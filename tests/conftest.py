@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("bessemer", deadline=None)  # no test asserts wall-clock time
+settings.load_profile("bessemer")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports transformers
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only wait for each other
 

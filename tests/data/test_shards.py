@@ -113,6 +113,8 @@ def test_an_error_in_the_middle_keeps_finished_parts_and_the_next_build_goes_on(
             rendered.extend(i.id for i in batch)
             return whole(batch)
 
+        check_rendered = staticmethod(renderer.check_rendered)
+
     tokens = open_or_build("set", lambda: items, Watched(), {"data": "x"})
     assert 0 < len(rendered) < 100 and rendered[-1] == "d99"
     straight = open_or_build("other", lambda: items, renderer, {"data": "x"})
@@ -217,6 +219,7 @@ def test_large_vocabularies_take_four_bytes(renderer: Renderer) -> None:
     class Large:
         n_vocabulary = 100_000
         render = staticmethod(renderer.render)
+        check_rendered = staticmethod(renderer.check_rendered)
 
     tokens = open_or_build("large", lambda: documents(3), Large(), {"data": "x"})
     assert np.load(tokens.folder / "part-00000" / "ids.npy").dtype == np.uint32

@@ -142,9 +142,8 @@ def _kind(path: Path) -> str:
     if file.format in BINARY:
         need("pyarrow", str(path), f"{file.format} files")
     with reading(file), open_file(file) as stream:
-        empty: dict[str, Any] = {}
-        found = (r.values for r in rows(file.name, stream) if isinstance(r, Row))
-        first = next(found, empty)
+        nothing: dict[str, Any] = {}
+        first = next((r.values for r in rows(file.name, stream) if isinstance(r, Row)), nothing)
     kind = guess_kind(first)
     if kind == "preference":
         raise BessemerError("no objective reads preference pairs yet", where=str(path), fix="give documents or chats")

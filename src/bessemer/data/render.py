@@ -1,15 +1,19 @@
 """Items -> token ids and loss masks. The one renderer for training, evaluation and serving alike.
 
-Text of users is never parsed for special tokens: a comment that contains "<|im_end|>" stays text. The chat
-template is rendered with placeholders where contents belong; the template's own pieces are tokenised with special
-tokens, the contents without (so special tokens come from the template only, by id).
+Text of users is never parsed for special tokens: a comment that contains "<|im_end|>" stays text. The chat template is
+rendered with placeholders (data/template.py); its control tokens become ids, and what lies between two of them, the
+template's words and the contents, is tokenised together as plain text. So ids agree with the library's own, and special
+tokens come from the template only. A template that marks turns with mere words (OLMo 2's `<|user|>`) has no such guard.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.data.items import Item, Message
+from bessemer.data.template import KEPT_VIEWS, ChatTemplate, Hidden, Hole, View, need_shown, with_fixed_date
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_file, sha256_text
 
-PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template contains them
-PIECES = re.compile("\ue000(\\d+)\ue001")
+Tools = Sequence[Mapping[str, Any]]
+
+
+class _Mark:
+    """Where an answer starts or ends in a program."""
+
+
+START, END = _Mark(), _Mark()
+Program = list[int | str | Hole | _Mark]  # control tokens, the template's words, holes for contents, marks
+
+
+@dataclass(frozen=True)
+class Job:
+    """One rendering of one conversation, ready to be encoded."""
+
+    program: Program
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it is written when it is the last message: text[start:] is what it adds to its prompt."""
+
+    message: int
+    start: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +73,7 @@ class Renderer:
 
         self.chat = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._with_special = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._plain = Tokenizer.from_str(self._all_text())
         self._plain.encode_special_tokens = True
         for tokenizer in (self._with_special, self._plain):
             tokenizer.no_truncation()
@@ -55,7 +84,36 @@ class Renderer:
             raise BessemerError(f"the tokenizer has no end-of-text token ({end!r})", where=str(folder))
         self.n_vocabulary = self._with_special.get_vocab_size(with_added_tokens=True)
         self._folder = folder
+        self._programs: dict[Any, Program] = {}
         self.special_ids = {i for i, t in self._with_special.get_added_tokens_decoder().items() if t.special}
+
+    @cached_property
+    def control(self) -> dict[int, str]:
+        """The tokens that only a template may write: special ones, and added ones that stand in the template (such as
+        Qwen's <tool_call>, which is not marked as special)."""
+        added = self._with_special.get_added_tokens_decoder()
+        template = getattr(self.chat, "chat_template", None) or ""
+        text = template if isinstance(template, str) else json.dumps(template)
+        return {i: t.content for i, t in added.items() if t.special or (t.content.strip() and t.content in text)}
+
+    def _all_text(self) -> str:
+        """The tokenizer with every control token marked special, so that it can be told to read them as text."""
+        found = json.loads(self._with_special.to_str())
+        for token in found.get("added_tokens", []):
+            token["special"] = token["special"] or token["id"] in self.control
+        return json.dumps(found)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        if not getattr(self.chat, "chat_template", None):
+            raise BessemerError(
+                "the model's tokenizer has no chat template, so it cannot read conversations",
+                fix="start from an instruction-tuned (post) checkpoint, or use documents only",
+            )
+        template = with_fixed_date(self.chat.get_chat_template(tools=None))
+        apply = partial(self.chat.apply_chat_template, chat_template=template)
+        names = tuple(self.control.values())
+        return ChatTemplate(apply, lambda text: any(n in text for n in names))
 
     def ingredients(self, kind: str) -> dict[str, str]:
         """What decides which ids an item of this kind becomes."""
@@ -79,48 +137,125 @@ class Renderer:
 
     # -- chat -----------------------------------------------------------------------------------------------
 
-    def _pieces(self, messages: Sequence[Message], *, answer_follows: bool) -> list[tuple[str, bool]]:
-        """The rendered conversation as (text, is_content) pieces."""
-        if not getattr(self.chat, "chat_template", None):
-            raise BessemerError(
-                "the model's tokenizer has no chat template, so it cannot read conversations",
-                fix="start from an instruction-tuned (post) checkpoint, or use documents only",
-            )
-        hidden = [{"role": m.role, "content": PLACEHOLDER.format(i)} for i, m in enumerate(messages)]
-        text: str = self.chat.apply_chat_template(hidden, tokenize=False, add_generation_prompt=answer_follows)
-        parts = PIECES.split(text)
-        used = [int(n) for n in parts[1::2]]
-        if used != list(range(len(messages))):
-            raise BessemerError(
-                f"the chat template shows the messages {used}, not all of {list(range(len(messages)))} in order",
-                fix="this template needs another shape of conversation (for example no system message)",
-            )
-        return [(messages[int(p)].content, True) if i % 2 else (p, False) for i, p in enumerate(parts)]
-
     def chat_ids(self, messages: Sequence[Message], *, answer_follows: bool = True) -> list[int]:
         """Token ids of a conversation; with `answer_follows` the assistant's turn is opened."""
-        return self._encode_pieces([self._pieces(messages, answer_follows=answer_follows)])[0]
+        hidden = self._template.hide(messages)
+        view = self._template.view(hidden, (), n=len(messages), answer_follows=answer_follows)
+        need_shown(view, hidden, len(messages), answer_follows=answer_follows)
+        answers = [a for a in self._answers(hidden, ()) if view.text.startswith(a.text)]
+        return self._encode([Job(self._program(view, answers, trained=False), hidden.texts)])[0][0]
 
-    def _encode_pieces(self, conversations: list[list[tuple[str, bool]]]) -> list[list[int]]:
-        """Encode many conversations with two threaded calls: template pieces (few, repeated) and contents."""
-        template = sorted({text for pieces in conversations for text, content in pieces if not content and text})
-        encoded = [e.ids for e in self._with_special.encode_batch_fast(template, add_special_tokens=False)]
-        fixed = dict(zip(template, encoded, strict=True))
-        contents = iter(self.encode_texts([text for p in conversations for text, content in p if content]))
-        result: list[list[int]] = []
-        for pieces in conversations:
-            ids: list[int] = []
-            for text, content in pieces:
-                ids += next(contents) if content else fixed.get(text, [])
-            result.append(ids)
-        return result
+    def _answers(self, hidden: Hidden, tools: Tools) -> list[Answer]:
+        """Every answer as it is written when it is the last message."""
+        found: list[Answer] = []
+        for i, message in enumerate(hidden.messages):
+            if message["role"] != "assistant" or i == 0:
+                continue
+            before = self._template.view(hidden, tools, n=i, answer_follows=True)
+            after = self._template.view(hidden, tools, n=i + 1, answer_follows=False)
+            if not after.text.startswith(before.text):
+                raise BessemerError(
+                    "the chat template writes an answer's turn otherwise than it opens one, so the answer's tokens "
+                    "cannot be told apart",
+                    fix="use the template of the model's own family",
+                )
+            found.append(Answer(i, len(before.text), after.text))
+        return found
+
+    def _jobs(self, item: Item) -> list[Job]:
+        """A conversation as the renderings in which its answers are trained: one, unless the template rewrites earlier
+        turns (Qwen 3 drops their thoughts, gpt-oss ends them otherwise). Then every answer is trained in the rendering
+        that the model would see when it gives it."""
+        hidden = self._template.hide(item.messages)
+        pending = self._answers(hidden, item.tools)
+        if not pending or pending[-1].message != len(item.messages) - 1 or item.messages[0].role == "assistant":
+            raise BessemerError("a conversation begins with a question and ends with an answer", fix="correct the row")
+        if any(not (m["content"] or m.get("tool_calls")) for m in hidden.messages if m["role"] == "assistant"):
+            raise BessemerError("an answer is empty", fix="take it out, or give it words")
+        jobs: list[Job] = []
+        while pending:
+            n = pending[-1].message + 1
+            view = self._template.view(hidden, item.tools, n=n, answer_follows=False)
+            need_shown(view, hidden, n)
+            shown = [a for a in pending if view.text.startswith(a.text)]
+            jobs.insert(0, Job(self._program(view, shown, trained=True), hidden.texts))
+            pending = [a for a in pending if a not in shown]
+        return jobs
+
+    def _program(self, view: View, answers: Sequence[Answer], *, trained: bool) -> Program:
+        """What to encode: the view in pieces, cut where answers start, so that an answer's first token is the same in
+        training and when the model writes it. A trained answer ends with its last control token; what the template
+        writes after that (a newline) is no answer. Raises BessemerError when there is none.
+        """
+        key = (view.text, tuple((a.start, len(a.text)) for a in answers), trained)
+        if key not in self._programs:
+            if len(self._programs) >= KEPT_VIEWS:
+                self._programs.clear()
+            pieces = list(self._pieces(view, {a.start for a in answers}))
+            program: Program = [op for _, _, op in pieces]
+            for answer in reversed(answers):
+                inside = [k for k, (a, b, _) in enumerate(pieces) if answer.start <= a and b <= len(answer.text)]
+                ends = [k for k in inside if isinstance(program[k], int)]
+                if trained:
+                    if not ends or any(isinstance(program[k], Hole) for k in inside if k > ends[-1]):
+                        raise BessemerError(
+                            "the end of the assistant's turn would never be trained: the chat template closes it "
+                            "with no special token",
+                            fix="use a template that ends a turn with a special token",
+                        )
+                    program.insert(ends[-1] + 1, END)
+                if inside:
+                    program.insert(inside[0], START)
+            self._programs[key] = program
+        return self._programs[key]
+
+    def _pieces(self, view: View, cuts: set[int]) -> Iterator[tuple[int, int, int | str | Hole]]:
+        """(start, end in the view's text, control token, other text, or hole)."""
+        for start, end, part in view.parts():
+            if isinstance(part, Hole):
+                yield start, end, part
+                continue
+            places = [start, *sorted(c for c in cuts if start < c < end), end]
+            for a, b in pairwise(places):
+                at = a
+                encoded = self._with_special.encode(view.text[a:b], add_special_tokens=False)
+                for token, (x, y) in zip(encoded.ids, encoded.offsets, strict=True):
+                    if token in self.control:
+                        if at < a + x:
+                            yield at, a + x, view.text[at : a + x]
+                        yield a + x, a + y, token
+                        at = a + y
+                if at < b:
+                    yield at, b, view.text[at:b]
+
+    def _encode(self, jobs: Sequence[Job]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """(ids, [start, end) of the answers) of each job, with one threaded call. Contents and the template's words are
+        read as text together, as the tokenizer would read them; control tokens come from the template alone."""
+        runs: list[str] = []
+        layouts: list[list[Any]] = []
+        for job in jobs:
+            layout: list[Any] = []
+            run: list[str] = []
+            for op in (*job.program, None):
+                if isinstance(op, (str, Hole)):
+                    run.append(op if isinstance(op, str) else op.fill(job.texts))
+                    continue
+                if text := "".join(run):
+                    layout.append(text)
+                    runs.append(text)
+                    run = []
+                layout.append(op)
+            layouts.append(layout)
+        encoded = iter(self.encode_texts(runs))
+        return [_assemble(layout, encoded) for layout in layouts]
 
     # -- items ----------------------------------------------------------------------------------------------
 
     def render(self, items: Sequence[Item]) -> list[Example]:
         """Documents (every token is a target, closed by end-of-text) or conversations (answers are targets).
 
-        Raises BessemerError when a conversation has no supervised token or its end of turn is not supervised.
+        A conversation gives several examples of one id when its template rewrites earlier turns. Raises BessemerError
+        for a conversation that the template refuses, or whose answers would not be trained up to their end.
         """
         if items and items[0].messages:
             return self._render_chat(items)
@@ -132,41 +267,111 @@ class Renderer:
         return examples
 
     def _render_chat(self, items: Sequence[Item]) -> list[Example]:
-        """Loss mask by prefix difference: what an answer adds to the conversation that asked for it."""
-        views: list[list[tuple[str, bool]]] = []
-        spans: list[tuple[Item, int, list[tuple[int, int]]]] = []
+        jobs: list[Job] = []
+        owners: list[tuple[str, str]] = []
         for item in items:
-            answers: list[tuple[int, int]] = []
-            full = len(views)
-            views.append(self._pieces(item.messages, answer_follows=False))
-            for i, message in enumerate(item.messages):
-                if message.role == "assistant":
-                    answers.append((len(views), len(views) + 1))
-                    views.append(self._pieces(item.messages[:i], answer_follows=True))
-                    views.append(self._pieces(item.messages[: i + 1], answer_follows=False))
-            spans.append((item, full, answers))
-        encoded = self._encode_pieces(views)
-        return [self._chat_example(item, encoded[full], encoded, answers) for item, full, answers in spans]
+            own = self.jobs_of(item)
+            jobs += own
+            # Renderings of one conversation need not lie in one row; items of one group must.
+            groups = [item.group or f"{item.id} rendering {n}" for n in range(len(own))]
+            owners += [(item.id, group) for group in [*groups[:-1], item.cluster]]
+        examples: list[Example] = []
+        for (ids, spans), (id, group) in zip(self._encode(jobs), owners, strict=True):
+            supervised_L = np.zeros(len(ids), np.bool_)
+            for start, end in spans:
+                supervised_L[start:end] = True
+            examples.append(Example(id, group, np.array(ids, np.int32), supervised_L, 0))
+        return examples
 
-    def _chat_example(
-        self, item: Item, ids: list[int], encoded: list[list[int]], answers: list[tuple[int, int]]
-    ) -> Example:
-        supervised_L = np.zeros(len(ids), np.bool_)
-        for before, after in answers:
-            start, end = len(encoded[before]), len(encoded[after])
-            if ids[:start] != encoded[before] or ids[:end] != encoded[after]:
-                raise BessemerError(
-                    "the chat template changes earlier turns when an answer is added, so the answer's tokens "
-                    "cannot be told apart",
-                    where=item.id,
-                    fix="keep one answer a conversation, or use another template",
-                )
-            while end > start and ids[end - 1] not in self.special_ids:
-                end -= 1  # what the template writes after the end of the turn (a newline) is no answer
-            if end <= start + 1:
-                raise BessemerError("the end of the assistant's turn would never be trained", where=item.id)
-            supervised_L[start:end] = True
-        return Example(item.id, item.cluster, np.array(ids, np.int32), supervised_L, 0)
+    def jobs_of(self, item: Item) -> list[Job]:
+        """What to encode for a conversation. Raises BessemerError with the item's id as its place."""
+        try:
+            return self._jobs(item)
+        except BessemerError as error:
+            raise BessemerError(error.what, where=item.id, fix=error.fix) from None
+
+    # -- checks ---------------------------------------------------------------------------------------------
+
+    def check_rendered(self, items: Sequence[Item], examples: Sequence[Example]) -> None:
+        """Raises BessemerError, with counts and the first id, unless the examples are what training needs.
+
+        Documents: every token a target and the end-of-text token last. Conversations: the supervised tokens, decoded,
+        are exactly each answer's own text and its end of turn; so no mask is empty, all ones or shifted. The wanted
+        text comes from the template and the messages, without tokens.
+        """
+        if items and items[0].messages:
+            wanted = [wanted_answers(job, self.control) for item in items for job in self.jobs_of(item)]
+            faults = [self._fault(e, w) for e, w in zip(examples, wanted, strict=True)]
+        else:
+            faults = [self._document_fault(e) for e in examples]
+        found = [(example.id, fault) for example, fault in zip(examples, faults, strict=True) if fault]
+        if found:
+            first, fault = found[0]
+            same = sum(f == fault for _, f in found)
+            others = f"; {len(found)} have faults" if len(found) > same else ""
+            raise BessemerError(
+                f"{same} of {len(examples)} rendered items have {fault}{others}",
+                where=first,
+                fix="the tokenizer and the chat template do not fit each other; use those of the model's own folder",
+            )
+
+    def _document_fault(self, example: Example) -> str:
+        if len(example.ids_L) < 2 or not example.supervised_L.all():
+            return "tokens that are not trained"
+        return "" if example.ids_L[-1] == self.end_of_text_id else "no end-of-text token at the end"
+
+    def _fault(self, example: Example, wanted: Sequence[str]) -> str:
+        mask_L = example.supervised_L
+        if not mask_L.any():
+            return "an empty loss mask"
+        if mask_L.all():
+            return "a loss mask of ones only: the questions would be trained too"
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], mask_L, [False]]).astype(np.int8))).reshape(-1, 2)
+        if any(int(example.ids_L[end - 1]) not in self.control for _, end in edges):
+            return "answers whose end-of-turn token is not trained"
+        said = [self._with_special.decode(example.ids_L[a:b].tolist(), skip_special_tokens=False) for a, b in edges]
+        if "".join(map(self._comparable, said)) != "".join(map(self._comparable, wanted)):
+            return "a shifted loss mask: the supervised tokens are not the answers"
+        return ""
+
+    def _comparable(self, text: str) -> str:
+        text = unicodedata.normalize("NFKC", text)
+        return text if self._decodes_exactly else "".join(text.split())
+
+    @cached_property
+    def _decodes_exactly(self) -> bool:
+        """Whether white space comes back; tokenizers of the SentencePiece kind may lose a space at the start."""
+        probe = " a\n\n b "
+        return self._with_special.decode(self.encode_texts([probe])[0], skip_special_tokens=False) == probe
+
+
+def wanted_answers(job: Job, control: Mapping[int, str]) -> list[str]:
+    """The text of every answer that a job trains, with its end of turn."""
+    answers: list[str] = []
+    inside = False
+    for op in job.program:
+        if isinstance(op, _Mark):
+            inside = op is START
+            answers += [""] if inside else []
+        elif inside:
+            answers[-1] += op.fill(job.texts) if isinstance(op, Hole) else control[op] if isinstance(op, int) else op
+    return answers
+
+
+def _assemble(layout: Sequence[Any], encoded: Iterator[list[int]]) -> tuple[list[int], list[tuple[int, int]]]:
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for op in layout:
+        if isinstance(op, str):
+            ids += next(encoded)
+        elif isinstance(op, int):
+            ids.append(op)
+        elif op is START:
+            start = len(ids)
+        elif op is END:
+            spans.append((start, len(ids)))
+    return ids, spans
 
 
 def eos_ids(renderer: Renderer, generation_config: dict[str, Any]) -> set[int]:

@@ -62,6 +62,7 @@ class Tokenizes(Protocol):
     n_vocabulary: int
 
     def render(self, items: Sequence[Item]) -> list[Example]: ...
+    def check_rendered(self, items: Sequence[Item], examples: Sequence[Example]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ class _Part:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """A source as token ids. Items are numbered from 0 in the source's order."""
+    """A source as token ids. Items are numbered from 0 in the source's order.
+
+    A conversation whose template rewrites earlier turns is several items of one id: one for each answer.
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -116,6 +120,11 @@ class TokenSet:
     @property
     def reference(self) -> str:
         return f"{self.manifest['name']}@{self.manifest['version']}"
+
+    @property
+    def n_read(self) -> int:
+        """Items of the source."""
+        return self.manifest["read"]
 
     @property
     def n_items(self) -> int:
@@ -168,7 +177,7 @@ class TokenSet:
         return Segment(part.about(own)["id"], ids_L, part.supervised(begin, end))
 
     def find(self, item_id: str) -> list[int]:
-        """The items with this id (one, or none)."""
+        """The items with this id: one, several renderings of one, or none."""
         wanted, found = hash64(item_id), []
         for first, part in zip(self._first.tolist(), self._parts, strict=False):
             hashes = part["hashes"]
@@ -293,7 +302,7 @@ class _Build:
         self.dtype = np.uint16 if renderer.n_vocabulary <= 1 << 16 else np.uint32
         folder.mkdir(parents=True, exist_ok=True)
         self.parts = [read_json(p / "part.json") for p in sorted(folder.glob("part-?????"))]
-        self.done_items = sum(part["items"] for part in self.parts)
+        self.done_read = sum(part["read"] for part in self.parts)
         self.done_tokens = sum(part["tokens"] for part in self.parts)
         self._clear()
 
@@ -305,15 +314,15 @@ class _Build:
         self.texts: list[np.uint64] = []
         self.hashes: list[np.uint64] = []
         self.licences: Counter[str] = Counter()
-        self.n_tokens = 0
+        self.n_read = self.n_tokens = 0
 
     def run(self, items: Iterable[Item]) -> None:
         """Render in a second thread (the tokenizer works outside Python's lock) while the batch before is kept."""
-        batches = _batches(islice(items, self.done_items, None))
+        batches = _batches(islice(items, self.done_read, None))
         with ThreadPoolExecutor(1) as pool:
             waiting: tuple[list[Item], Future[list[Example]]] | None = None
             for batch in batches:
-                ahead = (batch, pool.submit(self.renderer.render, batch))
+                ahead = (batch, pool.submit(self._render, batch))
                 if waiting:
                     self._add(waiting[0], waiting[1].result())
                 waiting = ahead
@@ -322,20 +331,33 @@ class _Build:
         if self.ids:
             self._write()
 
+    def _render(self, items: list[Item]) -> list[Example]:
+        examples = self.renderer.render(items)
+        self.renderer.check_rendered(items, examples)
+        return examples
+
     def _add(self, items: list[Item], examples: list[Example]) -> None:
-        for item, example in zip(items, examples, strict=True):
-            self.ids.append(example.ids_L.astype(self.dtype))
-            self.masks.append(example.supervised_L)
+        """An item has one example, or several of its id in a row; they stay in one part."""
+        at = 0
+        for item in items:
             about = {"id": item.id, "group": item.group, "excerpt": excerpt(item), "meta": dict(item.meta)}
-            self.about.append(json.dumps(about, ensure_ascii=False, default=str).encode(errors="replace"))
-            self.groups.append(hash64(item.cluster))
-            self.texts.append(text_hash(item))
-            self.hashes.append(hash64(item.id))
+            own = json.dumps(about, ensure_ascii=False, default=str).encode(errors="replace")
+            first = at
+            while at < len(examples) and examples[at].id == item.id:
+                self.ids.append(examples[at].ids_L.astype(self.dtype))
+                self.masks.append(examples[at].supervised_L)
+                self.groups.append(hash64(examples[at].group))
+                self.n_tokens += len(examples[at].ids_L)
+                at += 1
+            assert at > first, "every item is rendered"
+            self.about += [own] * (at - first)
+            self.texts += [text_hash(item)] * (at - first)
+            self.hashes += [hash64(item.id)] * (at - first)
             self.licences[str(item.meta.get("licence", item.meta.get("license", "not stated")))] += 1
-            self.n_tokens += len(example.ids_L)
+            self.n_read += 1
             if self.n_tokens >= PART_TOKENS:
                 self._write()
-        self.progress(self.done_items + len(self.ids), self.done_tokens + self.n_tokens)
+        self.progress(self.done_read + self.n_read, self.done_tokens + self.n_tokens)
 
     def _write(self) -> None:
         name = f"part-{len(self.parts):05d}"
@@ -359,6 +381,7 @@ class _Build:
                 np.save(tmp / f"{key}.npy", array)
             part = {
                 "folder": name,
+                "read": self.n_read,
                 "items": len(self.ids),
                 "tokens": self.n_tokens,
                 "supervised": int(mask.sum()),
@@ -367,7 +390,7 @@ class _Build:
             }
             write_json(tmp / "part.json", part)
         self.parts.append(part)
-        self.done_items += len(self.ids)
+        self.done_read += self.n_read
         self.done_tokens += self.n_tokens
         self._clear()
 
@@ -375,7 +398,7 @@ class _Build:
         if not self.parts:
             raise BessemerError("the source has no items", where=name, fix="give a source with text in it")
         licences = sum((Counter(part["licences"]) for part in self.parts), Counter[str]())
-        sums = {key: sum(part[key] for part in self.parts) for key in ("items", "tokens", "supervised")}
+        sums = {key: sum(part[key] for part in self.parts) for key in ("read", "items", "tokens", "supervised")}
         return {**sums, "licences": dict(sorted(licences.items())), "parts": self.parts}
 
 

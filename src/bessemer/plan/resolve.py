@@ -204,7 +204,7 @@ def refuse_overlap(sources: dict[str, TokenSet], held_out: dict[str, list[Item]]
 def _describe_source(role: str, tokens: TokenSet) -> Plan:
     return {
         "role": role,
-        "items": tokens.n_items,
+        "items": tokens.n_read,
         "tokens": tokens.n_tokens,
         "digest": tokens.manifest["ingredients"]["data"],
         "licences": list(tokens.manifest["licences"]),
@@ -229,7 +229,7 @@ def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: 
         tokens = round(n_rows * packed.n_tokens / packed.n_rows)
         sources[packed.name] = {
             "share": round(float(share[packed.name]), 6),
-            "items": packed.tokens.n_items,
+            "items": packed.tokens.n_read,
             "tokens_in_source": packed.n_tokens,
             "rows": n_rows,
             "tokens": tokens,
