@@ -114,7 +114,7 @@ def test_slurm_refuses(slurm: None, data: Path, importable: None) -> None:  # no
 
 def test_a_mistake_on_slurm_is_told_as_it_is_here(slurm: None, data: Path, importable: None) -> None:  # noqa: F811
     write_rows(data / "posts" / "c.jsonl", [{"nothing": 1}])
-    with pytest.raises(BessemerError, match=r"c\.jsonl:1: no text in column 'text'"):
+    with pytest.raises(BessemerError, match=r"c\.jsonl:1: no text column"):
         prepare(recipe(data), Screen(quiet=True), on="slurm")
 
 
@@ -126,7 +126,7 @@ def test_ray(data: Path, importable: None, monkeypatch: pytest.MonkeyPatch) -> N
     there = prepare(recipe(data), Screen(quiet=True), on="ray", workers=2)
     assert contents(there) == contents(here)
     write_rows(data / "posts" / "c.jsonl", [{"nothing": 1}])
-    with pytest.raises(BessemerError, match=r"c\.jsonl:1: no text in column 'text'"):
+    with pytest.raises(BessemerError, match=r"c\.jsonl:1: no text column"):
         prepare(recipe(data), Screen(quiet=True), on="ray")
 
 

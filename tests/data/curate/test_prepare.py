@@ -297,6 +297,8 @@ def test_a_split_by_time(data: Path) -> None:
         (["split.shares={train: 0.999999, test: 0.000001}"], "the side 'test' of the split is empty"),
         (["steps.quality.characters=100000"], "nothing is left after step"),
         (["sources.other.from=nowhere.jsonl"], "does not exist"),
+        (["sources.other.columns={text: body}"], "no column 'body'"),
+        (["sources.other.kind=chat"], r"a.jsonl:1"),
     ],
 )
 def test_what_cannot_be_made_is_one_clear_error(data: Path, overrides: list[str], match: str) -> None:
@@ -487,3 +489,11 @@ def test_a_full_disk_leaves_what_is_finished_valid(data: Path, small_tasks: None
     second = make(recipe(data, "steps.decontaminate=", "steps.quality.characters=3"))
     assert second.reference == "talk@2"
     check_files(second.folder, second.manifest["files"], fix="")
+
+
+def test_a_part_of_which_nothing_is_left(data: Path, small_tasks: None) -> None:
+    write_rows(data / "posts" / "0-first.jsonl", [{"text": "No."} for _ in range(30)])
+    write_rows(data / "posts" / "z-last.jsonl", [{"text": "Yes."} for _ in range(30)])
+    made = make(recipe(data))
+    assert made.manifest["steps"][2]["why"] == {"shorter than 10 characters": 61}
+    assert sum(side["items"] for side in made.manifest["splits"].values()) == 262

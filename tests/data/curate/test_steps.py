@@ -41,6 +41,8 @@ def test_languages_are_told_apart_and_unsure_is_a_choice() -> None:
     strict = LanguageStep(Language(keep=["en"], unsure="drop"))
     assert [i.id for i in through(strict, *items)] == ["en"]
     assert strict.counts.why == {"language de": 1, "language unsure": 1}
+    sure = LanguageStep(Language(keep=["en"], confidence=0.0))
+    assert [i.id for i in through(sure, *items)] == ["en"] and not sure.counts.did
     assert {"en", "de", "ja"} <= set(languages())
 
 
