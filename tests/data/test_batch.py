@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batch import NO_TARGET, build_batch, part_of_rank, shift, split_batch
+from bessemer.data.batch import NO_TARGET, build_batch, part_of_rank, share_prefix, shift, split_batch
 from bessemer.data.shards import Segment
 
 documents = st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12)
@@ -50,3 +50,27 @@ def test_ranks_share_the_rows_of_a_step_and_its_weights(made: list[tuple[int, in
     for rank, part in enumerate(parts):
         assert {r % world for r in part.rows_D} <= {rank}
         assert sum(part.lengths_D) == len(part.tokens_N) == len(part.targets_N)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 14), st.integers(2, 9)), min_size=1, max_size=9),
+    st.integers(2, 6),
+)
+def test_a_shared_prefix_loses_no_target_and_no_token(made: list[tuple[int, int, int]], smallest: int) -> None:
+    """Documents of a source begin alike for some tokens; targets come after."""
+    rows = []
+    for i, (source, alike, own) in enumerate(made):
+        ids = [100 * source + t for t in range(alike)] + [1000 + 10 * i + t for t in range(own)]
+        rows.append((source, (segment(ids, [False] * (alike + 1) + [True] * (own - 1)),)))
+    batch = build_batch(rows, ["a", "b", "c"], {})
+    shared = share_prefix(batch, smallest)
+    wanted, kept = batch.targets_N != NO_TARGET, shared.targets_N != NO_TARGET
+    for field in FIELDS:
+        assert np.array_equal(getattr(batch, field)[wanted], getattr(shared, field)[kept])
+    assert sum(shared.lengths_D) == len(shared.tokens_N) <= len(batch.tokens_N)
+    if shared is not batch:
+        pieces = np.split(shared.tokens_N, np.cumsum(shared.lengths_D)[:-1])
+        whole = [np.concatenate([pieces[0], p]) if s else p for p, s in zip(pieces[1:], shared.sees_D[1:], strict=True)]
+        assert np.array_equal(np.concatenate(whole), batch.tokens_N)
+        starts = [int(p) for p in shared.positions_N[np.cumsum([0, *shared.lengths_D[:-1]])]]
+        assert starts == [0, *(shared.lengths_D[0] if s else 0 for s in shared.sees_D[1:])]

@@ -40,6 +40,10 @@ def test_the_course_of_a_mixture_adds_up(prepared: Prepared) -> None:
 
 def test_statistics_of_a_source(tiny_model: Path) -> None:
     items = [Item("a", "one two three", meta={"licence": "MIT"}), Item("b", "One, two: THREE!"), Item("c", "x" * 900)]
+    mail = "Please write to somebody@example.org about the weather of the coming week."
+    german = "Bitte schreiben Sie uns, wenn das Wetter in der kommenden Woche besser wird."
+    told = statistics([Item("m", mail), Item("g", german)])
+    assert told.personal == {"email": 1} and told.languages == {"en": 1, "de": 1}
     plain = statistics(items)
     assert (plain.items, plain.duplicates, plain.groups, plain.tokens) == (3, 1, 3, None)
     assert plain.columns == {"licence": 1}

@@ -87,3 +87,34 @@ def test_attention_that_would_be_computed_wrongly_is_refused() -> None:
         attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, sliding_window=4)
     with pytest.raises(BessemerError, match="soft-capping"):
         attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, softcap=30.0)
+
+
+def test_a_shared_prefix_changes_no_value_and_no_gradient(models: tuple[Loaded, Any]) -> None:
+    loaded, _ = models
+    draw = torch.Generator().manual_seed(3)
+    prefix, own = 11, [5, 17, 17, 40]
+    begin, *rest = torch.randint(0, 500, (prefix + sum(own) + 23,), generator=draw).split([prefix, *own, 23])
+    *own_tokens, stranger = rest  # a document that does not begin like the others
+    whole = [torch.cat([begin, t]) for t in own_tokens] + [stranger]
+    parts = [begin, *own_tokens, stranger]
+    begins = [0, *(prefix for _ in own), 0]
+    positions = torch.cat([torch.arange(b, b + len(t)) for b, t in zip(begins, parts, strict=True)])
+    layout = loaded.layout([len(t) for t in parts], [False, True, True, True, True, False])
+    gradients: list[list[torch.Tensor | None]] = []
+    loaded.model.requires_grad_(True)
+    for shared in (False, True):
+        loaded.model.zero_grad(set_to_none=True)
+        if shared:
+            hidden = loaded.hidden(torch.cat(parts), positions, layout)[prefix:]
+        else:
+            alone = loaded.hidden(
+                torch.cat(whole),
+                torch.cat([torch.arange(len(t)) for t in whole]),
+                loaded.layout([len(t) for t in whole]),
+            ).split([len(t) for t in whole])
+            hidden = torch.cat([*(h[prefix:] for h in alone[:-1]), alone[-1]])
+        hidden.square().sum().backward()
+        gradients.append([p.grad for p in loaded.model.parameters()] + [hidden.detach()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+    loaded.model.requires_grad_(False)

@@ -153,7 +153,7 @@ def stats(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Tokens, lengths as a histogram, duplicates and columns of a source, or of every source of a recipe."""
+    """Tokens, lengths as a histogram, duplicates, columns, languages and personal data of a source or a recipe."""
     from bessemer.data.look import statistics
 
     found: dict[str, Statistics] = {}
@@ -181,6 +181,13 @@ def _print_statistics(name: str, s: Statistics) -> None:
     print(f"  duplicates: {s.duplicates} ({s.duplicates / s.items:.1%}) have the letters and digits of another item")
     if s.columns:
         print("  columns: " + ", ".join(f"{c} ({n / s.items:.0%})" for c, n in s.columns.items()))
+    if s.languages:
+        first = f" of the first {sum(s.languages.values())}" if sum(s.languages.values()) < s.items else ""
+        shares = [f"{name} {n / sum(s.languages.values()):.1%}" for name, n in list(s.languages.items())[:6]]
+        print(f"  languages{first}: {', '.join(shares)}")
+    else:
+        print("  languages: unknown without pip install 'bessemer[data]'")
+    print("  personal data: " + (", ".join(f"{n} {kind}" for kind, n in s.personal.items()) or "none found"))
     most = max(n for _, _, n in s.histogram)
     print(f"  {s.unit} per item")
     for low, high, n in s.histogram:

@@ -59,6 +59,7 @@ class Batch:
     lengths_D: tuple[int, ...]
     rows_D: tuple[int, ...]  # row of the step in which the document lies
     ids: tuple[str, ...]  # item id per document
+    sees_D: tuple[bool, ...] = ()  # documents that continue the first one; empty when none does
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,50 @@ def part_of_rank(batch: Batch, rank: int, world: int) -> Batch:
     mine_N = np.repeat(mine_D, batch.lengths_D)
     kept = {f.name: getattr(batch, f.name) for f in fields(batch)}
     for name, value in kept.items():
+        if name == "sees_D":
+            continue  # whole documents only: prefixes are shared after a step is divided
         own = mine_N if name.endswith("_N") else mine_D
         kept[name] = value[own] if name.endswith("_N") else tuple(v for v, m in zip(value, own, strict=True) if m)
     return Batch(**kept)
+
+
+def share_prefix(batch: Batch, smallest: int = 8) -> Batch:
+    """What most documents begin with becomes a document of its own, so that it is computed once.
+
+    The prompts of one task share their first words. They teach nothing by themselves, and every document sees them as
+    before, so loss and gradients stay what they were. Documents with the start checkpoint's targets stay whole.
+    """
+    ends = np.cumsum(batch.lengths_D)
+    spans = [slice(int(end) - n, int(end)) for end, n in zip(ends, batch.lengths_D, strict=True)]
+    groups: dict[bytes, list[int]] = {}
+    for d, span in enumerate(spans):
+        if not batch.anchored_D[d] and batch.lengths_D[d] > smallest:
+            groups.setdefault(batch.tokens_N[span][:smallest].tobytes(), []).append(d)
+    members = max(groups.values(), key=len, default=[])
+    n = min((_shared(batch, spans[d], spans[members[0]]) for d in members), default=0)
+    if len(members) < 2 or n < smallest:
+        return batch
+    keep_N = np.ones(len(batch.tokens_N), np.bool_)
+    for d in members:
+        keep_N[spans[d].start : spans[d].start + n] = False
+    head = slice(spans[members[0]].start, spans[members[0]].start + n)
+    first, shorter = members[0], set(members)
+    return Batch(
+        **{name: np.concatenate([x[head], x[keep_N]]) for name, x in vars(batch).items() if name.endswith("_N")},
+        anchored_D=(False, *batch.anchored_D),
+        lengths_D=(n, *(length - n * (d in shorter) for d, length in enumerate(batch.lengths_D))),
+        rows_D=(batch.rows_D[first], *batch.rows_D),
+        ids=(batch.ids[first], *batch.ids),
+        sees_D=(False, *(d in shorter for d in range(len(spans)))),
+    )
+
+
+def _shared(batch: Batch, own: slice, other: slice) -> int:
+    """How many tokens two documents begin with alike, before the first that predicts one; at least one is left."""
+    n = min(own.stop - own.start, other.stop - other.start) - 1
+    differ = np.flatnonzero(batch.tokens_N[own][:n] != batch.tokens_N[other][:n])
+    predicts = np.flatnonzero(batch.targets_N[own][:n] != NO_TARGET)
+    return min(n, *differ[:1].tolist(), *predicts[:1].tolist())
 
 
 def split_batch(batch: Batch, max_tokens: int) -> list[Batch]:

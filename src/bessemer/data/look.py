@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from bessemer.data.batch import StageData
 from bessemer.data.items import Item
 from bessemer.data.shards import text_hash
 
+LANGUAGE_SAMPLE = 5000  # items whose language is told; a language model takes longer than all the rest
 PARTS = 20  # of a run, in the picture of its mixture
 
 
@@ -92,12 +93,19 @@ class Statistics:
     duplicates: int  # items whose letters and digits another item has already
     groups: int
     columns: dict[str, int]  # other columns, and how many items have them
+    languages: dict[str, int]  # of the first LANGUAGE_SAMPLE items; "unsure" below a probability of .5
+    personal: dict[str, int]  # personal data and secrets found, by kind
 
 
 def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) -> Statistics:
     """Read a source once. renderer: to count tokens; without it lengths are in characters."""
+    from bessemer.data.curate.pii import mask
+
+    identify = _identifier()
     lengths: list[int] = []
     texts: Counter[int] = Counter()
+    languages: Counter[str] = Counter()
+    personal: Counter[str] = Counter()
     columns: Counter[str] = Counter()
     groups: set[str] = set()
     characters = supervised = 0
@@ -111,8 +119,13 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
         batch.clear()
 
     for item in items:
-        size = len(item.text) + sum(len(m.content) for m in item.messages)
+        text = item.text or "\n".join(m.content for m in item.messages)
+        size = len(text)
         characters += size
+        personal.update(mask(text)[1])
+        if languages.total() < LANGUAGE_SAMPLE and identify:
+            language, sure = identify(text)
+            languages[language if sure >= 0.5 else "unsure"] += 1
         texts[int(text_hash(item))] += 1
         columns.update(item.meta.keys())
         groups.add(item.cluster)
@@ -133,7 +146,18 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
         duplicates=sum(n - 1 for n in texts.values()),
         groups=len(groups),
         columns=dict(columns),
+        languages=dict(languages.most_common()),
+        personal=dict(personal.most_common()),
     )
+
+
+def _identifier() -> Callable[[str], tuple[str, float]] | None:
+    """The language identifier; None without the extra `data`."""
+    try:
+        from bessemer.data.curate.steps import identify
+    except ModuleNotFoundError:
+        return None
+    return identify
 
 
 def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:

@@ -5,8 +5,8 @@ causal attention by batched matrix products, which on a CPU beats the fused kern
 Long documents take the fused kernel. It plugs in through transformers' own AttentionInterface; the layout travels
 as an ordinary keyword argument of the model.
 
-Legend: N tokens, D documents of a block, L places of a block, H query heads, K key-value heads, G = H / K,
-E head size.
+Legend: N tokens, D documents of a block, L places of a block, M keys that they see (L, and a prefix), H query heads,
+K key-value heads, G = H / K, E head size.
 """
 
 from __future__ import annotations
@@ -31,29 +31,48 @@ PAD_SHARE = 0.12  # a block may be padded by about this much
 class Block:
     gather_P: Tensor  # token of each of the D * L places; N (a zero row) where a document is shorter
     causal_LL: Tensor  # 0 where a query may look, -inf where not
+    sees_prefix: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the documents of a batch lie. `back_N`: place of each token in the blocks' concatenation."""
+    """Where the documents of a batch lie. `back_N`: place of each token in the blocks' concatenation.
+
+    prefix: when not 0, the first document has so many tokens, is a block of its own (the first), and blocks with
+    `sees_prefix` see it before themselves: what many documents begin with is computed once, gradients included.
+    """
 
     blocks: tuple[Block, ...]
     back_N: Tensor
+    prefix: int = 0
 
 
-def make_layout(lengths: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Layout:
-    """Group documents by length, so that a block is padded by at most `PAD_SHARE` beyond its shortest document."""
+def make_layout(
+    lengths: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    sees: Sequence[bool] = (),
+) -> Layout:
+    """Group documents by length, so that a block is padded by at most `PAD_SHARE` beyond its shortest document.
+
+    sees: which documents continue the first one; empty when none does.
+    """
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
     n_tokens = starts[-1]
-    order = sorted(range(len(lengths)), key=lambda d: (lengths[d], d))
+    prefix = any(sees)
+    kinds = [(prefix and d > 0, not (prefix and sees[d])) for d in range(len(lengths))]
+    order = sorted(range(len(lengths)), key=lambda d: (kinds[d], lengths[d], d))
     blocks: list[Block] = []
     back_N = torch.empty(n_tokens, dtype=torch.long)
     offset, first = 0, 0
     while first < len(order):
-        last = first
-        while last + 1 < len(order) and lengths[order[last + 1]] <= lengths[order[first]] * (1 + PAD_SHARE) + 2:
+        last, most = first, lengths[order[first]] * (1 + PAD_SHARE) + 2
+        while (
+            last + 1 < len(order) and lengths[order[last + 1]] <= most and kinds[order[last + 1]] == kinds[order[first]]
+        ):
             last += 1
         members = order[first : last + 1]
         places = lengths[members[-1]]
@@ -63,10 +82,11 @@ def make_layout(lengths: Sequence[int], *, dtype: torch.dtype, device: torch.dev
             gather_DL[i, : lengths[d]] = starts[d] + span
             back_N[starts[d] : starts[d + 1]] = offset + i * places + span
         causal = torch.full((places, places), -math.inf).triu(1)
-        blocks.append(Block(gather_DL.flatten().to(device), causal.to(device=device, dtype=dtype)))
+        sees_prefix = prefix and bool(sees[members[0]])
+        blocks.append(Block(gather_DL.flatten().to(device), causal.to(device=device, dtype=dtype), sees_prefix))
         offset += len(members) * places
-        first = last + 1
-    return Layout(tuple(blocks), back_N.to(device))
+        first += len(members)
+    return Layout(tuple(blocks), back_N.to(device), lengths[0] if prefix else 0)
 
 
 class _Gather(torch.autograd.Function):
@@ -100,11 +120,26 @@ class _Return(torch.autograd.Function):
         return torch.cat([grad_NC, zero_row]).index_select(0, places_P), None, None
 
 
-def _block_attention(q_DLHE: Tensor, k_DLKE: Tensor, v_DLKE: Tensor, causal_LL: Tensor, scale: float) -> Tensor:
+def _block_attention(
+    q_DLHE: Tensor,
+    k_DLKE: Tensor,
+    v_DLKE: Tensor,
+    causal_LL: Tensor,
+    scale: float,
+    before: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """before: keys and values [P, K, E] of a prefix that every document of the block sees."""
     D, L, H, E = q_DLHE.shape
     K = k_DLKE.shape[2]
     G = H // K
-    if L >= FUSED_FROM:
+    if before is not None:
+        k_DLKE, v_DLKE = (
+            torch.cat([p_PKE.expand(D, *p_PKE.shape), own], dim=1)
+            for p_PKE, own in zip(before, (k_DLKE, v_DLKE), strict=True)
+        )
+        causal_LL = F.pad(causal_LL, (before[0].shape[0], 0))
+    M = k_DLKE.shape[1]
+    if L >= FUSED_FROM and before is None:
         out = F.scaled_dot_product_attention(
             q_DLHE.transpose(1, 2),
             k_DLKE.transpose(1, 2),
@@ -114,12 +149,12 @@ def _block_attention(q_DLHE: Tensor, k_DLKE: Tensor, v_DLKE: Tensor, causal_LL: 
             enable_gqa=K != H,
         )
         return out.transpose(1, 2)
-    # The G query heads of a key-value head become rows of one product: [D*K, G*L, E] x [D*K, E, L].
+    # The G query heads of a key-value head become rows of one product: [D*K, G*L, E] x [D*K, E, M].
     q = q_DLHE.view(D, L, K, G, E).permute(0, 2, 3, 1, 4).reshape(D * K, G * L, E)
-    k = k_DLKE.transpose(1, 2).reshape(D * K, L, E)
-    v = v_DLKE.transpose(1, 2).reshape(D * K, L, E)
-    scores = torch.bmm(q * scale, k.transpose(1, 2)).view(D * K, G, L, L) + causal_LL
-    weights = torch.softmax(scores, dim=-1).view(D * K, G * L, L)
+    k = k_DLKE.transpose(1, 2).reshape(D * K, M, E)
+    v = v_DLKE.transpose(1, 2).reshape(D * K, M, E)
+    scores = torch.bmm(q * scale, k.transpose(1, 2)).view(D * K, G, L, M) + causal_LL
+    weights = torch.softmax(scores, dim=-1).view(D * K, G * L, M)
     return torch.bmm(weights, v).view(D, K, G, L, E).permute(0, 3, 1, 2, 4).reshape(D, L, H, E)
 
 
@@ -143,7 +178,7 @@ def document_attention(
     """
     if softcap is not None or s_aux is not None:
         raise BessemerError("the model's attention has soft-capping or sinks, which is not supported yet")
-    longest = max(b.causal_LL.shape[0] for b in documents.blocks)
+    longest = documents.prefix + max(b.causal_LL.shape[0] for b in documents.blocks)
     if sliding_window is not None and longest > sliding_window:
         raise BessemerError(
             f"a document of {longest} tokens is longer than the model's sliding window of {sliding_window}",
@@ -157,11 +192,17 @@ def document_attention(
     assert isinstance(at_places, Tensor)
     outputs: list[Tensor] = []
     offset = 0
+    prefix: tuple[Tensor, Tensor] | None = None
     for block in documents.blocks:
         L = block.causal_LL.shape[0]
         size = block.gather_P.shape[0]
         x = at_places[offset : offset + size].view(size // L, L, H + 2 * K, E)
-        out = _block_attention(x[:, :, :H], x[:, :, H : H + K], x[:, :, H + K :], block.causal_LL, scaling)
+        k_DLKE, v_DLKE = x[:, :, H : H + K], x[:, :, H + K :]
+        out = _block_attention(
+            x[:, :, :H], k_DLKE, v_DLKE, block.causal_LL, scaling, prefix if block.sees_prefix else None
+        )
+        if documents.prefix and prefix is None:
+            prefix = k_DLKE[0], v_DLKE[0]
         outputs.append(out.reshape(size, H * E))
         offset += size
     result = _Return.apply(torch.cat(outputs), places_P, documents.back_N)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,9 @@ class Loaded:
     def head(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
-    def layout(self, lengths_D: tuple[int, ...] | list[int]) -> attention.Layout:
-        return attention.make_layout(lengths_D, dtype=self.machine.dtype, device=self.machine.device)
+    def layout(self, lengths_D: Sequence[int], sees_D: Sequence[bool] = ()) -> attention.Layout:
+        """sees_D: which documents continue the first one; see attention.Layout."""
+        return attention.make_layout(lengths_D, dtype=self.machine.dtype, device=self.machine.device, sees=sees_D)
 
 
 def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.dtype | None = None) -> Loaded:

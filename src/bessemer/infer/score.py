@@ -23,6 +23,7 @@ from bessemer.infer.model import Loaded
 
 BATCH_TOKENS = 2048
 SMALLEST = 16  # tokens of a window
+SMALLEST_PREFIX = 4  # tokens that prompts must share to be worth a prefix
 Progress = Callable[[float], None]  # share done, 0..1
 
 
@@ -103,11 +104,13 @@ def option_logprobs(
     """Log-probability of each answer's first token after each prompt. [prompts, options]"""
     wanted = torch.tensor(option_ids(loaded, options), device=loaded.machine.device)
     ids = [loaded.renderer.chat_ids(prompt) for prompt in prompts]
+    prefix = _common_prefix(ids)
+    ids = [i[len(prefix) :] for i in ids]
     scores = np.zeros((len(prompts), len(options)))
     order = sorted(range(len(ids)), key=lambda p: (len(ids[p]), p))
     for chunk in _chunks(order, [len(ids[p]) for p in order]):
-        hidden_NC, _ = _forward(loaded, [ids[p] for p in chunk])
-        last = torch.tensor([len(ids[p]) for p in chunk]).cumsum(0) - 1
+        hidden_NC, _ = _forward(loaded, [ids[p] for p in chunk], prefix)
+        last = len(prefix) + torch.tensor([len(ids[p]) for p in chunk]).cumsum(0) - 1
         logprobs_PV = F.log_softmax(loaded.head(hidden_NC[last]).float(), dim=-1)
         scores[chunk] = logprobs_PV[:, wanted].double().cpu().numpy()
         if progress:
@@ -128,8 +131,22 @@ def _chunks(order: list[int], lengths: list[int]) -> list[list[int]]:
     return chunks
 
 
-def _forward(loaded: Loaded, documents: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _common_prefix(ids: Sequence[list[int]]) -> list[int]:
+    """What all prompts begin with, to be computed once a batch; empty when it is short or would be a whole prompt."""
+    first, last = min(ids), max(ids)  # all others lie between them
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    n = min(n, *(len(i) - 1 for i in ids), len(first) - 1)
+    return list(first[:n]) if n >= SMALLEST_PREFIX and len(ids) > 1 else []
+
+
+def _forward(
+    loaded: Loaded, documents: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(last hidden states, tokens) of the prefix, where there is one, and the documents, end to end."""
     device = loaded.machine.device
-    tokens_N = torch.tensor([i for d in documents for i in d], device=device)
-    positions_N = torch.cat([torch.arange(len(d)) for d in documents]).to(device)
-    return loaded.hidden(tokens_N, positions_N, loaded.layout([len(d) for d in documents])), tokens_N
+    parts = [prefix, *documents] if prefix else documents
+    tokens_N = torch.tensor([i for d in parts for i in d], device=device)
+    begins = [0, *(len(prefix) for _ in documents)] if prefix else [0] * len(documents)
+    positions_N = torch.cat([torch.arange(b, b + len(d)) for b, d in zip(begins, parts, strict=True)]).to(device)
+    layout = loaded.layout([len(d) for d in parts], [i > 0 for i in range(len(parts))] if prefix else ())
+    return loaded.hidden(tokens_N, positions_N, layout), tokens_N

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bessemer.data.batch import NO_TARGET, Batch, StageData, split_batch
+from bessemer.data.batch import NO_TARGET, Batch, StageData, share_prefix, split_batch
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile
@@ -81,7 +81,7 @@ def train_step(
     """
     loss = 0.0
     per_source: dict[int, tuple[float, int]] = {}
-    for part in split_batch(batch, MICRO_TOKENS):
+    for part in map(share_prefix, split_batch(batch, MICRO_TOKENS)):
         part_loss, losses_S = OBJECTIVES[objective](trainable, part)
         part_loss.backward()
         trainable.take_gradients()

@@ -94,7 +94,7 @@ def next_token_loss(trainable: Trainable, batch: Batch) -> tuple[Tensor, Tensor]
     tokens_N, positions_N, targets_N, weights_N = (
         torch.from_numpy(x).to(device) for x in (batch.tokens_N, batch.positions_N, batch.targets_N, batch.weights_N)
     )
-    hidden_NC = loaded.hidden(tokens_N, positions_N, loaded.layout(batch.lengths_D))
+    hidden_NC = loaded.hidden(tokens_N, positions_N, loaded.layout(batch.lengths_D, batch.sees_D))
     wanted_N = targets_N != NO_TARGET
     anchor = _anchor(trainable, batch, tokens_N, positions_N, wanted_N) if any(batch.anchored_D) else None
     return _HeadLoss.apply(hidden_NC[wanted_N], loaded.head.weight, targets_N[wanted_N], weights_N[wanted_N], anchor)  # type: ignore[return-value]
