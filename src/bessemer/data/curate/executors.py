@@ -230,7 +230,7 @@ def _run(executor: PipelineExecutor, place: Place) -> None:
     if place.kind != "ray":
         executor.run()
         return
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     with contextlib.suppress(RuntimeError):  # already connected
         ray.init(
