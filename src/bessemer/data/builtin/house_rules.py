@@ -19,7 +19,7 @@ from bessemer.data.items import Item, Message
 
 SYSTEM = "Does the comment break the rule?"
 SEED = 20261123
-TWINS = {"train": 970, "trained": 150, "new-wording": 100, "new-rule": 100}
+TWINS = {"train": 970, "trained": 120, "new-wording": 70, "new-rule": 70}
 
 
 @dataclass(frozen=True)
