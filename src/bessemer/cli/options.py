@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -30,4 +31,5 @@ def print_table(
         table.add_column(column, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    # Into a pipe or a file rows are not folded at 80 columns: there they are searched and cut, not looked at.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
