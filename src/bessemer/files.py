@@ -59,6 +59,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def fsync_file(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def finish_folder(tmp: Path, final: Path) -> None:
+    """Put everything in `tmp` safely on the disk, then give it its final name."""
+    for file in sorted(tmp.rglob("*")):
+        if file.is_file():
+            fsync_file(file)
+    fsync_folder(tmp)
+    tmp.rename(final)
+    fsync_folder(final.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write through a temporary file, fsync and rename: readers see the old text or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,13 +103,7 @@ def new_folder(final: Path) -> Generator[Path]:
     tmp.mkdir()
     try:
         yield tmp
-        for file in sorted(tmp.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        fsync_folder(tmp)
-        tmp.rename(final)
-        fsync_folder(final.parent)
+        finish_folder(tmp, final)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise

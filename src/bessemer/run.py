@@ -41,7 +41,7 @@ from bessemer.track.screen import Screen
 from bessemer.train import checkpoint
 from bessemer.train.export import export_model
 from bessemer.train.loop import Hooks, StageRun, train_stage
-from bessemer.train.weights import Trainable
+from bessemer.train.weights import Trainable, merged, what_is_trained
 from bessemer.train.weights import prepare as prepare_weights
 from bessemer.units import show_change, show_count
 
@@ -214,7 +214,7 @@ class _Story:
             self.trainable = prepare_weights(
                 self.prepared.checkpoint,
                 self._overlay(n),
-                self.recipe.stages[n].freeze,
+                what_is_trained(self.recipe.stages[n], self.recipe.seed),
                 keep_start=bool(self.prepared.stages[n].anchored),
             )
         return self.trainable
@@ -239,9 +239,9 @@ class _Story:
             folder,
             every[0],
             every[1],
+            read_json(self._stage_folder(n - 1) / "done.json")["metrics_offset"] if n else 0,
         )
-        metrics = MetricsFile(self.folder / "metrics.jsonl", offset=self._metrics_offset(n))
-        self._first_probe(metrics, run.name)
+        metrics = MetricsFile(self.folder / "metrics.jsonl")
         with self.screen.step(f"train {run.name}") as advance:
             self._train(run, trainable, metrics, advance)
         self._finish(n, run, trainable, metrics)
@@ -259,6 +259,7 @@ class _Story:
         hooks = Hooks(
             metrics=metrics,
             on_step=on_step,
+            on_begin=lambda: self._first_probe(metrics, run.name),
             on_probe=lambda step: self._probe(trainable, metrics, run.name, step),
             say=self.screen.say,
             stop_asked=self.stop_asked,
@@ -271,7 +272,8 @@ class _Story:
 
         overlay = self._overlay(n)
         weights = load_file(overlay) if overlay else {}
-        weights |= {name: m.detach().cpu() for name, m in trainable.masters.items()}
+        masters = {name: m.detach().cpu() for name, m in trainable.masters.items()}
+        weights |= merged(self.prepared.checkpoint, overlay, what_is_trained(run.stage, self.recipe.seed), masters)
         run.folder.mkdir(parents=True, exist_ok=True)
         tmp = run.folder / ".tmp-weights.safetensors"
         save_file(weights, tmp)
@@ -282,13 +284,6 @@ class _Story:
         for path in checkpoint.complete(run.folder):
             shutil.rmtree(path)
         self.trainable = None
-
-    def _metrics_offset(self, n: int) -> int:
-        """Where metrics.jsonl stood at the point from which stage n continues."""
-        newest, _ = checkpoint.newest_good(self._stage_folder(n))
-        if newest is not None:
-            return read_json(newest / "state.json")["metrics_offset"]
-        return read_json(self._stage_folder(n - 1) / "done.json")["metrics_offset"] if n else 0
 
     # -- probes during training -------------------------------------------------------------------------------
 
@@ -307,19 +302,21 @@ class _Story:
         }
 
     def _first_probe(self, metrics: MetricsFile, stage: str) -> None:
-        if metrics.offset() == 0:
+        if stage == self.plan["stages"][0]["name"]:
             for name, bits in self._start_bits().items():
                 metrics.log("probe", stage=stage, step=0, probe=name, bits_per_byte=bits, start=bits)
 
-    def _probe(self, trainable: Trainable, metrics: MetricsFile, stage: str, step: int) -> None:
-        """Measure how much was forgotten so far and say it against the budget."""
-        start, shown = self._start_bits(), []
+    def _probe(self, trainable: Trainable, metrics: MetricsFile, stage: str, step: int) -> float:
+        """Measure how much was forgotten so far and say it against the budget; returns the worst probe's share."""
+        start, shown, worst = self._start_bits(), [], -1.0
         for name, windows in self._probe_windows(trainable).items():
             now = bits_per_byte(window_bits(trainable.loaded, windows), windows)
             metrics.log("probe", stage=stage, step=step, probe=name, bits_per_byte=now, start=start[name])
             shown.append(f"{name} {now:.3f} ({show_change(now, start[name])})")
+            worst = max(worst, now / start[name] - 1)
         budget = f"{(1 / self.recipe.retain - 1) * 100:+.1f} %"
         self.screen.say(f"  probe at {stage} step {step}: {', '.join(shown)}; budget {budget} bits per byte")
+        return worst
 
     # -- results ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batch import NO_TARGET, build_batch, part_of_rank, share_prefix, shift, split_batch
+from bessemer.data.batch import NO_TARGET, build_batch, divide, part_of_rank, share_prefix, shift
 from bessemer.data.shards import Segment
 
 documents = st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12)
@@ -22,20 +22,23 @@ def test_targets_are_the_next_supervised_tokens_and_never_cross_documents() -> N
     assert batch.positions_N.tolist() == [0, 1, 0, 1]
 
 
-@given(documents, st.integers(2, 30))
-def test_weights_sum_to_the_loss_weights_however_the_batch_is_split(
-    made: list[tuple[int, int]], max_tokens: int
+@given(documents, st.integers(2, 30), st.integers(1, 4))
+def test_weights_sum_to_the_loss_weights_however_the_batch_is_divided(
+    made: list[tuple[int, int]], max_tokens: int, world: int
 ) -> None:
     rows = [(source, (segment(list(range(n)), [True] * n),)) for source, n in made]
     batch = build_batch(rows, ["a", "b", "c"], {"b": 0.5})
     present = {s for s, _ in made}
     expected = (0.5 if 1 in present else 0) + (1 if present & {0, 2} else 0)
     assert np.isclose(batch.weights_N.sum(), expected, atol=1e-6)
-    parts = split_batch(batch, max_tokens)
-    for field in FIELDS:
-        assert np.array_equal(np.concatenate([getattr(p, field) for p in parts]), getattr(batch, field))
-    for field in ("lengths_D", "rows_D", "ids"):
-        assert sum((getattr(p, field) for p in parts), ()) == getattr(batch, field)
+    everyone = divide(batch, world, max_tokens)
+    assert len({len(parts) for parts in everyone}) == 1, "sharded weights are gathered by all processes together"
+    parts = [p for parts in everyone for p in parts]
+    assert np.isclose(sum(float(p.weights_N.sum()) for p in parts), expected, atol=1e-6)
+    targets = [t for p in parts for t in p.targets_N[p.targets_N != NO_TARGET].tolist()]
+    assert sorted(targets) == sorted(batch.targets_N[batch.targets_N != NO_TARGET].tolist())
+    largest = max(sum(p.lengths_D) for p in parts)
+    assert largest <= max_tokens + max(batch.lengths_D)
 
 
 @given(documents, st.integers(1, 5))

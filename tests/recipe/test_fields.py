@@ -29,7 +29,7 @@ from bessemer.run import _Story, make_plan
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
-from bessemer.train import checkpoint
+from bessemer.train import checkpoint, guard
 from tests.story import write_story
 from tests.tiny import make_tiny_model
 
@@ -61,18 +61,19 @@ def in_batches(recipe: Recipe) -> Any:
 def in_training(recipe: Recipe) -> Any:
     """The first stage, trained: what happened at which step, and the weights that came out."""
     saved: list[int] = []
-    save = checkpoint.save
+    save = checkpoint.Writer.save
 
-    def note(folder: Path, step: int, *rest: Any) -> Any:
+    def note(writer: checkpoint.Writer, step: int, *rest: Any) -> Any:
         saved.append(step)
-        return save(folder, step, *rest)
+        return save(writer, step, *rest)
 
     screen = Screen(quiet=True)
     prepared = make_plan(recipe, screen, measured=False, restart=True)
     folder = runs_folder() / recipe.name
     story = _Story(prepared, folder, screen, lambda: False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", note)
+        patch.setattr(checkpoint.Writer, "save", note)
+        patch.setattr(guard, "LEAST_HISTORY", 2)
         story.before()
         story.train(0)
     events = [{k: v for k, v in e.items() if k != "seconds"} for e in read_metrics(folder / "metrics.jsonl")]
@@ -154,6 +155,7 @@ class Case:
     path: str
     value: Any
     where: Observe
+    given: tuple[tuple[str, Any], ...] = ()  # what else must hold for the field to mean anything
 
 
 CASES: dict[str, Case] = {
@@ -183,6 +185,13 @@ CASES: dict[str, Case] = {
     "stages.general": Case("stages[0].general", "start", in_training),
     "stages.lr": Case("stages[0].lr", 1e-3, in_training),
     "stages.warmup": Case("stages[0].warmup", 0.9, in_training),
+    "stages.schedule": Case("stages[0].schedule", "constant", in_training),
+    "stages.decay": Case("stages[0].decay", 0.9, in_training, (("stages[0].schedule", "wsd"),)),
+    "stages.method": Case("stages[0].method", "lora", in_training),
+    "stages.rank": Case("stages[0].rank", 2, in_training, (("stages[0].method", "dora"),)),
+    "stages.optimizer": Case("stages[0].optimizer", "muon", in_training),
+    "stages.z_loss": Case("stages[0].z_loss", 0.1, in_training),
+    "stages.skip_above": Case("stages[0].skip_above", 0.01, in_training, (("stages[0].lr", 0.5),)),
     "stages.final_lr": Case("stages[0].final_lr", 0.9, in_training),
     "stages.freeze": Case("stages[0].freeze", 0.5, in_training),
     "stages.row_tokens": Case("stages[0].row_tokens", 128, in_plan),
@@ -262,23 +271,22 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def recipe_of(base: dict[str, Any], change: tuple[str, Any] | None = None) -> Recipe:
+def recipe_of(base: dict[str, Any], *changes: tuple[str, Any]) -> Recipe:
     raw = {k: v for k, v in base.items() if k != "folder"}
-    if change is None:
-        return parse_recipe(yaml.safe_dump(raw))
-    path, value = change
-    file = Path(base["folder"]) / str(value)
-    value = str(file) if isinstance(value, str) and file.exists() else value
-    return parse_recipe(yaml.safe_dump(raw), overrides=[f"{path}={json.dumps(value)}"])
+    overrides: list[str] = []
+    for path, value in changes:
+        file = Path(base["folder"]) / str(value)
+        overrides.append(f"{path}={json.dumps(str(file) if isinstance(value, str) and file.exists() else value)}")
+    return parse_recipe(yaml.safe_dump(raw), overrides=overrides)
 
 
-_seen: dict[Observe, Any] = {}
+_seen: dict[Any, Any] = {}
 
 
-def unflipped(base: dict[str, Any], where: Observe) -> Any:
-    if where not in _seen:
-        _seen[where] = where(recipe_of(base))
-    return _seen[where]
+def unflipped(base: dict[str, Any], where: Observe, given: tuple[tuple[str, Any], ...] = ()) -> Any:
+    if (where, given) not in _seen:
+        _seen[where, given] = where(recipe_of(base, *given))
+    return _seen[where, given]
 
 
 def test_every_field_has_a_case() -> None:
@@ -288,9 +296,9 @@ def test_every_field_has_a_case() -> None:
 @pytest.mark.parametrize("field", CASES)
 def test_a_flipped_field_changes_something(base: dict[str, Any], field: str) -> None:
     case = CASES[field]
-    before = unflipped(base, case.where)
-    flipped = recipe_of(base, (case.path, case.value))
-    assert prepare(flipped).identity != unflipped(base, identity)
+    before = unflipped(base, case.where, case.given)
+    flipped = recipe_of(base, *case.given, (case.path, case.value))
+    assert prepare(flipped).identity != unflipped(base, identity, case.given)
     assert case.where(flipped) != before
 
 

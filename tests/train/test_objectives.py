@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bessemer.data.batch import NO_TARGET, build_batch, split_batch
+from bessemer.data.batch import NO_TARGET, build_batch, divide
 from bessemer.data.shards import Segment
 from bessemer.families.fetch import resolve
-from bessemer.train import objectives
+from bessemer.train import head
 from bessemer.train.objectives import next_token_loss
 from bessemer.train.weights import Trainable, prepare
 
@@ -18,7 +18,7 @@ from bessemer.train.weights import Trainable, prepare
 @pytest.fixture
 def trainable(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Trainable:
     monkeypatch.setenv("BESSEMER_DTYPE", "float32")
-    return prepare(resolve(str(tiny_model)), None, 0.0, keep_start=True)
+    return prepare(resolve(str(tiny_model)), None, keep_start=True)
 
 
 def rows(seed: int = 0) -> list[tuple[int, tuple[Segment, ...]]]:
@@ -40,7 +40,7 @@ def gradients(trainable: Trainable) -> dict[str, torch.Tensor]:
 def test_fused_loss_equals_cross_entropy_with_its_gradients(
     trainable: Trainable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "CHUNK", 7)  # several chunks, the last one short
+    monkeypatch.setattr(head, "CHUNK", 7)  # several chunks, the last one short
     batch = build_batch(rows(), ["a", "b"], {"b": 0.3})
     loss, losses_S = next_token_loss(trainable, batch)
     loss.backward()
@@ -62,7 +62,7 @@ def test_accumulation_does_not_change_loss_or_gradient(trainable: Trainable) -> 
     whole, _ = next_token_loss(trainable, batch)
     whole.backward()
     at_once = gradients(trainable)
-    parts = split_batch(batch, 25)
+    parts = divide(batch, 1, 25)[0]
     assert len(parts) >= 3
     total = 0.0
     for part in parts:
@@ -102,7 +102,8 @@ def test_an_anchored_source_gives_kl_to_the_start_with_its_gradients(trainable: 
     tokens, positions = torch.from_numpy(batch.tokens_N), torch.from_numpy(batch.positions_N)
     layout = trainable.loaded.layout(batch.lengths_D)
     new = trainable.loaded.head(trainable.loaded.hidden(tokens, positions, layout)).log_softmax(-1)
-    old = (trainable.start_hidden(tokens, positions, layout) @ trainable.start_head.T).log_softmax(-1).detach()
+    hidden, start_head = trainable.start_hidden(tokens, positions, layout)
+    old = (hidden @ start_head.T).log_softmax(-1).detach()
     targets, weights = torch.from_numpy(batch.targets_N), torch.from_numpy(batch.weights_N)
     hard = F.nll_loss(new, targets, ignore_index=NO_TARGET, reduction="none")
     soft = F.kl_div(new, old, log_target=True, reduction="none").sum(-1)
@@ -111,3 +112,24 @@ def test_an_anchored_source_gives_kl_to_the_start_with_its_gradients(trainable: 
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-6)
     for name, grad in gradients(trainable).items():
         torch.testing.assert_close(ours[name], grad, rtol=2e-3, atol=2e-5, msg=name)
+
+
+def test_z_loss_equals_its_definition_with_its_gradients(trainable: Trainable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK", 7)
+    batch = build_batch(rows(), ["a", "b"], {"b": 0.3})
+    loss, losses_S = next_token_loss(trainable, batch, z_loss=0.01)
+    loss.backward()
+    ours = gradients(trainable)
+    tokens, positions = torch.from_numpy(batch.tokens_N), torch.from_numpy(batch.positions_N)
+    hidden = trainable.loaded.hidden(tokens, positions, trainable.loaded.layout(batch.lengths_D))
+    wanted = torch.from_numpy(batch.targets_N) != NO_TARGET
+    logits, weights = trainable.loaded.head(hidden[wanted]), torch.from_numpy(batch.weights_N)[wanted]
+    plain = F.cross_entropy(logits, torch.from_numpy(batch.targets_N)[wanted], reduction="none")
+    expected = (weights * (plain + 0.01 * logits.logsumexp(-1) ** 2)).sum()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(losses_S, plain.detach(), atol=1e-5, rtol=1e-5)
+    theirs = gradients(trainable)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)

@@ -6,7 +6,7 @@ Legend: N tokens of a batch (documents one after another, no padding), D documen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,15 +155,7 @@ def part_of_rank(batch: Batch, rank: int, world: int) -> Batch:
     """The rows rank, rank + world, ... of a step. Weights stay, so the losses of all ranks add up to the whole."""
     if world == 1:
         return batch
-    mine_D = np.array(batch.rows_D) % world == rank
-    mine_N = np.repeat(mine_D, batch.lengths_D)
-    kept = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    for name, value in kept.items():
-        if name == "sees_D":
-            continue  # whole documents only: prefixes are shared after a step is divided
-        own = mine_N if name.endswith("_N") else mine_D
-        kept[name] = value[own] if name.endswith("_N") else tuple(v for v, m in zip(value, own, strict=True) if m)
-    return Batch(**kept)
+    return _take(batch, [d for d, row in enumerate(batch.rows_D) if row % world == rank])
 
 
 def share_prefix(batch: Batch, smallest: int = 8) -> Batch:
@@ -205,28 +197,42 @@ def _shared(batch: Batch, own: slice, other: slice) -> int:
     return min(n, *differ[:1].tolist(), *predicts[:1].tolist())
 
 
-def split_batch(batch: Batch, max_tokens: int) -> list[Batch]:
-    """Parts of at most about `max_tokens` tokens, cut between documents; the weights stay, so losses add up."""
-    parts: list[Batch] = []
-    first_doc, first_token, tokens = 0, 0, 0
-    for d, length in enumerate(batch.lengths_D):
-        if tokens and tokens + length > max_tokens:
-            parts.append(_slice(batch, first_doc, d, first_token, first_token + tokens))
-            first_doc, first_token, tokens = d, first_token + tokens, 0
-        tokens += length
-    parts.append(_slice(batch, first_doc, len(batch.lengths_D), first_token, first_token + tokens))
-    return parts
+def divide(batch: Batch, world: int, max_tokens: int) -> list[list[Batch]]:
+    """A step's documents for each of `world` processes, in equally many parts of at most about `max_tokens` tokens.
+
+    Documents stay whole and in their order; the weights stay, so the losses of all parts add up to the step's. Where
+    there are too few documents, a part is the shortest one with nothing to predict. [world][parts]
+    """
+    n_parts = -(-len(batch.tokens_N) // (world * max_tokens)) * world
+    if n_parts == 1:
+        return [[batch]]
+    loads, members = [0] * n_parts, [list[int]() for _ in range(n_parts)]
+    for d in sorted(range(len(batch.lengths_D)), key=lambda d: (-batch.lengths_D[d], d)):  # the longest first
+        lightest = loads.index(min(loads))
+        loads[lightest] += batch.lengths_D[d]
+        members[lightest].append(d)
+    parts = [_take(batch, sorted(m)) if m else _idle(batch) for m in members]
+    return [parts[rank::world] for rank in range(world)]
 
 
-def _slice(batch: Batch, d0: int, d1: int, n0: int, n1: int) -> Batch:
+def _take(batch: Batch, documents: Sequence[int]) -> Batch:
+    """Some of the documents, in this order."""
+    ends = np.cumsum(batch.lengths_D)
+    spans = [np.arange(ends[d] - batch.lengths_D[d], ends[d]) for d in documents]
+    places_N = np.concatenate(spans) if spans else np.empty(0, np.int64)
+    taken = {name: x[places_N] for name, x in vars(batch).items() if name.endswith("_N")}
     return Batch(
-        batch.tokens_N[n0:n1],
-        batch.positions_N[n0:n1],
-        batch.targets_N[n0:n1],
-        batch.weights_N[n0:n1],
-        batch.sources_N[n0:n1],
-        batch.anchored_D[d0:d1],
-        batch.lengths_D[d0:d1],
-        batch.rows_D[d0:d1],
-        batch.ids[d0:d1],
+        **taken,
+        anchored_D=tuple(batch.anchored_D[d] for d in documents),
+        lengths_D=tuple(batch.lengths_D[d] for d in documents),
+        rows_D=tuple(batch.rows_D[d] for d in documents),
+        ids=tuple(batch.ids[d] for d in documents),
     )
+
+
+def _idle(batch: Batch) -> Batch:
+    """The shortest document, teaching nothing: for a process that has none but must take part in every pass."""
+    shortest = min(range(len(batch.lengths_D)), key=lambda d: batch.lengths_D[d])
+    part = _take(batch, [shortest])
+    nothing_N = np.full_like(part.targets_N, NO_TARGET)
+    return replace(part, targets_N=nothing_N, weights_N=np.zeros_like(part.weights_N), anchored_D=(False,))

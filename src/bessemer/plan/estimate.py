@@ -122,13 +122,14 @@ def need_resources(memory: int, disk: int) -> None:
 
 def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]) -> tuple[list[float], str]:
     """(seconds of a step for each stage, precision). Trains on copies that are thrown away."""
-    from bessemer.train.loop import make_optimizer, train_step
-    from bessemer.train.weights import prepare
+    from bessemer.train.loop import train_step
+    from bessemer.train.optimizers import make_optimizer
+    from bessemer.train.weights import prepare, what_is_trained
 
     seconds: list[float] = []
     precision = ""
     for stage, data in zip(recipe.stages, stages, strict=True):
-        trainable = prepare(checkpoint, None, stage.freeze, keep_start=bool(data.anchored))
+        trainable = prepare(checkpoint, None, what_is_trained(stage, recipe.seed), keep_start=bool(data.anchored))
         precision = str(trainable.loaded.machine.dtype).removeprefix("torch.")
         optimizer = make_optimizer(trainable, stage)
         times: list[float] = []

@@ -18,6 +18,7 @@ _COUNT_SCHEMA = {
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Schedule = Literal["linear", "cosine", "wsd", "constant"]
 GUARDED = ("safety", "instruct")  # categories that no blend may drop silently
 Column = Literal[
     "id", "group", "text", "messages", "prompt", "completion", "instruction", "input", "output", "system", "tools",
@@ -129,16 +130,39 @@ class Stage(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="Share of the stage's tokens over which the rate rises; default: by the stage"
     )
-    final_lr: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.05, description="Rate at the end, as a share of the peak (linear decay)"
+    schedule: Schedule = Field(
+        "linear",
+        description="How the rate goes after the warm-up. linear, cosine: down to final_lr; wsd: stays, then falls in "
+        "a straight line over the last `decay`; constant: stays",
     )
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="With schedule wsd: share of the stage's tokens at its end over which the rate falls"
+    )
+    final_lr: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Rate at the end, as a share of the peak")
     freeze: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the lower layers kept fixed, together with the embedding"
+    )
+    method: Literal["full", "lora", "dora"] = Field(
+        "full",
+        description="full: the weights themselves; lora, dora: small matrices beside them, added to them at the end",
+    )
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(16, description="Rank of the adapters, with lora and dora")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices of the layers, AdamW for the rest; one process only"
     )
     row_tokens: Annotated[int, Field(ge=32, le=131072)] = Field(512, description="Tokens in a packed row")
     rows: Annotated[int, Field(ge=1)] = Field(4, description="Rows in one optimizer step (the global batch)")
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest norm of the gradient")
+    z_loss: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Weight of the squared log of the softmax' normaliser, e.g. 1e-4: logits do not drift",
+    )
+    skip_above: Annotated[float, Field(gt=0)] = Field(
+        6.0,
+        description="A step whose loss or gradient norm lies so many standard deviations above the last 128 is "
+        "skipped; three in a row go back to the last checkpoint",
+    )
 
 
 class Probe(Strict):
@@ -232,6 +256,11 @@ class Recipe(Strict):
         for name in names:
             if (kind := self.sources[name].kind) in {"preference", "prompts"}:
                 found.append(f"{at}.mixture.{name}: no objective reads {kind} yet, only documents and chat")
+        given = stage.model_fields_set
+        if "rank" in given and stage.method == "full":
+            found.append(f"{at}.rank: only with method lora or dora")
+        if "decay" in given and stage.schedule != "wsd":
+            found.append(f"{at}.decay: only with schedule wsd")
         if stage.tokens is None and known and all(s.role == "general" for s in known):
             found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
         return found

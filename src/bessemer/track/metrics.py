@@ -11,12 +11,10 @@ from typing import Any
 class MetricsFile:
     """Append events; remember the offset so that a resumed run forgets what came after its checkpoint."""
 
-    def __init__(self, path: Path, *, offset: int | None = None) -> None:
-        """offset: bytes to keep of an existing file (None: all of its whole lines)."""
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         keep = path.read_bytes()
-        keep = keep if offset is None else keep[:offset]
         with path.open("r+b") as file:
             file.truncate(keep.rfind(b"\n") + 1)  # a line cut off by a kill goes too
         self._file = path.open("a")
@@ -29,6 +27,11 @@ class MetricsFile:
         """Bytes written so far, safely on the disk."""
         os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def rewind(self, offset: int) -> None:
+        """Forget what came after `offset`."""
+        self._file.truncate(offset)
+        self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         self._file.close()

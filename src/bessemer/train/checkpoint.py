@@ -1,47 +1,135 @@
-"""Checkpoints: whole or not there, verified on load, and enough to continue bit by bit.
+"""Checkpoints: whole or not there, verified on load, and enough to continue bit by bit, in a world of any size.
 
-A checkpoint is a folder: weights and optimizer state (safetensors), state.json, and manifest.json with the
-sha256 of the others, written last. Training has no dropout and the data order is a function of the step, so the
-step, the weights and the optimizer are the whole state.
+A checkpoint is a folder: for every process a file with its rows of every master weight and optimizer moment
+(safetensors), state.json, and manifest.json with the sha256 of the others, written last. Training has no dropout and
+the data order is a function of the step, so step, weights, optimizer and the guard's memory are the whole state.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from bessemer.errors import BessemerError
-from bessemer.files import check_files, digest_files, new_folder, read_json, write_json
+from bessemer.files import check_files, digest_files, finish_folder, fsync_file, read_json, write_json
+from bessemer.train.optimizers import Optimizers
 from bessemer.train.weights import Trainable
+from bessemer.train.world import World
+from bessemer.units import show_bytes
 
 KEEP = 2
 MANIFEST = "manifest.json"
+PINNED = "pinned"  # a file of this name in a checkpoint's folder keeps it for ever
+ROWS = "rows"  # key of the header: {tensor: [first row, shape of the whole]}
+PEERS_WRITE_S = 600.0  # how long rank 0 waits for the parts of the others
 
 
-def save(
-    folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> Path:
-    """Write `folder/step-N`, then remove all but the newest KEEP."""
-    final = folder / f"step-{step:07d}"
-    shutil.rmtree(final, ignore_errors=True)
-    by_param = {id(master): name for name, master in trainable.masters.items()}
-    moments: dict[str, torch.Tensor] = {}
-    for param, values in optimizer.state.items():
-        for key, value in values.items():
-            moments[f"{by_param[id(param)]}/{key}"] = torch.as_tensor(value).detach().cpu()
-    with new_folder(final) as tmp:
-        save_file({n: m.detach().cpu() for n, m in trainable.masters.items()}, tmp / "weights.safetensors")
-        save_file(moments, tmp / "optimizer.safetensors")
-        write_json(tmp / "state.json", {"step": step, **state})
-        write_json(tmp / MANIFEST, digest_files(tmp))
-    for old in complete(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes checkpoints in a thread while training goes on; at most one at a time.
+
+    What is written are copies made before `save` returns, so the next step cannot change them.
+    """
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, trainable: Trainable, optimizer: Optimizers, state: dict[str, Any]) -> None:
+        """Copy everything and begin to write `folder/step-N`. Raises what the writing before this one raised."""
+        self.wait()
+        tensors = {name: part.copied() for name, part in _parts(trainable, optimizer)}
+        header = {ROWS: json.dumps({n: [p.first, list(p.shape)] for n, p in _parts(trainable, optimizer)})}
+        final = self.folder / f"step-{step:07d}"
+        tmp = final.with_name(f".tmp-{final.name}")
+        if self.world.leads:
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir(parents=True)
+        self.world.wait()
+        self._thread = threading.Thread(
+            target=self._write, args=(tmp, final, tensors, header, {"step": step, **state}), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what the writing raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write(
+        self, tmp: Path, final: Path, tensors: dict[str, Tensor], header: dict[str, str], state: dict[str, Any]
+    ) -> None:
+        part = f"part-{self.world.rank:05d}-of-{self.world.size:05d}.safetensors"
+        try:
+            save_file(tensors, tmp / part, header)
+            fsync_file(tmp / part)
+            if not self.world.leads:
+                (tmp / f".done-{self.world.rank}").touch()
+                return
+            self._wait_for_peers(tmp)
+            write_json(tmp / "state.json", state)
+            write_json(tmp / MANIFEST, digest_files(tmp))
+            shutil.rmtree(final, ignore_errors=True)
+            finish_folder(tmp, final)
+            purge(self.folder)
+        except OSError as error:
+            shutil.rmtree(tmp, ignore_errors=True)
+            need = sum(t.nbytes for t in tensors.values())
+            self._failure = BessemerError(
+                f"the checkpoint cannot be written ({error.strerror or error}); it needs {show_bytes(need)}",
+                where=str(tmp.parent),
+                fix="make room or give the folder to this user; the checkpoints before it are intact, and the same "
+                "command continues from them",
+            )
+        except BaseException as error:  # shown by the next wait(), in the training thread
+            self._failure = error
+
+    def _wait_for_peers(self, tmp: Path) -> None:
+        peers = [tmp / f".done-{rank}" for rank in range(1, self.world.size)]
+        end = time.monotonic() + PEERS_WRITE_S
+        while not all(p.exists() for p in peers):
+            if time.monotonic() > end:
+                raise BessemerError(
+                    f"not every process wrote its part within {PEERS_WRITE_S:.0f} s",
+                    where=str(tmp),
+                    fix="all processes need the same BESSEMER_HOME on a shared disk",
+                )
+            time.sleep(0.02)
+        for peer in peers:
+            peer.unlink()
+
+
+def purge(folder: Path) -> None:
+    """Remove checkpoints but the newest KEEP, the one that forgot least, and pinned ones."""
+    found = complete(folder)
+    measured = {p: read_json(p / "state.json").get("forgotten") for p in found}
+    best = min((p for p in found if measured[p] is not None), key=lambda p: measured[p], default=None)
+    for old in found[KEEP:]:
+        if old != best and not (old / PINNED).exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
 
 
 def complete(folder: Path) -> list[Path]:
@@ -55,26 +143,119 @@ def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
     refused: list[str] = []
     for path in complete(folder):
         try:
-            check_files(path, read_json(path / MANIFEST), fix="")
+            manifest = read_json(path / MANIFEST)
+            if "state.json" not in manifest:
+                raise BessemerError("the manifest does not name state.json", where=str(path / MANIFEST))
+            check_files(path, manifest, fix="")
             return path, refused
-        except BessemerError as error:
+        except (BessemerError, OSError) as error:
             refused.append(str(error).strip())
     return None, refused
 
 
-def restore(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a verified checkpoint into weights and optimizer; returns its state.json."""
-    weights = load_file(path / "weights.safetensors")
-    if weights.keys() != trainable.masters.keys():
-        raise BessemerError("it holds other parameters than this stage trains", where=str(path), fix="--restart")
-    moments = load_file(path / "optimizer.safetensors")
-    with torch.no_grad():
+def restore(path: Path, trainable: Trainable, optimizer: Optimizers) -> dict[str, Any]:
+    """Put a verified checkpoint into weights and optimizer; returns its state.json.
+
+    It may have been written by another number of processes: every process reads the rows that are its own.
+    """
+    with _Parts(path) as saved, torch.no_grad():
+        if saved.masters() != trainable.masters.keys():
+            raise BessemerError("it holds other parameters than this stage trains", where=str(path), fix="--restart")
         for name, master in trainable.masters.items():
-            master.copy_(weights[name])
-            optimizer.state[master] = {
-                key.rpartition("/")[2]: value if value.ndim == 0 else value.to(master.device)
-                for key, value in moments.items()
-                if key.rpartition("/")[0] == name
-            }
+            part = _part(master)
+            part.local.copy_(saved.rows(name, part))
+            optimizer.set_state(master, {key: saved.moment(name, key, master, part) for key in saved.moments(name)})
     trainable.round()
     return read_json(path / "state.json")
+
+
+# -- rows of tensors ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What this process has of a tensor: rows from `first` on of a whole of some shape."""
+
+    local: Tensor
+    first: int
+    shape: tuple[int, ...]
+
+    def copied(self) -> Tensor:
+        return self.local.detach().to("cpu", copy=True).contiguous()
+
+
+def _part(tensor: Tensor) -> _Part:
+    if not isinstance(tensor, DTensor):
+        return _Part(tensor, 0, tuple(tensor.shape))
+    mesh = tensor.device_mesh
+    rows_each = -(-tensor.shape[0] // mesh.size())  # FSDP2 shards by rows as torch.chunk does
+    first = min(mesh.get_local_rank() * rows_each, tensor.shape[0])
+    local = tensor.to_local()
+    assert local.shape[0] == min(rows_each, tensor.shape[0] - first)
+    return _Part(local, first, tuple(tensor.shape))
+
+
+def _like(master: Tensor, local: Tensor) -> Tensor:
+    """A tensor of these rows, spread as the master is."""
+    if not isinstance(master, DTensor):
+        return local
+    return DTensor.from_local(
+        local, master.device_mesh, master.placements, shape=master.shape, stride=master.stride(), run_check=False
+    )
+
+
+def _parts(trainable: Trainable, optimizer: Optimizers) -> Iterator[tuple[str, _Part]]:
+    """(name, rows) of every master and moment; a moment is called MASTER/MOMENT."""
+    for name, master in trainable.masters.items():
+        yield name, _part(master)
+        for key, value in optimizer.get_state(master).items():
+            yield f"{name}/{key}", _part(torch.as_tensor(value))
+
+
+class _Parts:
+    """The files of a checkpoint, read as whole tensors by rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = [safe_open(p, framework="pt") for p in sorted(path.glob("part-*.safetensors"))]
+        self._where: dict[str, list[tuple[int, int]]] = {}  # tensor -> (file, first row), ascending
+        self._shapes: dict[str, list[int]] = {}
+        for i, file in enumerate(self._files):
+            for name, (first, shape) in json.loads(file.metadata()[ROWS]).items():
+                self._where.setdefault(name, []).append((i, first))
+                self._shapes[name] = shape
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.clear()
+
+    def masters(self) -> set[str]:
+        return {name for name in self._where if "/" not in name}
+
+    def moments(self, master: str) -> set[str]:
+        return {n.rpartition("/")[2] for n in self._where if n.startswith(f"{master}/")}
+
+    def moment(self, master_name: str, key: str, master: Tensor, part: _Part) -> Tensor:
+        """A moment of a master: shaped and spread like it, or a number (the count of steps)."""
+        name = f"{master_name}/{key}"
+        if not self._shapes[name]:
+            return self._files[self._where[name][0][0]].get_tensor(name).to(part.local.device)
+        return _like(master, self.rows(name, part).to(part.local.device))
+
+    def rows(self, name: str, wanted: _Part) -> Tensor:
+        """The rows that a process wants. Raises BessemerError when the shape differs."""
+        if tuple(self._shapes[name]) != wanted.shape:
+            raise BessemerError(
+                f"{name} has shape {self._shapes[name]} there and {list(wanted.shape)} here", where="checkpoint"
+            )
+        end = wanted.first + wanted.local.shape[0]
+        pieces = list(self._pieces(name, wanted.first, end))
+        return torch.cat(pieces) if pieces else torch.empty_like(wanted.local, device="cpu")
+
+    def _pieces(self, name: str, first: int, end: int) -> Iterable[Tensor]:
+        for i, start in self._where[name]:
+            rows = self._files[i].get_slice(name)
+            stop = start + rows.get_shape()[0]
+            if start < end and first < stop:
+                yield rows[max(first, start) - start : min(end, stop) - start]

@@ -1,25 +1,28 @@
-"""The one loop. Reads top to bottom: batch, loss, gradient, step, metrics, probes, checkpoint."""
+"""The one loop. Reads top to bottom: batch, loss, gradient, judgement, step, metrics, probes, checkpoint."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from bessemer.data.batch import NO_TARGET, Batch, StageData, share_prefix, split_batch
+from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_prefix
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile
 from bessemer.train import checkpoint
+from bessemer.train.guard import Guard
+from bessemer.train.memory import MICRO_TOKENS, fitting
 from bessemer.train.objectives import OBJECTIVES
+from bessemer.train.optimizers import Optimizers, make_optimizer
+from bessemer.train.preflight import check_first_step
+from bessemer.train.schedule import learning_rate
 from bessemer.train.weights import Trainable
-
-MICRO_TOKENS = 4096  # tokens computed at once; more in a step are accumulated
-BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -34,55 +37,54 @@ class StageRun:
     folder: Path  # checkpoints and the stage's result
     probe_every: int  # steps
     checkpoint_every: int  # steps
+    metrics_begin: int = 0  # bytes of metrics.jsonl when the stage begins
+    micro_tokens: int = MICRO_TOKENS  # tokens that a process computes at once; more in a step are accumulated
+
+    def rate(self, step: int) -> float:
+        stage = self.stage
+        return learning_rate(step, self.data.n_steps, self.lr, self.warmup, stage.final_lr, stage.schedule, stage.decay)
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells the rest of the house."""
+    """What the loop tells the rest of the house. Only the leading process of a world logs and speaks."""
 
-    metrics: MetricsFile
+    metrics: MetricsFile | None  # None in processes that do not lead
     on_step: Callable[[int, int, float], None]  # step, steps, loss
-    on_probe: Callable[[int], None]  # step; measures the probes and reports them
+    on_probe: Callable[[int], float | None]  # step; measures the probes; the largest relative loss of any of them
     say: Callable[[str], None]
     stop_asked: Callable[[], bool]
+    on_begin: Callable[[], None] = lambda: None  # the stage begins at its first step
 
 
-def learning_rate(step: int, n_steps: int, peak: float, warmup: float, final: float) -> float:
-    """Linear warm-up over the first `warmup` of the steps, then linear decay to `final` * peak at the end."""
-    done = (step + 1) / n_steps
-    if done <= warmup:
-        return peak * done / warmup
-    return peak * (1 - (1 - final) * (done - warmup) / (1 - warmup))
+@dataclass(frozen=True)
+class Gradient:
+    """A step's loss before anything moved. per_source: {source: (sum of its losses in nats, its targets)}."""
+
+    loss: float
+    norm: float
+    per_source: dict[int, tuple[float, int]]
+    stop: bool = False  # whether any process was asked to stop
 
 
-def make_optimizer(trainable: Trainable, stage: Stage) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    matrices = [m for m in trainable.masters.values() if m.ndim >= 2]
-    vectors = [m for m in trainable.masters.values() if m.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": stage.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=BETAS, fused=True)
-
-
-def train_step(
+def compute_gradient(
     trainable: Trainable,
-    optimizer: torch.optim.Optimizer,
     batch: Batch,
     objective: str,
-    lr: float,
     clip: float,
-) -> tuple[float, float, dict[int, tuple[float, int]]]:
-    """One optimizer step. Returns (loss, gradient norm, {source: (sum of its losses in nats, its targets)}).
+    *,
+    z_loss: float = 0.0,
+    micro_tokens: int = MICRO_TOKENS,
+    stop: bool = False,
+) -> Gradient:
+    """Leave the clipped gradient of a step's batch in the masters; all processes of a world get the same numbers.
 
-    Raises BessemerError when the loss or the gradient is not finite, or every gradient is zero; the weights are
-    then as before the step.
+    The batch is cut into equally many parts for every process, because sharded weights are gathered by all together.
     """
-    loss = 0.0
+    world, loss = trainable.world, 0.0
     per_source: dict[int, tuple[float, int]] = {}
-    for part in map(share_prefix, split_batch(batch, MICRO_TOKENS)):
-        part_loss, losses_S = OBJECTIVES[objective](trainable, part)
+    for part in map(share_prefix, divide(batch, world.size, micro_tokens)[world.rank]):
+        part_loss, losses_S = trainable.root(OBJECTIVES[objective], trainable, part, z_loss)
         part_loss.backward()
         trainable.take_gradients()
         loss += part_loss.item()
@@ -91,20 +93,111 @@ def train_step(
             mine = losses_S.cpu()[sources_S == source]
             total, count = per_source.get(source, (0.0, 0))
             per_source[source] = (total + mine.double().sum().item(), count + len(mine))
-    masters = list(trainable.masters.values())
-    norm = float(torch.nn.utils.clip_grad_norm_(masters, clip, foreach=True))
-    if not (math.isfinite(loss) and math.isfinite(norm)) or norm == 0:
+    norm = torch.nn.utils.clip_grad_norm_(list(trainable.masters.values()), clip, foreach=True)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    if not world.alone:
+        known = sorted(set(batch.sources_N.tolist()))
+        own = [x for s in known for x in per_source.get(s, (0.0, 0))]
+        loss, stops, *sums = world.total([loss, float(stop), *own])
+        per_source, stop = {s: (sums[2 * i], int(sums[2 * i + 1])) for i, s in enumerate(known)}, stops > 0
+    return Gradient(loss, float(norm), per_source, stop)
+
+
+def train_step(
+    trainable: Trainable, optimizer: Optimizers, batch: Batch, objective: str, lr: float, clip: float
+) -> Gradient:
+    """One optimizer step, unguarded: for measuring and for loops of one's own.
+
+    Raises BessemerError when the loss or the gradient is not finite, or every gradient is zero; the weights are
+    then as before the step.
+    """
+    gradient = compute_gradient(trainable, batch, objective, clip)
+    if Guard(6).judge(gradient.loss, gradient.norm) != "apply" or gradient.norm == 0:
         raise BessemerError(
-            f"the loss is {loss:g} and the gradient's norm {norm:g}: nothing sound can be learned from this step",
+            f"the loss is {gradient.loss:g} and the gradient's norm {gradient.norm:g}: nothing sound can be learned",
             where=f"batch with {', '.join(batch.ids[:3])} ...",
             fix="look at these items; lower lr or clip",
         )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.step(lr)
     trainable.round()
-    return loss, norm, per_source
+    return gradient
+
+
+class _Stage:
+    """A stage being trained: what the loop and its rare turns (resume, roll back) share."""
+
+    def __init__(self, run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
+        self.run, self.trainable, self.hooks = run, trainable, hooks
+        self.optimizer = make_optimizer(trainable, run.stage)
+        self.guard = Guard(run.stage.skip_above)
+        self.writer = checkpoint.Writer(run.folder, trainable.world)
+        self.names = [s.name for s in run.data.sources]
+        self.micro_tokens = run.micro_tokens
+
+    def resume(self) -> int:
+        """Restore the newest good checkpoint; returns the first step to do. Metrics written after it are forgotten."""
+        metrics = self.hooks.metrics
+        path, refused = checkpoint.newest_good(self.run.folder)
+        for reason in refused:
+            self.hooks.say(f"checkpoint passed over: {reason}")
+        if path is None:
+            if metrics is not None:
+                metrics.rewind(self.run.metrics_begin)
+            self.hooks.on_begin()
+            return 0
+        state = checkpoint.restore(path, self.trainable, self.optimizer)
+        if metrics is not None:
+            metrics.rewind(state["metrics_offset"])
+        self.guard.load(state["guard"])
+        if state["world"] == self.trainable.world.size:
+            self.micro_tokens = state["micro_tokens"]  # another division would add up in another order
+        self.hooks.say(f"{self.run.name}: continues after step {state['step']} of {self.run.data.n_steps}")
+        return state["step"]
+
+    def save(self, done: int, forgotten: float | None) -> None:
+        metrics = self.hooks.metrics
+        state = {
+            "metrics_offset": metrics.offset() if metrics else 0,
+            "guard": self.guard.state(),
+            "world": self.trainable.world.size,
+            "micro_tokens": self.micro_tokens,
+            "forgotten": forgotten,
+        }
+        self.writer.save(done, self.trainable, self.optimizer, state)
+
+    def log(self, event: str, **values: Any) -> None:
+        if self.hooks.metrics is not None:
+            self.hooks.metrics.log(event, stage=self.run.name, **values)
+
+    def give_up(self, step: int, batch: Batch) -> BessemerError:
+        return BessemerError(
+            f"step {step + 1}: {self.guard.reason}; steps before it were as bad and nothing sound can be learned",
+            where=f"{self.run.name}, batch with {', '.join(batch.ids[:3])} ...",
+            fix=f"look at these items; lower lr (now {self.run.lr:g}) or clip; raise skip_above if the spike is real",
+        )
+
+    def skip(self, step: int, batch: Batch, gradient: Gradient) -> None:
+        """Leave a step out and say so."""
+        self.trainable.clear_gradients()
+        self.log("skip", step=step + 1, why=self.guard.reason, loss=str(gradient.loss), ids=batch.ids[:20])
+        self.hooks.say(f"  step {step + 1} skipped: {self.guard.reason} (batch with {batch.ids[0]} ...)")
+
+    def roll_back(self, step: int, batch: Batch) -> None:
+        """Back to the newest good checkpoint; the steps since then, this one included, never count."""
+        self.writer.wait()
+        self.trainable.world.wait()
+        path, _ = checkpoint.newest_good(self.run.folder)
+        if path is None:
+            raise self.give_up(step, batch)
+        state = checkpoint.restore(path, self.trainable, self.optimizer)
+        left_out, roll_backs = self.guard.left_out, self.guard.roll_backs
+        self.guard.load(state["guard"] | {"left_out": left_out, "roll_backs": roll_backs})
+        if not self.guard.leave_out(state["step"], step + 1):
+            raise self.give_up(step, batch)
+        if self.hooks.metrics is not None:
+            self.hooks.metrics.rewind(state["metrics_offset"])  # what was undone was not trained on
+        self.log("roll back", step=step + 1, to=state["step"], why=self.guard.reason)
+        self.hooks.say(f"  back to step {state['step']}; steps {state['step'] + 1} to {step + 1} are left out")
 
 
 def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
@@ -112,51 +205,55 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
 
     Raises StoppedByUserError after writing a checkpoint when a stop was asked for.
     """
-    optimizer = make_optimizer(trainable, run.stage)
-    n_steps, names = run.data.n_steps, [s.name for s in run.data.sources]
-    first = resume(run, trainable, optimizer, hooks)
+    stage, n_steps, world = _Stage(run, trainable, hooks), run.data.n_steps, trainable.world
+    first = stage.resume()
     for step in range(first, n_steps):
         started = time.perf_counter()
-        batch = run.data.batch(step)
-        lr = learning_rate(step, n_steps, run.lr, run.warmup, run.stage.final_lr)
-        loss, norm, per_source = train_step(trainable, optimizer, batch, run.stage.objective, lr, run.stage.clip)
-        done = step + 1
-        hooks.metrics.log(
-            "step",
-            stage=run.name,
-            step=done,
-            loss=loss,
-            lr=lr,
-            grad_norm=norm,
-            tokens=_tokens(batch, names),
-            source_loss={names[s]: total / max(1, n) for s, (total, n) in sorted(per_source.items())},
-            seconds=round(time.perf_counter() - started, 3),
+        batch, lr, done = run.data.batch(step), run.rate(step), step + 1
+        gradient, stage.micro_tokens = fitting(
+            lambda tokens, batch=batch: compute_gradient(
+                trainable,
+                batch,
+                run.stage.objective,
+                run.stage.clip,
+                z_loss=run.stage.z_loss,
+                micro_tokens=tokens,
+                stop=hooks.stop_asked(),
+            ),
+            stage.micro_tokens,
+            max(batch.lengths_D),
+            trainable.clear_gradients,
         )
-        hooks.on_step(done, n_steps, loss)
-        if done % run.probe_every == 0 or done == n_steps:
-            hooks.on_probe(done)
-        stop = hooks.stop_asked()
+        if step == 0:
+            check_first_step(run.name, trainable, batch, gradient.loss, gradient.norm, gradient.per_source)
+        decision = stage.guard.judge(gradient.loss, gradient.norm)
+        if decision == "apply":
+            stage.optimizer.step(lr)
+            trainable.round()
+            stage.log(
+                "step",
+                step=done,
+                loss=gradient.loss,
+                lr=lr,
+                grad_norm=gradient.norm,
+                tokens={name: int((batch.sources_N == s).sum()) for s, name in enumerate(stage.names)},
+                source_loss={stage.names[s]: t / max(1, n) for s, (t, n) in sorted(gradient.per_source.items())},
+                seconds=round(time.perf_counter() - started, 3),
+            )
+        else:
+            stage.skip(step, batch, gradient)
+            if decision == "roll back":
+                stage.roll_back(step, batch)
+        hooks.on_step(done, n_steps, gradient.loss)
+        forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
+        stop = gradient.stop or (world.alone and hooks.stop_asked())
         if done < n_steps and (done % run.checkpoint_every == 0 or stop):
-            checkpoint.save(run.folder, done, trainable, optimizer, {"metrics_offset": hooks.metrics.offset()})
-        if stop and done < n_steps:
+            stage.save(done, forgotten)
+        if done < n_steps and stop:
+            stage.writer.wait()
             raise StoppedByUserError(
                 f"stopped at step {done} of {n_steps}; a checkpoint was written",
                 where=run.name,
                 fix="run the same command again to continue",
             )
-
-
-def resume(run: StageRun, trainable: Trainable, optimizer: torch.optim.Optimizer, hooks: Hooks) -> int:
-    """Restore the newest good checkpoint; returns the first step to do."""
-    path, refused = checkpoint.newest_good(run.folder)
-    for reason in refused:
-        hooks.say(f"checkpoint passed over: {reason}")
-    if path is None:
-        return 0
-    state = checkpoint.restore(path, trainable, optimizer)
-    hooks.say(f"{run.name}: continues after step {state['step']} of {run.data.n_steps}")
-    return state["step"]
-
-
-def _tokens(batch: Batch, names: list[str]) -> dict[str, int]:
-    return {name: int((batch.sources_N == s).sum()) for s, name in enumerate(names)}
+    stage.writer.wait()

@@ -1,0 +1,81 @@
+"""Steps that must not count: losses and gradients that are not finite, and spikes.
+
+Such a step is skipped: weights and moments stay as they were. Several in a row mean that the weights themselves went
+wrong: back to the last checkpoint, and the steps since then are left out. What the guard remembers is part of a
+checkpoint, so a resumed run decides as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+HISTORY = 128  # steps that a spike is measured against
+LEAST_HISTORY = 32  # fewer say nothing about what is usual
+IN_A_ROW = 3  # skipped steps that lead back to the checkpoint
+ROLL_BACKS = 2  # in one stage; one more ends it
+
+Decision = Literal["apply", "skip", "roll back"]
+
+
+@dataclass
+class Guard:
+    """skip_above: standard deviations over the last steps' mean that make a spike (as OLMo-core's SkipStep: 6)."""
+
+    skip_above: float
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    norms: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    in_a_row: int = 0
+    roll_backs: int = 0
+    left_out: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # steps [from, to) that never count
+    reason: str = ""
+
+    def judge(self, loss: float, norm: float) -> Decision:
+        """What to do with a step of this loss and gradient norm; `reason` says why it is not applied."""
+        self.reason = self._find_fault(loss, norm)
+        if not self.reason:
+            self.losses.append(loss)
+            self.norms.append(norm)
+            self.in_a_row = 0
+            return "apply"
+        self.in_a_row += 1
+        return "roll back" if self.in_a_row >= IN_A_ROW else "skip"
+
+    def _find_fault(self, loss: float, norm: float) -> str:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"loss {loss:g}, gradient norm {norm:g}"
+        for what, value, seen in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
+            if len(seen) < LEAST_HISTORY:
+                continue
+            mean, deviation = statistics.fmean(seen), statistics.stdev(seen)
+            if deviation > 0 and value > mean + self.skip_above * deviation:
+                return f"{what} {value:.4g}, {(value - mean) / deviation:.0f} standard deviations above {mean:.4g}"
+        return ""
+
+    def leave_out(self, first: int, end: int) -> bool:
+        """Note steps [first, end) as left out; whether another roll-back was still allowed."""
+        self.left_out.append((first, end))
+        self.roll_backs += 1
+        self.in_a_row = 0
+        return self.roll_backs <= ROLL_BACKS
+
+    def leaves_out(self, step: int) -> bool:
+        return any(first <= step < end for first, end in self.left_out)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "losses": list(self.losses),
+            "norms": list(self.norms),
+            "in_a_row": self.in_a_row,
+            "roll_backs": self.roll_backs,
+            "left_out": self.left_out,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.losses = deque(state["losses"], maxlen=HISTORY)
+        self.norms = deque(state["norms"], maxlen=HISTORY)
+        self.in_a_row, self.roll_backs = state["in_a_row"], state["roll_backs"]
+        self.left_out = [(first, end) for first, end in state["left_out"]]

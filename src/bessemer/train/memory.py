@@ -1,0 +1,44 @@
+"""How many tokens a process computes at once, and what happens when that was too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from bessemer.errors import BessemerError
+
+MICRO_TOKENS = 4096  # where nothing is known about the memory
+T = TypeVar("T")
+
+
+def fitting(compute: Callable[[int], T], tokens: int, least: int, clean_up: Callable[[], None]) -> tuple[T, int]:
+    """(result, tokens): compute with so many tokens at once, with half as many as long as memory does not suffice.
+
+    least: the longest document, which cannot be cut. Raises BessemerError with the size that would fit.
+    """
+    while True:
+        try:
+            return compute(tokens), tokens
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            failure = str(error).splitlines()[0] if str(error) else type(error).__name__
+        clean_up()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if tokens <= least:
+            raise BessemerError(
+                f"{least} tokens at once do not fit into memory ({failure})",
+                where="stages.row_tokens",
+                fix=f"row_tokens: {max(32, least // 2)}, raise freeze, method: lora, or more processes (--on local:N)",
+            )
+        tokens = max(least, tokens // 2)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "memory" in text and ("alloc" in text or "enough" in text)
+    )
