@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
     "stages.rank": Case("stages[0].rank", 2, in_training, (("stages[0].method", "dora"),)),
     "stages.optimizer": Case("stages[0].optimizer", "muon", in_training),
     "stages.z_loss": Case("stages[0].z_loss", 0.1, in_training),
-    "stages.skip_above": Case("stages[0].skip_above", 0.01, in_training, (("stages[0].lr", 0.5),)),
+    "stages.skip_above": Case("stages[0].skip_above", 1.0, in_training, (("stages[0].lr", 0.000001),)),
     "stages.final_lr": Case("stages[0].final_lr", 0.9, in_training),
     "stages.freeze": Case("stages[0].freeze", 0.5, in_training),
     "stages.row_tokens": Case("stages[0].row_tokens", 128, in_plan),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,75 @@ def test_a_checkpoint_of_other_parameters_is_refused(
     frozen = prepare(resolve(str(tiny_model)), None, Trained(0.5))
     with pytest.raises(BessemerError, match="other parameters"):
         checkpoint.restore(path, frozen, make_optimizer(frozen, STAGE))
+
+
+def test_what_is_saved_is_what_was_there_when_saving_began(
+    trained: tuple[Trainable, Optimizers], tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step changes every weight while the file is still being written."""
+    trainable, optimizer = trained
+    before = {n: m.detach().clone() for n, m in trainable.masters.items()}
+    begin, real = threading.Event(), checkpoint.save_file
+
+    def slow(*args: Any) -> None:
+        assert begin.wait(20)
+        real(*args)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    writer = checkpoint.Writer(tmp_path, World())
+    writer.save(1, trainable, optimizer, {})
+    for master in trainable.masters.values():
+        master.grad = torch.ones_like(master)
+    optimizer.step(0.5)
+    begin.set()
+    writer.wait()
+    fresh = prepare(resolve(str(tiny_model)), None)
+    checkpoint.restore(tmp_path / "step-0000001", fresh, make_optimizer(fresh, STAGE))
+    assert all(torch.equal(before[n], m) for n, m in fresh.masters.items())
+    assert not torch.equal(trainable.masters["model.norm.weight"], before["model.norm.weight"])
+
+
+def test_the_best_and_the_pinned_stay(trained: tuple[Trainable, Optimizers], tmp_path: Path) -> None:
+    for step, forgotten in enumerate((0.02, 0.001, None, 0.03, 0.05, None), start=1):
+        save(tmp_path, step, *trained, {"forgotten": forgotten})
+        if step == 3:
+            (tmp_path / "step-0000003" / checkpoint.PINNED).touch()
+    assert [int(p.name[-1]) for p in checkpoint.complete(tmp_path)] == [6, 5, 3, 2]
+    path, refused = checkpoint.newest_good(tmp_path)
+    assert path is not None and path.name == "step-0000006" and not refused
+
+
+def test_a_full_disk_is_said_with_the_bytes_and_harms_nothing(
+    trained: tuple[Trainable, Optimizers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, *trained, {})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(BessemerError, match=r"No space left on device.*needs \d"):
+        save(tmp_path, 2, *trained, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+    assert checkpoint.newest_good(tmp_path)[0] is not None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "link", "swap", "foreign manifest"])
+def test_every_kind_of_damage_is_found(trained: tuple[Trainable, Optimizers], tmp_path: Path, damage: str) -> None:
+    for step in (1, 2):
+        save(tmp_path, step, *trained, {"step of": step})
+    folder, part = tmp_path / "step-0000002", tmp_path / "step-0000002" / "part-00000-of-00001.safetensors"
+    if damage == "truncate":
+        part.write_bytes(part.read_bytes()[:-100])
+    elif damage == "delete":
+        part.unlink()
+    elif damage == "link":
+        other = tmp_path / "elsewhere"
+        part.rename(other)
+        part.symlink_to(other)
+    elif damage == "swap":
+        shutil.copy(tmp_path / "step-0000001" / "state.json", folder / "state.json")
+    else:
+        (folder / "manifest.json").write_text("{}")
+    path, refused = checkpoint.newest_good(tmp_path)
+    assert path is not None and path.name == "step-0000001" and len(refused) == 1 and "step-0000002" in refused[0]

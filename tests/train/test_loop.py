@@ -3,22 +3,29 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from bessemer.data.batch import StageData
+from bessemer.data.batch import Batch, StageData
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.recipe.load import load_recipe
-from bessemer.recipe.schema import Recipe
+from bessemer.recipe.schema import Recipe, Schedule
 from bessemer.track.metrics import MetricsFile, read_metrics
+from bessemer.train import loop
 from bessemer.train.loop import Hooks, StageRun, train_stage, train_step
 from bessemer.train.optimizers import make_optimizer
 from bessemer.train.schedule import learning_rate
-from bessemer.train.weights import Trainable, Trained, prepare
+from bessemer.train.weights import Trainable, Trained, merged, prepare
 from tests.story import write_story
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BESSEMER_DTYPE", "float32")  # where bf16 is meant, a test says so
 
 
 @pytest.fixture
@@ -61,6 +68,18 @@ def test_learning_rate_rises_then_falls_to_its_end() -> None:
     assert rates[-1] == pytest.approx(0.05) and rates[0] == pytest.approx(0.1)
     assert all(a > b for a, b in pairwise(rates[9:]))
     assert learning_rate(0, 10, 1.0, 0.0, 0.0) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "wsd", "constant"])
+def test_every_schedule_warms_up_to_the_peak_and_ends_where_it_says(shape: Schedule) -> None:
+    rates = [learning_rate(s, 200, 2.0, 0.1, 0.25, shape, 0.3) for s in range(200)]
+    assert rates[19] == pytest.approx(2.0) == max(rates)
+    assert rates[-1] == pytest.approx(2.0 if shape == "constant" else 0.5)
+    assert all(a >= b for a, b in pairwise(rates[19:]))
+    if shape == "wsd":
+        assert rates[139] == pytest.approx(2.0) and rates[140] < 2.0
+    if shape == "cosine":
+        assert rates[109] == pytest.approx((2.0 + 0.5) / 2, abs=0.01)  # half way between peak and end
 
 
 def test_it_overfits_a_few_documents(recipe: Recipe, start: Checkpoint) -> None:
@@ -120,3 +139,165 @@ def test_a_stopped_stage_continues_bit_by_bit(
     assert all(torch.equal(a[n], b[n]) for n in a)
     steps = [[(e["step"], e["loss"], e["lr"]) for e in read_metrics(tmp_path / x / "metrics.jsonl")] for x in "ab"]
     assert steps[0] == steps[1] and len(steps[0]) == data.n_steps
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_adapters_train_alone_and_are_added_to_their_matrices(
+    recipe: Recipe, start: Checkpoint, method: Literal["lora", "dora"]
+) -> None:
+    """What is merged for the export computes what the model with its adapters computes (peft is the reference)."""
+    trained = Trained(freeze=0.5, method=method, rank=4)
+    data, _ = data_of(recipe, start, 0)
+    trainable = prepare(start, None, trained)
+    first = {n: p.detach().clone() for n, p in trainable.loaded.model.named_parameters()}
+    optimizer = make_optimizer(trainable, recipe.stages[0])
+    losses = [train_step(trainable, optimizer, data.batch(0), "cpt", 1e-2, 1.0).loss for _ in range(30)]
+    assert losses[-1] < losses[0] - 1
+    moved = {n for n, p in trainable.loaded.model.named_parameters() if not torch.equal(p, first[n])}
+    assert moved == set(trainable.masters) and all("lora" in n for n in moved)
+    assert all(f"layers.{i}." not in n for n in moved for i in (0, 1))
+
+    plain = prepare(start, None)
+    changed = merged(start, None, trained, weights(trainable))
+    assert changed.keys() <= plain.masters.keys() and len(changed) == 2 * 7
+    with torch.no_grad():
+        for name, value in changed.items():
+            plain.params[name].copy_(value)
+    batch = data.batch(1)
+    args = [torch.from_numpy(x) for x in (batch.tokens_N, batch.positions_N)]
+    layout = plain.loaded.layout(batch.lengths_D)
+    with torch.no_grad():
+        ours, reference = plain.loaded.hidden(*args, layout), trainable.loaded.hidden(*args, layout)
+    torch.testing.assert_close(ours, reference, atol=2e-4, rtol=1e-3)
+
+
+def test_adapters_begin_as_the_start_and_keep_its_predictions(recipe: Recipe, start: Checkpoint) -> None:
+    data, _ = data_of(recipe, start, 0)
+    trainable = prepare(start, None, Trained(method="dora"), keep_start=True)
+    optimizer = make_optimizer(trainable, recipe.stages[0])
+    batch = data.batch(0)
+    args = [torch.from_numpy(x) for x in (batch.tokens_N, batch.positions_N)]
+    layout = trainable.loaded.layout(batch.lengths_D)
+    reference = prepare(start, None).loaded.hidden(*args, layout).detach()
+    for _ in range(5):
+        train_step(trainable, optimizer, batch, "cpt", 1e-2, 1.0)
+    kept, _ = trainable.start_hidden(*args, layout)
+    torch.testing.assert_close(kept, reference, atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(trainable.loaded.hidden(*args, layout), reference, atol=1e-2)
+
+
+def test_muon_moves_matrices_and_adamw_the_rest(recipe: Recipe, start: Checkpoint) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    stage = recipe.stages[0].model_copy(update={"optimizer": "muon"})
+    optimizer = make_optimizer(trainable, stage)
+    muon, adamw = optimizer.parts
+    assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
+    assert sum(len(g["params"]) for o in (muon, adamw) for g in o.param_groups) == len(trainable.masters)
+    embedding = trainable.masters["model.embed_tokens.weight"]
+    assert any(p is embedding for g in adamw.param_groups for p in g["params"])
+    losses = [train_step(trainable, optimizer, data.batch(0), "cpt", 3e-3, 1.0).loss for _ in range(30)]
+    assert losses[-1] < losses[0] - 2
+
+
+# -- steps that must not count ------------------------------------------------------------------------------------
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, data: StageData, steps: set[int]) -> None:
+    """The loss of these steps (from 0) is not a number, as after an overflow."""
+    real = loop.compute_gradient
+    bad = {data.batch(step).ids for step in steps}
+
+    def compute(trainable: Trainable, batch: Batch, *args: Any, **more: Any) -> loop.Gradient:
+        gradient = real(trainable, batch, *args, **more)
+        return replace(gradient, loss=float("nan")) if batch.ids in bad else gradient
+
+    monkeypatch.setattr(loop, "compute_gradient", compute)
+
+
+def test_a_bad_step_is_skipped_and_named(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    spoil(monkeypatch, data, {5})
+    said: list[str] = []
+    train_stage(stage_run(recipe, data, tmp_path), trainable, replace(hooks(tmp_path), say=said.append))
+    events = read_metrics(tmp_path / "metrics.jsonl")
+    (skip,) = [e for e in events if e["event"] == "skip"]
+    assert skip["step"] == 6 and tuple(skip["ids"]) == data.batch(5).ids[:20] and "nan" in skip["why"]
+    assert [e["step"] for e in events if e["event"] == "step"] == [s for s in range(1, data.n_steps + 1) if s != 6]
+    assert any("step 6 skipped" in s for s in said)
+    assert all(m.isfinite().all() for m in trainable.masters.values())
+
+
+def test_three_bad_steps_lead_back_and_are_left_out(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints every 4 steps; steps 6, 7 and 8 (from 0) are bad: back to 4, on with 9. Stopped or not: the same."""
+    data, straight = data_of(recipe, start, 0)
+    spoil(monkeypatch, data, {6, 7, 8})
+    train_stage(stage_run(recipe, data, tmp_path / "a"), straight, hooks(tmp_path / "a"))
+    events = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    steps = [e["step"] for e in events if e["event"] == "step"]
+    assert steps == [1, 2, 3, 4, *range(10, data.n_steps + 1)]
+    (back,) = [e for e in events if e["event"] == "roll back"]
+    assert back["step"] == 9 and back["to"] == 4
+    data, stopped = data_of(recipe, start, 0)
+    with pytest.raises(StoppedByUserError):
+        train_stage(stage_run(recipe, data, tmp_path / "b"), stopped, hooks(tmp_path / "b", stop_after=10))
+    data, resumed = data_of(recipe, start, 0)
+    train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))
+    a, b = weights(straight), weights(resumed)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_bad_steps_before_any_checkpoint_end_the_stage(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    spoil(monkeypatch, data, {1, 2, 3})
+    with pytest.raises(BessemerError, match="(?s)step 4: loss nan.*lower lr"):
+        train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+
+
+def test_too_little_memory_halves_what_is_computed_at_once(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    real, asked = loop.compute_gradient, []
+
+    def compute(*args: Any, micro_tokens: int, **more: Any) -> loop.Gradient:
+        asked.append(micro_tokens)
+        gradient = real(*args, micro_tokens=micro_tokens, **more)
+        if micro_tokens > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return gradient
+
+    monkeypatch.setattr(loop, "compute_gradient", compute)
+    run = replace(stage_run(recipe, data, tmp_path), micro_tokens=256)
+    train_stage(run, trainable, hooks(tmp_path))
+    assert asked[:4] == [256, 128, 64, 64] and set(asked[3:]) == {64}
+    monkeypatch.setattr(loop, "compute_gradient", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no")))
+    with pytest.raises(BessemerError, match="(?s)do not fit into memory.*method: lora"):
+        train_stage(stage_run(recipe, data, tmp_path / "b"), trainable, hooks(tmp_path / "b"))
+
+
+# -- the first step -----------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_tokenizer_is_refused_at_the_first_step(recipe: Recipe, start: Checkpoint, tmp_path: Path) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    with torch.no_grad():
+        trainable.loaded.head.weight.mul_(40)  # sure of itself and wrong, as with shuffled tokens
+    with pytest.raises(BessemerError, match="nats a token; guessing would be"):
+        train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+
+
+def test_a_weight_without_gradient_is_refused_at_the_first_step(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    unused = torch.nn.Parameter(torch.ones(3))
+    trainable.loaded.model.register_parameter("unused", unused)
+    trainable.params["unused"] = trainable.masters["unused"] = unused
+    with pytest.raises(BessemerError, match="get no gradient, first unused"):
+        train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))

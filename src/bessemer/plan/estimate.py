@@ -14,7 +14,7 @@ from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint
 from bessemer.files import home, read_json
-from bessemer.recipe.schema import Recipe
+from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_bytes
 
 RUNTIME_BYTES = 900_000_000  # Python, torch and transformers in memory
@@ -53,18 +53,22 @@ def size_of(checkpoint: Checkpoint) -> Size:
     )
 
 
-def trained_parameters(size: Size, freeze: float) -> int:
-    if freeze == 0:
+def trained_parameters(size: Size, stage: Stage) -> int:
+    """How many numbers the optimizer moves; for adapters about, because key-value heads may be narrower."""
+    share = 1 - round(stage.freeze * size.layers) / size.layers
+    if stage.method != "full":
+        rows_and_columns = 4 * 2 * size.hidden + 3 * (size.hidden + size.intermediate)
+        return round(stage.rank * rows_and_columns * size.layers * share)
+    if stage.freeze == 0:
         return size.parameters
-    layers = size.layers - round(freeze * size.layers)
-    return round((size.parameters - size.embedding) * layers / size.layers)
+    return round((size.parameters - size.embedding) * share)
 
 
 def memory_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
     """Peak of the training process. half: weights compute in 16 bits beside fp32 masters."""
     peak = 0
     for stage in recipe.stages:
-        trained = trained_parameters(size, stage.freeze)
+        trained = trained_parameters(size, stage)
         tokens = min(stage.rows * stage.row_tokens, 4096 + stage.row_tokens)
         width = 2 if half else 4
         # Weights, then per trained parameter: master, gradient, two moments; and the rounded gradient.
@@ -81,7 +85,7 @@ def memory_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
 
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
     """Checkpoints (two kept, one being written), stage weights, the model and the release."""
-    largest = max(trained_parameters(size, s.freeze) for s in recipe.stages)
+    largest = max(trained_parameters(size, s) for s in recipe.stages)
     checkpoints = 3 * largest * 12
     stages = len(recipe.stages) * largest * 4
     return checkpoints + stages + 2 * size.parameters * (2 if half else 4) + 50_000_000

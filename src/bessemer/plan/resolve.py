@@ -124,7 +124,7 @@ def add_estimate(prepared: Prepared, *, measured: bool) -> None:
     disk = estimate.disk_bytes(size, recipe, half=half)
     found: Plan = {
         "parameters": size.parameters,
-        "trained_parameters": [estimate.trained_parameters(size, s.freeze) for s in recipe.stages],
+        "trained_parameters": [estimate.trained_parameters(size, s) for s in recipe.stages],
         "memory_bytes": memory,
         "disk_bytes": disk,
     }

@@ -247,7 +247,8 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         hooks.on_step(done, n_steps, gradient.loss)
         forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
         stop = gradient.stop or (world.alone and hooks.stop_asked())
-        if done < n_steps and (done % run.checkpoint_every == 0 or stop):
+        due = done % run.checkpoint_every == 0 and not stage.guard.in_a_row  # never keep what may have gone wrong
+        if done < n_steps and (due or stop):
             stage.save(done, forgotten)
         if done < n_steps and stop:
             stage.writer.wait()
