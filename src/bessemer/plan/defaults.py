@@ -19,9 +19,9 @@ def choose(stage: Stage, checkpoint_stage: str, hidden_size: int) -> Chosen:
 
     Rate: 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook,
     hyperparameter notes); continued pre-training takes the same, because re-warming a finished checkpoint
-    further makes it forget (arXiv 2403.08763). Adapters take ten times that rate (the same notes; LoRA without regret,
-    Schulman 2025). Muon's step is scaled to AdamW's, so it takes AdamW's rate. Warm-up: none from a constant-rate (pre) checkpoint, whose rate
-    goes on (OLMo 3 mid-training); else a short one.
+    further makes it forget (arXiv 2403.08763). Adapters take ten times that rate (the same notes; "LoRA without
+    regret", Schulman 2025). Muon's step is scaled to AdamW's, so it takes AdamW's rate. Warm-up: none from a
+    constant-rate (pre) checkpoint, whose rate goes on (OLMo 3 mid-training); else a short one.
     """
     why: dict[str, str] = {}
     lr, warmup = stage.lr, stage.warmup
