@@ -25,6 +25,7 @@ from bessemer.data.items import KINDS, Item, digest_items
 from bessemer.data.open import File, check_bytes, digest_of, list_files, need, open_file, reading
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, home, need_writable, sha256_text
+from bessemer.recipe.schema import DataSource
 
 POLICIES = ("fail", "skip", "quarantine")
 LISTED = 1000  # refused rows of a file that are listed; all are counted
@@ -96,6 +97,12 @@ class Source:
     def files(self) -> list[File]:
         """Every file, sorted by name; listed once. `read` takes them one by one, in any order or process."""
         return list(self._files)
+
+    @staticmethod
+    def of(asked: DataSource, where: str) -> Source:
+        """The source that a recipe asks for; `where` is its place there."""
+        columns = {str(ours): theirs for ours, theirs in asked.columns.items()}
+        return Source(asked.from_, asked.kind, columns, asked.on_error, f"{where}.from")
 
     @cached_property
     def _files(self) -> list[File]:

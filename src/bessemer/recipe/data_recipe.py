@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bessemer.recipe.schema import Column, Name, Share, Strict
+from bessemer.recipe.schema import DataSource, Name, Share, Strict
 
 Action = Literal["replace", "drop", "flag", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -24,18 +24,6 @@ def _date_as_text(value: Any) -> Any:
 
 
 Moment = Annotated[str | float, BeforeValidator(_date_as_text)]
-
-
-class DataSource(Strict):
-    """One stream of items. The fields mean what they mean in a training recipe."""
-
-    from_: str = Field(alias="from", description="Like a source's `from` in a training recipe")
-    kind: Literal["documents", "chat", "preference", "prompts"] = Field("documents", description="What its rows are")
-    columns: dict[Column, str] = Field(
-        default_factory=dict[Column, str],
-        description="Which column holds what, e.g. {text: body}; default: found by name",
-    )
-    on_error: Literal["fail", "skip", "quarantine"] = Field("fail", description="What happens to a bad row")
 
 
 class Repair(Strict):

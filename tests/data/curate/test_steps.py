@@ -8,7 +8,8 @@ from bessemer.data.curate.decontaminate import Evaluation
 from bessemer.data.curate.quality import broken_rules, character_repetition, mean_line, word_repetition
 from bessemer.data.curate.steps import LanguageStep, PiiStep, QualityStep, RepairStep, Step, identify, languages
 from bessemer.data.items import Item, Message
-from bessemer.recipe.data_recipe import DataSource, Decontaminate, Language, Pii, Quality
+from bessemer.recipe.data_recipe import Decontaminate, Language, Pii, Quality
+from bessemer.recipe.schema import DataSource
 
 PLAIN = "The quick brown fox jumps over the lazy dog while the old cat sleeps in the warm sun behind the house."
 
