@@ -29,7 +29,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -q -n 2
 
 test-full: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench]'
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)
@@ -37,7 +37,12 @@ lint: $(STAMP)
 	$(BIN)/lint-imports && $(BIN)/pyright
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/data.py tokens
+	$(BIN)/python benchmarks/data.py batches
+	$(BIN)/python benchmarks/data.py memory
+	$(BIN)/python benchmarks/near_duplicates.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -61,6 +61,19 @@ class Decontaminate(Strict):
     )
 
 
+class Presidio(Strict):
+    """What only a language model finds, such as names of people and places. Needs the extra `presidio`."""
+
+    model: str = Field(
+        min_length=1, description="A spaCy model: the name of an installed one, e.g. en_core_web_lg, or its folder"
+    )
+    language: str | None = Field(None, description="ISO 639 code of the texts; default: the model's own")
+    entities: dict[str, Action] = Field(
+        min_length=1, description="Presidio's names and what happens to each: {PERSON: replace, LOCATION: flag}"
+    )
+    score: Fraction = Field(0.5, description="Smallest confidence that counts; a model's own names have 0.85")
+
+
 class Pii(Strict):
     """Personal data and secrets. replace: by a placeholder; drop: the item; flag: note it in `meta`; keep: skip."""
 
@@ -71,6 +84,7 @@ class Pii(Strict):
     iban: Action = Field("replace", description="Bank accounts whose check digits (modulo 97) are right")
     secret: Action = Field("replace", description="Private keys, API keys and tokens of known shapes")
     user: Action = Field("replace", description="Mentions such as u/name and /u/name")
+    presidio: Presidio | None = Field(None, description="Names and the like, in what the kinds above left over")
 
 
 class Duplicates(Strict):

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bessemer.data.curate import feed
+from bessemer.data.curate import feed, presidio
 from bessemer.data.curate.counts import Counts
 from bessemer.data.curate.decontaminate import DecontaminateStep
 from bessemer.data.curate.executors import Place, run_stage
@@ -101,6 +101,8 @@ def ingredients_of(recipe: DataRecipe) -> dict[str, Any]:
         "ftfy": version("ftfy") if recipe.steps.repair else "",
         "py3langid": version("py3langid") if recipe.steps.language else "",
     }
+    if recipe.steps.pii and recipe.steps.pii.presidio:
+        libraries |= presidio.ingredients(recipe.steps.pii.presidio)
     return {
         "sources": {k: feed.digest_of(s, f"sources.{k}") for k, s in recipe.sources.items()},
         "evaluation": {
