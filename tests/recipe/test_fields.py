@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
@@ -30,6 +29,7 @@ from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from bessemer.train import checkpoint
+from tests.recipe.flips import Case, fields
 from tests.story import write_story
 from tests.tiny import make_tiny_model
 
@@ -147,15 +147,6 @@ def in_folder(recipe: Recipe) -> Any:
 # -- the cases ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """Set `path` to `value` (text: a file of the story is meant by its name) and look at `where`."""
-
-    path: str
-    value: Any
-    where: Observe
-
-
 CASES: dict[str, Case] = {
     "name": Case("name", "other", in_folder),
     "start": Case("start", "another-model", in_plan),
@@ -205,20 +196,6 @@ REFUSED_BY_PLAN = {
     "sources.max_lost": ("sources.own.max_lost", 0, "would be dropped"),
     "sources.max_epochs": ("sources.own.max_epochs", 0.01, "would repeat source own"),
 }
-
-
-def fields() -> set[str]:
-    """Every field that holds a value, by group; those that hold further models are walked, not flipped."""
-    found: set[str] = set()
-    for group, model in MODELS.items():
-        for name, field in model.model_fields.items():
-            if not holds_models(get_type_hints(model)[name]):
-                found.add(f"{group}.{field.alias or name}".strip("."))
-    return found
-
-
-def holds_models(annotation: Any) -> bool:
-    return annotation in MODELS.values() or any(holds_models(a) for a in get_args(annotation))
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +259,7 @@ def unflipped(base: dict[str, Any], where: Observe) -> Any:
 
 
 def test_every_field_has_a_case() -> None:
-    assert fields() == CASES.keys() | REFUSED.keys() | REFUSED_BY_PLAN.keys()
+    assert fields(MODELS) == CASES.keys() | REFUSED.keys() | REFUSED_BY_PLAN.keys()
 
 
 @pytest.mark.parametrize("field", CASES)

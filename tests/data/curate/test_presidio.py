@@ -18,26 +18,16 @@ from bessemer.errors import BessemerError
 from bessemer.recipe.data_recipe import DataRecipe, Pii, Presidio
 from bessemer.recipe.load import parse
 from bessemer.track.screen import Screen
+from tests.tiny import make_tiny_names
 
 spacy = pytest.importorskip("spacy")
 pytest.importorskip("presidio_analyzer")
 from bessemer.data.curate import presidio  # noqa: E402 - what follows needs the extra
 
-NAMES = {"PERSON": ["Ada Lovelace", "Charles Babbage"], "GPE": ["London"], "ROBOT": ["R2D2"]}
-
-
-def make_model(folder: Path, language: str = "en", names: dict[str, list[str]] = NAMES) -> Path:
-    """A pipeline that knows a few names, saved as spaCy saves any."""
-    nlp = spacy.blank(language)
-    ruler = nlp.add_pipe("entity_ruler")
-    ruler.add_patterns([{"label": label, "pattern": text} for label, texts in names.items() for text in texts])
-    nlp.to_disk(folder)
-    return folder
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("spacy") / "model")
+    return make_tiny_names(tmp_path_factory.mktemp("spacy") / "model")
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +60,7 @@ def test_names_go_through_the_same_actions_and_counts_as_shapes(model: Path) -> 
 
 
 def test_a_name_over_a_shape_is_found_beside_it(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "m", names={"PERSON": ["Ada ada@math.org Lovelace"]})
+    model = make_tiny_names(tmp_path / "m", names={"PERSON": ["Ada ada@math.org Lovelace"]})
     (out,) = PiiStep(Pii(presidio=settings(model))).run([Item("a", "By Ada ada@math.org Lovelace.")])
     assert out.text == "By [person][email][person]."
 
@@ -118,7 +108,7 @@ def test_what_cannot_be_used_is_refused(model: Path, tmp_path: Path, fields: dic
 
 
 def test_a_model_for_any_language_needs_one_named(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "m", language="xx")
+    model = make_tiny_names(tmp_path / "m", language="xx")
     with pytest.raises(BessemerError, match="no stated language"):
         presidio.ingredients(settings(model))
     assert presidio.ingredients(settings(model, language="de"))
@@ -133,13 +123,13 @@ def test_without_the_extra_the_command_to_install_it_is_named(model: Path, monke
 
 def test_another_model_makes_another_version(tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl").write_text('{"text": "Ada Lovelace wrote to Grace Hopper, who lives in London."}\n')
-    model = make_model(tmp_path / "model")
+    model = make_tiny_names(tmp_path / "model")
     text = f"{{name: talk, sources: {{posts: {{from: {tmp_path}/posts.jsonl}}}}, steps: {{pii: {{presidio: "
     text += f"{{model: {model}, entities: {{PERSON: replace}}}}}}}}}}"
     first = prepare(parse(DataRecipe, text, where=""), Screen(quiet=True))
     assert first.manifest["steps"][-1]["did"] == {"person replaced": 1}
     presidio._engine.cache_clear()
-    make_model(model, names={"PERSON": ["Ada Lovelace", "Grace Hopper"]})
+    make_tiny_names(model, names={"PERSON": ["Ada Lovelace", "Grace Hopper"]})
     second = prepare(parse(DataRecipe, text, where=""), Screen(quiet=True))
     assert second.reference == "talk@2" and second.manifest["steps"][-1]["did"] == {"person replaced": 2}
     assert not prepare(parse(DataRecipe, text, where=""), Screen(quiet=True)).new
