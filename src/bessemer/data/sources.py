@@ -190,11 +190,8 @@ class Source:
                     item, brought_id = columns.item(row.values, default_id)
                     yield _Place(row.number, brought_id), item
                 except Unusable as error:
-                    raw = json.dumps(plain(row.values), ensure_ascii=False).encode(errors="backslashreplace")[:CHUNK]
-                    yield (
-                        _Place(row.number, False),
-                        BadRow(row.number, 0, error.reason, error.detail, raw, fix=error.fix),
-                    )
+                    bad = BadRow(row.number, 0, error.reason, error.detail, _raw(row.values), fix=error.fix)
+                    yield _Place(row.number, False), bad
 
     def _twice(self, id: str, file: File, row: _Place) -> str:
         """Both places of a repeated id. Only `fail` looks for the first one: it reads again from the start."""
@@ -205,6 +202,13 @@ class Source:
                 if isinstance(item, Item) and item.id == id and (earlier.name, place.number) != (file.name, row.number):
                     return f"{id!r}, first in {_place(earlier, place.number, 0)}"
         return repr(id)
+
+
+def _raw(values: Any) -> bytes:
+    """A refused row as a quarantine keeps it; nothing of one that is nested too deeply."""
+    with suppress(Unusable):
+        return json.dumps(plain(values), ensure_ascii=False).encode(errors="backslashreplace")[:CHUNK]
+    return b""
 
 
 @dataclass(frozen=True)
