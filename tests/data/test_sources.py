@@ -220,11 +220,13 @@ def test_what_this_user_may_not_read_is_one_clear_error(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     write(folder / "inner" / "x.jsonl", {"text": "a"})
     write(tmp_path / "x.jsonl", {"text": "a"}).chmod(0)
+    write(tmp_path / "open.jsonl", {"text": "a"})
     (folder / "inner").chmod(0)
     program = (
         "import os, sys\n"
         "from bessemer.data.sources import read_items\n"
         "from bessemer.errors import BessemerError\n"
+        "read_items(sys.argv.pop(1))\n"  # imports what it needs while it may
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "for address in sys.argv[1:]:\n"
         "    try: print(len(read_items(address)))\n"
@@ -232,14 +234,22 @@ def test_what_this_user_may_not_read_is_one_clear_error(tmp_path: Path) -> None:
     )
     for parent in [tmp_path, *tmp_path.parents][:3]:
         parent.chmod(0o755)
-    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "x.jsonl")]
+    inner = folder / "inner"
+    addresses = [tmp_path / "open.jsonl", folder, inner, inner / "x.jsonl", inner / "*.jsonl", tmp_path / "x.jsonl"]
+    command = [sys.executable, "-c", program, *map(str, addresses)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-    (folder / "inner").chmod(0o755)
-    if "ModuleNotFoundError" in done.stderr or "PermissionError" in done.stderr:
-        pytest.skip("another user may not read this checkout")
-    first, second = done.stdout.splitlines()
-    assert "inner: cannot be read (PermissionError: Permission denied)" in first and "fix: " in first
-    assert "x.jsonl: the file cannot be read (Permission denied)" in second
+    inner.chmod(0o755)
+    said = done.stdout.splitlines()
+    assert len(said) == 5 and all("fix: " in line for line in said), done.stderr
+    assert "inner: cannot be read (PermissionError: Permission denied)" in said[0]
+    for line, name in zip(said[1:4], ("inner", "inner/x.jsonl", "inner/*.jsonl"), strict=True):
+        assert f"{name}: cannot be read (PermissionError: Permission denied)" in line
+    assert "x.jsonl: the file cannot be read (Permission denied)" in said[4]
+
+
+def test_a_name_that_is_too_long_is_one_clear_error() -> None:
+    with pytest.raises(BessemerError, match="File name too long"):
+        read_items("x" * 5000 + ".jsonl")
 
 
 def test_settings_that_do_not_exist() -> None:
