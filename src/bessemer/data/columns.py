@@ -160,7 +160,9 @@ def _conversation(take: _Taker) -> tuple[Message, ...]:
                 "several columns could be the conversation", known, f"set `columns: {{{shapes[0][0]}: ...}}`"
             )
         raise Unusable(
-            "no conversation: no `messages`, nor `prompt` and `completion`", f"it has {_names(take.row)}", "map them"
+            "no conversation: no `messages`, nor `prompt` and `completion`",
+            f"it has {_names(take.row)}",
+            "set `columns: {prompt: ..., completion: ...}`, or another kind",
         )
     shape = shapes[0]
     if len(shape) == 1:

@@ -56,6 +56,8 @@ def test_names_go_through_the_same_actions_and_counts_as_shapes(model: Path) -> 
     assert out[0].meta == {"pii": {"location": 1}}
     assert out[1] is items[2]
     assert step.counts.why == {"holds robot": 1}
+    assert step.counts.examples["holds robot"] == ["[robot] of [location]"]  # no example names anybody
+    assert step.counts.examples["location"] == ["[person] <[email]> of [location] called [person] at [phone]."]
     assert step.counts.did == {"person replaced": 2, "email replaced": 1, "location flagged": 1, "phone replaced": 1}
 
 

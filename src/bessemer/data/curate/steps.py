@@ -46,9 +46,9 @@ class Step(PipelineStep):
                 self.counts.give(tokens if kept is item else n_tokens(kept))
                 yield kept
 
-    def drop(self, item: Item, reason: str, *, note: str = "", because: str = "") -> None:
-        """because: the id of what the item is a copy of, if it is one."""
-        self.counts.drop(item, reason, note)
+    def drop(self, item: Item, reason: str, *, note: str = "", because: str = "", shown: Item | None = None) -> None:
+        """because: the id of what the item is a copy of, if it is one. shown: what an example shows in its place."""
+        self.counts.drop(shown or item, reason, note)
         self.dropped.append({"id": item.id, "step": self.name, "reason": reason} | ({"of": because} if because else {}))
 
 
@@ -144,12 +144,13 @@ class PiiStep(Step):
         seen = Counter(f.kind for finds in found for f in finds)
         if not seen:
             return item
+        masked = with_texts(item, list(map(pii.replace, texts, found)))
         for kind in seen:
             if self.actions[kind] == "drop":
-                return self.drop(item, f"holds {kind}")
+                return self.drop(item, f"holds {kind}", shown=masked)
         for kind, n in seen.items():
             self.counts.did[f"{kind} {'flagged' if self.actions[kind] == 'flag' else 'replaced'}"] += n
-            self.counts.show(kind, excerpt(item))
+            self.counts.show(kind, excerpt(masked))
         if flagged := {kind: n for kind, n in seen.items() if self.actions[kind] == "flag"}:
             item = dataclasses.replace(item, meta={**item.meta, "pii": dict(sorted(flagged.items()))})
         replaced = [[f for f in finds if self.actions[f.kind] == "replace"] for finds in found]
