@@ -53,10 +53,11 @@ def ingredients(settings: Presidio) -> dict[str, str]:
     known = sorted(e for e in engine.get_supported_entities(language) if e.lower() not in KINDS)
     for entity in settings.entities.keys() - set(known):
         close = difflib.get_close_matches(entity.upper(), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"they find {', '.join(known)}"
         raise BessemerError(
             f"{settings.model!r} and Presidio's own rules for {language!r} find no {entity}",
             where=f"{WHERE}.entities",
-            fix=f"did you mean {close[0]}?" if close else f"they find {', '.join(known)}",
+            fix="steps.pii.email finds these" if entity == "EMAIL_ADDRESS" else hint,
         )
     files = {name: digest for name, digest in digest_files(folder).items() if not name.endswith(".pyc")}
     libraries = {name: version(name) for name in ("presidio-analyzer", "spacy")}
