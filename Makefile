@@ -31,7 +31,7 @@ test: $(STAMP)
 # Slurm and Chromium come from the system; without root, tests that need what is missing are skipped and say so.
 test-full: $(STAMP)
 	@test "$$(id -u)" != 0 || apt-get install -y -qq slurm-wlm munge chromium || true
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench]'
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)
@@ -39,7 +39,12 @@ lint: $(STAMP)
 	$(BIN)/lint-imports && $(BIN)/pyright
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/data.py tokens
+	$(BIN)/python benchmarks/data.py batches
+	$(BIN)/python benchmarks/data.py memory
+	$(BIN)/python benchmarks/near_duplicates.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

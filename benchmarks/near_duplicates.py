@@ -6,7 +6,7 @@ texts to drop; both write their intermediate files to a temporary folder.
 
     python benchmarks/near_duplicates.py [--megabytes 200] [--peer spacy|whitespace|both|none]
 
-datatrove's stock tokenizer for English needs spaCy, its stock hash needs xxhash: pip install spacy xxhash
+datatrove's stock tokenizer for English needs spaCy, its stock hash needs xxhash: pip install 'bessemer[bench]'
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import random
 import resource
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from bessemer.data.curate.near import Bands, Library, Sets, clusters_of, sets_of
+from corpus import installed_texts
 
 WORDS = 5  # datatrove's default n-gram
 JACCARD = 0.8
@@ -38,21 +38,6 @@ def similarity(changed: int) -> float:
     """Jaccard of a text and its copy: changed words lie apart, so each costs WORDS n-grams on both sides."""
     n = PLANTED_WORDS - WORDS + 1
     return (n - WORDS * changed) / (n + WORDS * changed)
-
-
-def installed(n_bytes: int) -> Iterator[str]:
-    """Texts that every installation has, in pieces, until there are enough bytes."""
-    folders = [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))]
-    for folder in dict.fromkeys(folders):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix not in {".py", ".pyi", ".rst", ".md", ".txt", ".h"} or not path.is_file():
-                continue
-            text = path.read_text(errors="replace")
-            for at in range(0, len(text), PIECE):
-                yield text[at : at + PIECE]
-                n_bytes -= len(text[at : at + PIECE].encode())
-            if n_bytes <= 0:
-                return
 
 
 def planted(seed: int) -> Iterator[tuple[int, str, str]]:
@@ -79,7 +64,9 @@ class Corpus:
 
 
 def make(megabytes: int) -> Corpus:
-    texts = list(installed(megabytes * 1_000_000 - 2 * PAIRS * len(CHANGED) * PLANTED_WORDS * 7))
+    planted_megabytes = 2 * PAIRS * len(CHANGED) * PLANTED_WORDS * 7 / 1e6
+    whole = (text for _, text in installed_texts(megabytes - planted_megabytes))
+    texts = [text[at : at + PIECE] for text in whole for at in range(0, len(text), PIECE)]
     pairs: list[tuple[int, int, int]] = []
     for changed, text, copy in planted(seed=1):
         pairs.append((changed, len(texts), len(texts) + 1))

@@ -7,6 +7,7 @@ vocabulary of the model is padded beyond the tokenizer's, as in many published m
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ CHAT_TEMPLATE = (
     "'<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+NAMES = {"PERSON": ["Ada Lovelace", "Charles Babbage"], "GPE": ["London"], "ROBOT": ["R2D2"]}
 WORDS = tuple(
     word
     for line in (
@@ -115,3 +117,14 @@ def _tokenizer() -> Any:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def make_tiny_names(folder: Path, language: str = "en", names: Mapping[str, list[str]] = NAMES) -> Path:
+    """A real spaCy pipeline that knows a few names, saved as spaCy saves any. Needs spaCy."""
+    import spacy
+
+    nlp: Any = spacy.blank(language)
+    ruler = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": label, "pattern": text} for label, texts in names.items() for text in texts])
+    nlp.to_disk(folder)
+    return folder

@@ -74,16 +74,24 @@ def finish_folder(tmp: Path, final: Path) -> None:
     fsync_folder(final.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write through a temporary file, fsync and rename: readers see the old text or the new, never half."""
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write through a temporary file, fsync and rename: readers see the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with tmp.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.replace(path)
+    try:
+        with tmp.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        tmp.replace(path)
+    except OSError:
+        tmp.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

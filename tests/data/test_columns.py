@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.columns import Columns, Unusable, guess_kind, row_of
+from bessemer.data.columns import MAX_DEPTH, Columns, Unusable, guess_kind, row_of
+from bessemer.data.curate.texts import texts_in, with_texts
 from bessemer.data.items import Item, Message, ToolCall, digest_items
 
 Q, A = Message("user", "q"), Message("assistant", "a")
@@ -204,6 +205,19 @@ def test_an_item_survives_being_a_row(data: st.DataObject, kind: str, as_text: b
         row = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
     back, brought = Columns(kind, {}, canonical=True).item(row, "f:1")
     assert back == item and brought and digest_items([back]) == digest_items([item])
+
+
+def test_a_value_as_deep_as_may_be_survives_being_a_row() -> None:
+    deep: Any = "x"
+    for _ in range(MAX_DEPTH - 1):
+        deep = [deep]
+    call = Message("assistant", "", (ToolCall("f", {"a": deep[0]}),))
+    item, _ = Columns("chat", {}).item(row_of(Item("x", messages=(Q, call, A))) | {"by": deep}, "f:1")
+    assert item.meta["by"] == deep and item.messages[1] == call
+    assert Columns("chat", {}, canonical=True).item(row_of(item), "f:1")[0] == item
+    assert with_texts(item, texts_in(item)) == item and "x" in texts_in(item)
+    with pytest.raises(Unusable, match="nested too deeply"):
+        Columns("chat", {}).item(row_of(item) | {"by": [deep]}, "f:1")
 
 
 def test_the_digest_covers_all_that_reaches_the_model_and_nothing_else() -> None:

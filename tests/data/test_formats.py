@@ -154,6 +154,12 @@ HOSTILE: dict[str, tuple[str, bytes, str, int]] = {
     "surrogate meta": ("x.jsonl", GOOD + b'{"text": "a", "by": ["\\udfff"]}\n', r"x.jsonl:2: a text holds half", 1),
     "NaN": ("x.jsonl", GOOD + b'{"text": "a", "score": NaN}\n', r"x.jsonl:2: no valid JSON \(NaN is no JSON", 1),
     "deep": ("x.jsonl", GOOD + b'{"text": ' + b"[" * 200_000 + b"\n", r"x.jsonl:2: no valid JSON", 1),
+    "deep, but JSON": (
+        "x.jsonl",
+        GOOD + b'{"text": "a", "by": ' + b"[" * 300 + b"]" * 300 + b"}\n",
+        r"x.jsonl:2: a value is nested too deeply \(more than 100 levels",
+        1,
+    ),
     "null": ("x.jsonl", GOOD + b'{"text": null}\n', r"x.jsonl:2: no text in column 'text' \(it is null", 1),
     "wrong type": (
         "x.jsonl",

@@ -74,6 +74,12 @@ def test_packed_rows_teach_what_their_documents_teach_alone(
         assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
+def six_steps(folder: Path) -> dict[str, Any]:
+    """Of 4 rows each, in single precision, without saving."""
+    return {"output_dir": str(folder / "out"), "per_device_train_batch_size": 4, "max_steps": 6, "learning_rate": 1e-3,
+            "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}  # fmt: skip
+
+
 def test_the_hugging_face_trainer_takes_it(data: MixtureDataset, tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -83,16 +89,41 @@ def test_the_hugging_face_trainer_takes_it(data: MixtureDataset, tiny_model: Pat
         lambda _module, _args, kwargs: fed.extend(kwargs["input_ids"].tolist()), with_kwargs=True
     )
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"),
-        per_device_train_batch_size=4,
-        max_steps=6,
-        learning_rate=1e-3,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
+        **six_steps(tmp_path),
         train_sampling_strategy="sequential",
     )
     losses = Trainer(model=model, args=arguments, train_dataset=data).train()
     assert fed == [data[k]["input_ids"].tolist() for k in range(24)]
+    assert losses.training_loss < 8
+
+
+@pytest.mark.parametrize("attention", ["mask", "positions"])
+def test_trl_takes_it(
+    sources: list[PackedSource], data: MixtureDataset, tiny_model: Path, tmp_path: Path, attention: Any
+) -> None:
+    """SFTTrainer takes Hugging Face data sets only; one of them reads the mixture as it is asked for rows."""
+    trl, hub = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, default_data_collator
+
+    data = MixtureDataset(sources, data.mixture, pad=0, attention=attention)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    fed: list[dict[str, Any]] = []
+    model.register_forward_pre_hook(lambda _module, _args, kwargs: fed.append(dict(kwargs)), with_kwargs=True)
+    arguments = trl.SFTConfig(
+        **six_steps(tmp_path),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # "unused" are masks and positions
+    )
+    trainer = trl.SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=hub.IterableDataset.from_generator(lambda: iter(data)),
+        data_collator=default_data_collator,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+    )
+    losses = trainer.train()
+    assert len([*data]) == 24
+    for name in data[0]:
+        rows = [row.tolist() for step in fed for row in step[name]]
+        assert rows == [data[k][name].tolist() for k in range(24)], name
     assert losses.training_loss < 8

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
@@ -30,6 +29,7 @@ from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from bessemer.train import checkpoint, guard
+from tests.recipe.flips import Case, fields
 from tests.story import write_story
 from tests.tiny import make_tiny_model
 
@@ -148,16 +148,6 @@ def in_folder(recipe: Recipe) -> Any:
 # -- the cases ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """Set `path` to `value` (text: a file of the story is meant by its name) and look at `where`."""
-
-    path: str
-    value: Any
-    where: Observe
-    given: tuple[tuple[str, Any], ...] = ()  # what else must hold for the field to mean anything
-
-
 CASES: dict[str, Case] = {
     "name": Case("name", "other", in_folder),
     "start": Case("start", "another-model", in_plan),
@@ -186,12 +176,12 @@ CASES: dict[str, Case] = {
     "stages.lr": Case("stages[0].lr", 1e-3, in_training),
     "stages.warmup": Case("stages[0].warmup", 0.9, in_training),
     "stages.schedule": Case("stages[0].schedule", "constant", in_training),
-    "stages.decay": Case("stages[0].decay", 0.9, in_training, (("stages[0].schedule", "wsd"),)),
+    "stages.decay": Case("stages[0].decay", 0.9, in_training, ("stages[0].schedule=wsd",)),
     "stages.method": Case("stages[0].method", "lora", in_training),
-    "stages.rank": Case("stages[0].rank", 2, in_training, (("stages[0].method", "dora"),)),
+    "stages.rank": Case("stages[0].rank", 2, in_training, ("stages[0].method=dora",)),
     "stages.optimizer": Case("stages[0].optimizer", "muon", in_training),
     "stages.z_loss": Case("stages[0].z_loss", 0.1, in_training),
-    "stages.skip_above": Case("stages[0].skip_above", 1.0, in_training, (("stages[0].lr", 0.000001),)),
+    "stages.skip_above": Case("stages[0].skip_above", 1.0, in_training, ("stages[0].lr=1e-6",)),
     "stages.final_lr": Case("stages[0].final_lr", 0.9, in_training),
     "stages.freeze": Case("stages[0].freeze", 0.5, in_training),
     "stages.row_tokens": Case("stages[0].row_tokens", 128, in_plan),
@@ -214,20 +204,6 @@ REFUSED_BY_PLAN = {
     "sources.max_lost": ("sources.own.max_lost", 0, "would be dropped"),
     "sources.max_epochs": ("sources.own.max_epochs", 0.01, "would repeat source own"),
 }
-
-
-def fields() -> set[str]:
-    """Every field that holds a value, by group; those that hold further models are walked, not flipped."""
-    found: set[str] = set()
-    for group, model in MODELS.items():
-        for name, field in model.model_fields.items():
-            if not holds_models(get_type_hints(model)[name]):
-                found.add(f"{group}.{field.alias or name}".strip("."))
-    return found
-
-
-def holds_models(annotation: Any) -> bool:
-    return annotation in MODELS.values() or any(holds_models(a) for a in get_args(annotation))
 
 
 @pytest.fixture(scope="module")
@@ -271,10 +247,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def recipe_of(base: dict[str, Any], *changes: tuple[str, Any]) -> Recipe:
+def recipe_of(base: dict[str, Any], change: tuple[str, Any] | None = None, given: tuple[str, ...] = ()) -> Recipe:
     raw = {k: v for k, v in base.items() if k != "folder"}
-    overrides: list[str] = []
-    for path, value in changes:
+    overrides = list(given)
+    if change is not None:
+        path, value = change
         file = Path(base["folder"]) / str(value)
         overrides.append(f"{path}={json.dumps(str(file) if isinstance(value, str) and file.exists() else value)}")
     return parse_recipe(yaml.safe_dump(raw), overrides=overrides)
@@ -283,21 +260,21 @@ def recipe_of(base: dict[str, Any], *changes: tuple[str, Any]) -> Recipe:
 _seen: dict[Any, Any] = {}
 
 
-def unflipped(base: dict[str, Any], where: Observe, given: tuple[tuple[str, Any], ...] = ()) -> Any:
+def unflipped(base: dict[str, Any], where: Observe, given: tuple[str, ...] = ()) -> Any:
     if (where, given) not in _seen:
-        _seen[where, given] = where(recipe_of(base, *given))
+        _seen[where, given] = where(recipe_of(base, None, given))
     return _seen[where, given]
 
 
 def test_every_field_has_a_case() -> None:
-    assert fields() == CASES.keys() | REFUSED.keys() | REFUSED_BY_PLAN.keys()
+    assert fields(MODELS) == CASES.keys() | REFUSED.keys() | REFUSED_BY_PLAN.keys()
 
 
 @pytest.mark.parametrize("field", CASES)
 def test_a_flipped_field_changes_something(base: dict[str, Any], field: str) -> None:
     case = CASES[field]
     before = unflipped(base, case.where, case.given)
-    flipped = recipe_of(base, *case.given, (case.path, case.value))
+    flipped = recipe_of(base, (case.path, case.value), case.given)
     assert prepare(flipped).identity != unflipped(base, identity, case.given)
     assert case.where(flipped) != before
 

@@ -21,7 +21,7 @@ def trace(
     json: Json = False,
 ) -> None:
     """What was fed when: the documents of a step, or the runs that saw a document (for deletion requests)."""
-    if document is not None and run is None and step is None:
+    if document and run is None and step is None:
         _document(document, json)
     elif run is not None and step is not None and document is None:
         _step(run, step, stage, json)

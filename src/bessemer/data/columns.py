@@ -38,6 +38,7 @@ TARGETS = {
     "preference": ("prompt", "chosen", "rejected", "system", "tools", *ALWAYS),
     "prompts": ("prompt", "messages", "reference", "system", "tools", *ALWAYS),
 }
+MAX_DEPTH = 100  # levels in a value; whatever goes through values later has room on the stack
 SAME_ROLE = {
     **{r: r for r in ("system", "user", "assistant", "tool")},
     "developer": "system",
@@ -72,12 +73,6 @@ class Columns:
 
     def item(self, row: Values, default_id: str) -> tuple[Item, bool]:
         """(item, whether the row brought its id). Raises Unusable."""
-        try:
-            return self._item(row, default_id)
-        except RecursionError:
-            raise Unusable("a value is nested too deeply") from None
-
-    def _item(self, row: Values, default_id: str) -> tuple[Item, bool]:
         if self.canonical:
             row = {k: _parsed(v) if k in NESTED else v for k, v in row.items()}
         used: list[str] = []
@@ -85,7 +80,8 @@ class Columns:
         read = {"documents": self._document, "chat": _chat, "preference": _preference, "prompts": _prompt}[self.kind]
         parts = read(take)
         own_id, group = _label(take("id"), "id"), _label(take("group"), "group")
-        meta = {k: plain(v) for k, v in row.items() if k not in used}
+        room = MAX_DEPTH + self.canonical  # `meta` of a stored item holds what were columns
+        meta = {k: plain(v, room) for k, v in row.items() if k not in used}
         if self.canonical:
             meta = {k: v for k, v in meta.items() if v is not None and k not in NESTED} | (meta.get("meta") or {})
         item = Item(id=own_id or default_id, group=group, meta=meta, **parts)
@@ -164,7 +160,9 @@ def _conversation(take: _Taker) -> tuple[Message, ...]:
                 "several columns could be the conversation", known, f"set `columns: {{{shapes[0][0]}: ...}}`"
             )
         raise Unusable(
-            "no conversation: no `messages`, nor `prompt` and `completion`", f"it has {_names(take.row)}", "map them"
+            "no conversation: no `messages`, nor `prompt` and `completion`",
+            f"it has {_names(take.row)}",
+            "set `columns: {prompt: ..., completion: ...}`, or another kind",
         )
     shape = shapes[0]
     if len(shape) == 1:
@@ -397,16 +395,21 @@ def _check(item: Item) -> None:
         raise Unusable("a text holds half of a surrogate pair", f"{half}, which is no character") from None
 
 
-def plain(value: Any) -> Any:
-    """A value of any format as JSON has it: dates as ISO text, bytes as base64, NaN as null."""
+def plain(value: Any, room: int = MAX_DEPTH) -> Any:
+    """A value of any format as JSON has it: dates as ISO text, bytes as base64, NaN as null.
+
+    Raises Unusable when it is nested deeper than `room`.
+    """
+    if not room:
+        raise Unusable("a value is nested too deeply", f"more than {MAX_DEPTH} levels")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in cast(Mapping[Any, Any], value).items()}
+        return {str(k): plain(v, room - 1) for k, v in cast(Mapping[Any, Any], value).items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in cast(Sequence[Any], value)]
+        return [plain(v, room - 1) for v in cast(Sequence[Any], value)]
     return base64.b64encode(value).decode() if isinstance(value, bytes) else _iso(value)
 
 

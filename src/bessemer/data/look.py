@@ -100,6 +100,7 @@ class Statistics:
 def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) -> Statistics:
     """Read a source once. renderer: to count tokens; without it lengths are in characters."""
     from bessemer.data.curate.pii import mask
+    from bessemer.data.curate.texts import whole_text
 
     identify = _identifier()
     lengths: list[int] = []
@@ -119,7 +120,7 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
         batch.clear()
 
     for item in items:
-        text = item.text or "\n".join(m.content for m in item.messages)
+        text = whole_text(item)
         size = len(text)
         characters += size
         personal.update(mask(text)[1])

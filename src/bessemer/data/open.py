@@ -131,6 +131,13 @@ def need(package: str, where: str, what: str, extra: str = "data") -> None:
 
 
 def _on_disk(path: Path, address: str, where: str) -> list[File]:
+    try:
+        return _found_on_disk(path, address, where)
+    except OSError as error:  # a folder above that this user may not enter, a name that is too long
+        raise _unreadable(str(path), error) from None
+
+
+def _found_on_disk(path: Path, address: str, where: str) -> list[File]:
     if path.is_dir():
         names = hub.names_in_clone(path, "", where)
         return _local([path / n for n in names] if names else _walk(path, where), path)

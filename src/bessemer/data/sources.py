@@ -25,6 +25,7 @@ from bessemer.data.items import KINDS, Item, digest_items
 from bessemer.data.open import File, check_bytes, digest_of, list_files, need, open_file, reading
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, home, need_writable, sha256_text
+from bessemer.recipe.schema import DataSource
 
 POLICIES = ("fail", "skip", "quarantine")
 LISTED = 1000  # refused rows of a file that are listed; all are counted
@@ -96,6 +97,12 @@ class Source:
     def files(self) -> list[File]:
         """Every file, sorted by name; listed once. `read` takes them one by one, in any order or process."""
         return list(self._files)
+
+    @staticmethod
+    def of(asked: DataSource, where: str) -> Source:
+        """The source that a recipe asks for; `where` is its place there."""
+        columns = {str(ours): theirs for ours, theirs in asked.columns.items()}
+        return Source(asked.from_, asked.kind, columns, asked.on_error, f"{where}.from")
 
     @cached_property
     def _files(self) -> list[File]:
@@ -183,11 +190,8 @@ class Source:
                     item, brought_id = columns.item(row.values, default_id)
                     yield _Place(row.number, brought_id), item
                 except Unusable as error:
-                    raw = json.dumps(plain(row.values), ensure_ascii=False).encode(errors="backslashreplace")[:CHUNK]
-                    yield (
-                        _Place(row.number, False),
-                        BadRow(row.number, 0, error.reason, error.detail, raw, fix=error.fix),
-                    )
+                    bad = BadRow(row.number, 0, error.reason, error.detail, _raw(row.values), fix=error.fix)
+                    yield _Place(row.number, False), bad
 
     def _twice(self, id: str, file: File, row: _Place) -> str:
         """Both places of a repeated id. Only `fail` looks for the first one: it reads again from the start."""
@@ -198,6 +202,13 @@ class Source:
                 if isinstance(item, Item) and item.id == id and (earlier.name, place.number) != (file.name, row.number):
                     return f"{id!r}, first in {_place(earlier, place.number, 0)}"
         return repr(id)
+
+
+def _raw(values: Any) -> bytes:
+    """A refused row as a quarantine keeps it; nothing of one that is nested too deeply."""
+    with suppress(Unusable):
+        return json.dumps(plain(values), ensure_ascii=False).encode(errors="backslashreplace")[:CHUNK]
+    return b""
 
 
 @dataclass(frozen=True)

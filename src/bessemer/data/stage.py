@@ -29,10 +29,7 @@ def tokenise(recipe: Recipe, renderer: Renderer, say: Say = lambda _: None) -> d
 
 
 def open_sources(recipe: Recipe) -> dict[str, Source]:
-    return {
-        name: Source(s.from_, s.kind, {str(k): v for k, v in s.columns.items()}, s.on_error, f"sources.{name}.from")
-        for name, s in recipe.sources.items()
-    }
+    return {name: Source.of(asked, f"sources.{name}") for name, asked in recipe.sources.items()}
 
 
 def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = lambda _: None) -> TokenSet:

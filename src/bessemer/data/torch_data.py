@@ -25,6 +25,10 @@ class MixtureDataset(Dataset[dict[str, Tensor]]):
     [1, row_tokens, row_tokens], which transformers takes with sdpa as it is. "positions" adds nothing: flash attention
     recognises documents by their positions; so does sdpa, but only while no cache is made (config.use_cache = False):
     with one, transformers 5 silently lets documents see each other.
+
+    TRL's SFTTrainer takes Hugging Face data sets only, `IterableDataset.from_generator(lambda: iter(rows))`, and with
+    SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False): what it takes for unused are
+    positions and mask.
     """
 
     def __init__(

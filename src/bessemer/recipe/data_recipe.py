@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bessemer.recipe.schema import Column, Name, Share, Strict
+from bessemer.recipe.schema import DataSource, Name, Share, Strict
 
 Action = Literal["replace", "drop", "flag", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -24,18 +24,6 @@ def _date_as_text(value: Any) -> Any:
 
 
 Moment = Annotated[str | float, BeforeValidator(_date_as_text)]
-
-
-class DataSource(Strict):
-    """One stream of items. The fields mean what they mean in a training recipe."""
-
-    from_: str = Field(alias="from", description="Like a source's `from` in a training recipe")
-    kind: Literal["documents", "chat", "preference", "prompts"] = Field("documents", description="What its rows are")
-    columns: dict[Column, str] = Field(
-        default_factory=dict[Column, str],
-        description="Which column holds what, e.g. {text: body}; default: found by name",
-    )
-    on_error: Literal["fail", "skip", "quarantine"] = Field("fail", description="What happens to a bad row")
 
 
 class Repair(Strict):
@@ -73,6 +61,19 @@ class Decontaminate(Strict):
     )
 
 
+class Presidio(Strict):
+    """What only a language model finds, such as names of people and places. Needs the extra `presidio`."""
+
+    model: str = Field(
+        min_length=1, description="A spaCy model: the name of an installed one, e.g. en_core_web_lg, or its folder"
+    )
+    language: str | None = Field(None, description="ISO 639 code of the texts; default: the model's own")
+    entities: dict[str, Action] = Field(
+        min_length=1, description="Presidio's names and what happens to each: {PERSON: replace, LOCATION: flag}"
+    )
+    score: Fraction = Field(0.5, description="Smallest confidence that counts; a model's own names have 0.85")
+
+
 class Pii(Strict):
     """Personal data and secrets. replace: by a placeholder; drop: the item; flag: note it in `meta`; keep: skip."""
 
@@ -83,6 +84,7 @@ class Pii(Strict):
     iban: Action = Field("replace", description="Bank accounts whose check digits (modulo 97) are right")
     secret: Action = Field("replace", description="Private keys, API keys and tokens of known shapes")
     user: Action = Field("replace", description="Mentions such as u/name and /u/name")
+    presidio: Presidio | None = Field(None, description="Names and the like, in what the kinds above left over")
 
 
 class Duplicates(Strict):

@@ -31,8 +31,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(Strict):
-    """One stream of documents or conversations."""
+class DataSource(Strict):
+    """One stream of items: where its rows are and how they are read."""
 
     from_: str = Field(
         alias="from",
@@ -46,17 +46,22 @@ class Source(Strict):
         description="documents: texts; chat: conversations that end with an answer; preference: prompt, chosen and "
         "rejected; prompts: a prompt with its reference answer",
     )
-    role: Literal["domain", "general"] = Field(
-        "domain", description="domain: your own data; general: data that keeps old skills alive (replay)"
-    )
     columns: dict[Column, str] = Field(
         default_factory=dict[Column, str],
         description="Our name for a column -> the file's own: {text: body, id: post_id}; the usual names are found",
     )
     on_error: Literal["fail", "skip", "quarantine"] = Field(
         "fail",
-        description="A row that cannot be read: fail stops, skip counts it in the plan, quarantine also keeps it in "
+        description="A row that cannot be read: fail stops, skip counts it, quarantine also keeps it in "
         "BESSEMER_HOME/quarantine",
+    )
+
+
+class Source(DataSource):
+    """A stream that is trained on."""
+
+    role: Literal["domain", "general"] = Field(
+        "domain", description="domain: your own data; general: data that keeps old skills alive (replay)"
     )
     category: Name | None = Field(
         None, description="Category of a general source for `blend`, such as code or safety; default: its name"

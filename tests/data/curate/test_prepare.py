@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -462,20 +462,10 @@ def _descendants(pid: int) -> list[int]:
     return []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
-    """A real file system of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    monkeypatch.setenv("BESSEMER_HOME", str(folder))
-    yield folder
-    subprocess.run(["/bin/umount", folder], check=True)
-
-
-def test_a_full_disk_leaves_what_is_finished_valid(data: Path, small_tasks: None, small_disk: Path) -> None:
+def test_a_full_disk_leaves_what_is_finished_valid(
+    data: Path, small_tasks: None, disk_of: Callable[[str], Path]
+) -> None:
+    small_disk = disk_of("3m")
     asked = recipe(data, "steps.decontaminate=")
     first = make(asked)
     filler = small_disk / "filler"

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from bessemer.data.curate.decontaminate import Evaluation
 from bessemer.data.curate.quality import broken_rules, character_repetition, mean_line, word_repetition
 from bessemer.data.curate.steps import LanguageStep, PiiStep, QualityStep, RepairStep, Step, identify, languages
-from bessemer.data.items import Item, Message
-from bessemer.recipe.data_recipe import DataSource, Decontaminate, Language, Pii, Quality
+from bessemer.data.items import Item, Message, ToolCall
+from bessemer.recipe.data_recipe import Decontaminate, Language, Pii, Quality
+from bessemer.recipe.schema import DataSource
 
 PLAIN = "The quick brown fox jumps over the lazy dog while the old cat sleeps in the warm sun behind the house."
 
@@ -119,6 +120,26 @@ def test_personal_data_is_replaced_dropped_flagged_or_kept() -> None:
     assert dropper.counts.why == {"holds email": 1}
     (out,) = through(PiiStep(Pii()), chat("mail a@b.org", "ok, a@b.org"))
     assert [m.content for m in out.messages] == ["mail [email]", "ok, [email]"]
+
+
+def test_personal_data_in_tool_calls_and_their_results() -> None:
+    arguments = {"to": "+44 20 7946 0958", "n": 2, "cc": [{"mail": "a@b.org"}, None], "note": "hello"}
+    messages = (
+        Message("user", "Call my friend"),
+        Message("assistant", "", tool_calls=(ToolCall("call", arguments, "c1"), ToolCall("look", {"ip": "8.8.8.8"}))),
+        Message("tool", '{"called": "+44 20 7946 0958"}', name="call", call_id="c1"),
+        Message("assistant", "Done."),
+    )
+    step = PiiStep(Pii(ip="flag"))
+    (out,) = through(step, Item("c", messages=messages))
+    first, second = out.messages[1].tool_calls
+    assert first == ToolCall(
+        "call", {"to": "[phone]", "n": 2, "cc": [{"mail": "[email]"}, None], "note": "hello"}, "c1"
+    )
+    assert second.arguments == {"ip": "8.8.8.8"} and out.meta == {"pii": {"ip": 1}}
+    assert out.messages[2].content == '{"called": "[phone]"}'
+    assert step.counts.did == {"phone replaced": 2, "email replaced": 1, "ip flagged": 1}
+    assert arguments["to"] == "+44 20 7946 0958"  # the item that came in is as it was
 
 
 # -- decontamination ----------------------------------------------------------------------------------------------

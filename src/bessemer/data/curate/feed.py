@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bessemer.data.items import Item
 from bessemer.data.open import File
 from bessemer.data.sources import Source
-from bessemer.recipe.data_recipe import DataSource
+from bessemer.recipe.schema import DataSource
 
 GROUP_BYTES = 16 << 20  # files are read together up to this size
 
@@ -31,18 +31,13 @@ class Feed:
 
 def feeds_of(name: str, asked: DataSource, where: str) -> list[Feed]:
     """The tasks of a source. They follow from its files alone."""
-    source = _source(asked, where)
+    source = Source.of(asked, where)
     return [Feed(name, source, files) for files in _together(source.files())]
 
 
 def digest_of(asked: DataSource, where: str) -> str:
     """What the source holds and how it is read; nothing is parsed."""
-    return _source(asked, where).digest()
-
-
-def _source(asked: DataSource, where: str) -> Source:
-    columns = {str(ours): theirs for ours, theirs in asked.columns.items()}
-    return Source(asked.from_, asked.kind, columns, asked.on_error, f"{where}.from")
+    return Source.of(asked, where).digest()
 
 
 def _together(files: Sequence[File]) -> list[tuple[File, ...]]:

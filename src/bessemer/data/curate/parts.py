@@ -6,7 +6,6 @@ import contextlib
 import errno
 import io
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from bessemer.data.columns import Columns, Unusable, row_of
 from bessemer.data.items import KINDS, Item
 from bessemer.errors import BessemerError
-from bessemer.files import fsync_folder
+from bessemer.files import write_bytes
 
 FULL_DISK = "free some disk and run the same command again; what is finished stays"
 NESTED = ("messages", "prompt", "chosen", "rejected", "tools", "meta")  # as JSON text: rows differ in what is in them
@@ -27,13 +26,17 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text", *NES
 
 
 def write_part(path: Path, items: Sequence[Item]) -> None:
-    """Equal items give equal bytes."""
+    """Equal items give equal bytes. Raises BessemerError when the disk is full."""
     rows = [
         {k: json.dumps(v, ensure_ascii=False) if k in NESTED else v for k, v in row_of(item).items()} for item in items
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
-    write_bytes(path, buffer.getbuffer())
+    try:
+        write_bytes(path, buffer.getbuffer())
+    except OSError as error:
+        size = buffer.getbuffer().nbytes
+        raise BessemerError(f"writing {size} bytes failed ({error.strerror})", where=str(path), fix=FULL_DISK) from None
 
 
 def read_part(path: Path) -> Iterator[Item]:
@@ -55,26 +58,6 @@ def _kind(row: dict[str, Any]) -> str:
 
 def read_ids(path: Path) -> list[str]:
     return pq.read_table(path, columns=["id"])["id"].to_pylist()
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write through a temporary file, fsync and rename. Raises BessemerError when the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        with tmp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        tmp.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        tmp.unlink(missing_ok=True)
-        raise BessemerError(
-            f"writing {len(content)} bytes failed ({error.strerror})",
-            where=str(path),
-            fix=FULL_DISK,
-        ) from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Personal data and secrets in a text: shapes first, then checks (Luhn, modulo 97, ranges) against false alarms.
 
-Shapes find what is written in a known form. Names, addresses of houses and the like need a model and are not found.
+Shapes find what is written in a known form. Names, addresses of houses and the like need a model: see presidio.py.
 
 Sources: ISO/IEC 7812-1 annex B (Luhn), ISO 13616 (IBAN), RFC 1123 (host names), ITU-T E.164 (telephone numbers), the
 published token formats of GitHub, GitLab, Slack, AWS, Google, Stripe, OpenAI, Anthropic and Hugging Face.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -58,6 +58,15 @@ def _is_phone(text: str) -> bool:
     return not re.fullmatch(
         r"(19|20)\d\d[-./ ](0?[1-9]|1[0-2])[-./ ]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ](19|20)\d\d", text
     )
+
+
+@dataclass(frozen=True, order=True)
+class Find:
+    """Characters `start` to `end` (not included) of a text are personal data."""
+
+    start: int
+    end: int
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -121,13 +130,50 @@ SHAPES = (
 KINDS = tuple(shape.kind for shape in SHAPES)
 
 
-def mask(text: str, kinds: Collection[str] = KINDS) -> tuple[str, Counter[str]]:
-    """The text with a placeholder such as [email] in the place of each find, and how many of each kind there were."""
-    found: Counter[str] = Counter()
+def find(text: str, kinds: Collection[str] = KINDS) -> list[Find]:
+    """What the text holds, in order; no two finds overlap."""
+    found: list[Find] = []
     for shape in SHAPES:
         if shape.kind in kinds and _worth_a_look(shape.kind, text):
-            text = shape.pattern.sub(lambda m, s=shape: _replace(m, s, found), text)
-    return text, found
+            matches = [m.span() for m in shape.pattern.finditer(text) if shape.check(m[0])]
+            new = [Find(start, end, shape.kind) for start, end in matches]
+            text = replace(text, new, lambda f: f"[{'_' * (f.end - f.start - 2)}]")  # no part is found once more
+            found += new
+    return sorted(found)
+
+
+def add(found: Sequence[Find], more: Iterable[Find], text: str) -> list[Find]:
+    """Also `more`, the surest first, as far as no earlier find covers it; in order."""
+    every = sorted(found)
+    for late in more:
+        every = sorted([*every, *(f for f in _uncovered(late, every) if any(map(str.isalnum, text[f.start : f.end])))])
+    return every
+
+
+def _uncovered(late: Find, found: Sequence[Find]) -> Iterator[Find]:
+    start = late.start
+    for early in [f for f in found if f.start < late.end and f.end > late.start]:
+        if early.start > start:
+            yield Find(start, early.start, late.kind)
+        start = early.end
+    if start < late.end:
+        yield Find(start, late.end, late.kind)
+
+
+def replace(text: str, found: Iterable[Find], by: Callable[[Find], str] = lambda f: f"[{f.kind}]") -> str:
+    """The text with something else in the place of each find, such as [email]; `found` is in order."""
+    pieces: list[str] = []
+    at = 0
+    for f in found:
+        pieces += [text[at : f.start], by(f)]
+        at = f.end
+    return "".join([*pieces, text[at:]])
+
+
+def mask(text: str, kinds: Collection[str] = KINDS) -> tuple[str, Counter[str]]:
+    """The text with a placeholder in the place of each find, and how many of each kind there were."""
+    found = find(text, kinds)
+    return replace(text, found), Counter(f.kind for f in found)
 
 
 def mask_all(text: str) -> str:
@@ -147,10 +193,3 @@ _CHEAP: dict[str, Callable[[str], object]] = {
 def _worth_a_look(kind: str, text: str) -> object:
     """A quick test that most texts fail; what fails it cannot match."""
     return kind not in _CHEAP or _CHEAP[kind](text)
-
-
-def _replace(match: re.Match[str], shape: Shape, found: Counter[str]) -> str:
-    if not shape.check(match[0]):
-        return match[0]
-    found[shape.kind] += 1
-    return f"[{shape.kind}]"

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bessemer.data.curate import feed
+from bessemer.data.curate import feed, presidio
 from bessemer.data.curate.counts import Counts
 from bessemer.data.curate.decontaminate import DecontaminateStep
 from bessemer.data.curate.executors import Place, run_stage
@@ -39,7 +39,7 @@ from bessemer.track.screen import Screen
 
 FORMAT = "bessemer-dataset-1"
 MANIFEST = "manifest.json"
-RULES = 1  # the meaning of the steps; a change here makes new versions
+RULES = 2  # the meaning of the steps; a change here makes new versions
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,18 @@ def versions(shelf: Path) -> list[Prepared]:
 
 def ingredients_of(recipe: DataRecipe) -> dict[str, Any]:
     """Everything that the bytes of the data set follow from. Paths and machines are not among them."""
-    evaluation = recipe.steps.decontaminate
+    evaluation = recipe.steps.decontaminate.against if recipe.steps.decontaminate else {}
     libraries = {
         "ftfy": version("ftfy") if recipe.steps.repair else "",
         "py3langid": version("py3langid") if recipe.steps.language else "",
     }
+    if recipe.steps.pii and recipe.steps.pii.presidio:
+        libraries |= presidio.ingredients(recipe.steps.pii.presidio)
     return {
         "sources": {k: feed.digest_of(s, f"sources.{k}") for k, s in recipe.sources.items()},
-        "evaluation": {
-            k: feed.digest_of(s, f"steps.decontaminate.against.{k}")
-            for k, s in (evaluation.against if evaluation else {}).items()
-        },
+        "evaluation": {k: feed.digest_of(s, f"steps.decontaminate.against.{k}") for k, s in evaluation.items()},
+        # The same items either way, but whoever asks for a quarantine wants to see one.
+        "on_error": {k: s.on_error for k, s in [*recipe.sources.items(), *evaluation.items()]},
         "steps": recipe.steps.model_dump(mode="json", exclude_none=False, exclude={"decontaminate": {"against"}}),
         "split": recipe.split.model_dump(mode="json") if recipe.split else None,
         "rules": RULES,

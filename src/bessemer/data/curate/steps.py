@@ -12,7 +12,7 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.formatters import FTFYFormatter
 
-from bessemer.data.curate import pii, quality
+from bessemer.data.curate import pii, presidio, quality
 from bessemer.data.curate.counts import Counts, excerpt
 from bessemer.data.curate.texts import n_tokens, texts_in, whole_text, with_texts
 from bessemer.data.items import Item
@@ -46,9 +46,9 @@ class Step(PipelineStep):
                 self.counts.give(tokens if kept is item else n_tokens(kept))
                 yield kept
 
-    def drop(self, item: Item, reason: str, *, note: str = "", because: str = "") -> None:
-        """because: the id of what the item is a copy of, if it is one."""
-        self.counts.drop(item, reason, note)
+    def drop(self, item: Item, reason: str, *, note: str = "", because: str = "", shown: Item | None = None) -> None:
+        """because: the id of what the item is a copy of, if it is one. shown: what an example shows in its place."""
+        self.counts.drop(shown or item, reason, note)
         self.dropped.append({"id": item.id, "step": self.name, "reason": reason} | ({"of": because} if because else {}))
 
 
@@ -134,20 +134,29 @@ class PiiStep(Step):
 
     def __init__(self, settings: Pii) -> None:
         super().__init__()
-        self.actions: dict[str, str] = {k: a for k, a in settings.model_dump().items() if a != "keep"}
-        self.replaced = [kind for kind, action in self.actions.items() if action == "replace"]
+        self.names = presidio.Names(settings.presidio) if settings.presidio else None
+        actions = {kind: getattr(settings, kind) for kind in pii.KINDS} | (self.names.actions if self.names else {})
+        self.actions: dict[str, str] = {kind: action for kind, action in actions.items() if action != "keep"}
 
     def look(self, item: Item) -> Item | None:
         texts = texts_in(item)
-        seen = sum((pii.mask(text, self.actions)[1] for text in texts), Counter[str]())
+        found = [self.find(text) for text in texts]
+        seen = Counter(f.kind for finds in found for f in finds)
         if not seen:
             return item
+        masked = with_texts(item, list(map(pii.replace, texts, found)))
         for kind in seen:
             if self.actions[kind] == "drop":
-                return self.drop(item, f"holds {kind}")
+                return self.drop(item, f"holds {kind}", shown=masked)
         for kind, n in seen.items():
             self.counts.did[f"{kind} {'flagged' if self.actions[kind] == 'flag' else 'replaced'}"] += n
-            self.counts.show(kind, excerpt(item))
+            self.counts.show(kind, excerpt(masked))
         if flagged := {kind: n for kind, n in seen.items() if self.actions[kind] == "flag"}:
             item = dataclasses.replace(item, meta={**item.meta, "pii": dict(sorted(flagged.items()))})
-        return with_texts(item, [pii.mask(text, self.replaced)[0] for text in texts])
+        replaced = [[f for f in finds if self.actions[f.kind] == "replace"] for finds in found]
+        return with_texts(item, list(map(pii.replace, texts, replaced)))
+
+    def find(self, text: str) -> list[pii.Find]:
+        """Shapes are surer than a model, so they come first."""
+        found = pii.find(text, self.actions)
+        return pii.add(found, self.names.find(text), text) if self.names else found

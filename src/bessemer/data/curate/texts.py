@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from bessemer.data.items import Item, Message
 
@@ -11,9 +12,26 @@ TOKEN_RULE = "estimated: UTF-8 bytes / 4, rounded up for each item"  # noqa: S10
 
 
 def texts_in(item: Item) -> list[str]:
-    """Every text of the item, in order. Arguments of tool calls are data, not text, and are not among them."""
-    turns = [text for m in (*item.messages, *item.chosen, *item.rejected) for text in (m.content, m.reasoning)]
+    """Every text of the item, in order: also the strings in arguments of tool calls, but not their names."""
+    turns = [text for m in (*item.messages, *item.chosen, *item.rejected) for text in _texts_of(m)]
     return [item.text, *turns, item.reference]
+
+
+def _texts_of(message: Message) -> Iterator[str]:
+    yield message.content
+    yield message.reasoning
+    for call in message.tool_calls:
+        yield from _strings(call.arguments)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The strings among JSON-like values, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        inner = cast(Mapping[str, Any], value).values() if isinstance(value, Mapping) else cast(list[Any], value)
+        for part in inner:
+            yield from _strings(part)
 
 
 def with_texts(item: Item, texts: Sequence[str]) -> Item:
@@ -21,7 +39,15 @@ def with_texts(item: Item, texts: Sequence[str]) -> Item:
     left = iter(texts)
 
     def turns(old: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(dataclasses.replace(m, content=next(left), reasoning=next(left)) for m in old)
+        return tuple(
+            dataclasses.replace(
+                m,
+                content=next(left),
+                reasoning=next(left),
+                tool_calls=tuple(dataclasses.replace(c, arguments=_refilled(c.arguments, left)) for c in m.tool_calls),
+            )
+            for m in old
+        )
 
     return dataclasses.replace(
         item,
@@ -31,6 +57,15 @@ def with_texts(item: Item, texts: Sequence[str]) -> Item:
         rejected=turns(item.rejected),
         reference=next(left),
     )
+
+
+def _refilled(value: Any, texts: Iterator[str]) -> Any:
+    """The value with the next texts in the places of `_strings`."""
+    if isinstance(value, str):
+        return next(texts)
+    if isinstance(value, Mapping):
+        return {name: _refilled(part, texts) for name, part in cast(Mapping[str, Any], value).items()}
+    return [_refilled(part, texts) for part in cast(list[Any], value)] if isinstance(value, list) else value
 
 
 def whole_text(item: Item) -> str:
