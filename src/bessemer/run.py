@@ -240,6 +240,7 @@ class _Story:
             every[0],
             every[1],
             read_json(self._stage_folder(n - 1) / "done.json")["metrics_offset"] if n else 0,
+            untouched=n == 0,
         )
         metrics = MetricsFile(self.folder / "metrics.jsonl")
         with self.screen.step(f"train {run.name}") as advance:

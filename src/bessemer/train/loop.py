@@ -38,6 +38,7 @@ class StageRun:
     probe_every: int  # steps
     checkpoint_every: int  # steps
     metrics_begin: int = 0  # bytes of metrics.jsonl when the stage begins
+    untouched: bool = True  # it begins with the start checkpoint's own weights
     micro_tokens: int = MICRO_TOKENS  # tokens that a process computes at once; more in a step are accumulated
 
     def rate(self, step: int) -> float:
@@ -225,7 +226,8 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
             trainable.clear_gradients,
         )
         if step == 0:
-            check_first_step(run.name, trainable, batch, gradient.loss, gradient.norm, gradient.per_source)
+            numbers = (gradient.loss, gradient.norm, gradient.per_source)
+            check_first_step(run.name, trainable, batch, *numbers, untouched=run.untouched)
         decision = stage.guard.judge(gradient.loss, gradient.norm)
         if decision == "apply":
             stage.optimizer.step(lr)

@@ -18,11 +18,14 @@ def check_first_step(
     loss: float,
     norm: float,
     per_source: dict[int, tuple[float, int]],
+    *,
+    untouched: bool,
 ) -> None:
     """Raises BessemerError with the observed numbers when the first step's loss or gradients cannot be right.
 
     Labels are there; the loss is finite and not far worse than guessing (a wrong tokenizer, shifted labels or foreign
-    weights show here); every weight that is trained has a gradient, and no other has.
+    weights show here); every weight that is trained has a gradient, and no other has. untouched: the weights are the
+    start checkpoint's; an earlier stage may have narrowed the model so that other text is worse than guessing.
     """
     where = f"{name}, first batch ({batch.ids[0]} ...)"
     n_targets = int((batch.targets_N != NO_TARGET).sum())
@@ -38,7 +41,7 @@ def check_first_step(
         )
     guessing = math.log(trainable.loaded.head.weight.shape[0])
     mean = sum(total for total, _ in per_source.values()) / max(1, sum(n for _, n in per_source.values()))
-    if mean > guessing + WORSE_THAN_GUESSING:
+    if untouched and mean > guessing + WORSE_THAN_GUESSING:
         raise BessemerError(
             f"the untouched model's loss is {mean:.2f} nats a token; guessing would be {guessing:.2f}",
             where=where,
