@@ -11,7 +11,7 @@ import typer
 
 import bessemer
 from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show, trace
-from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
+from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
 
 app = typer.Typer(
@@ -47,11 +47,6 @@ def options(
     """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped by Ctrl-C, 1 a defect of Bessemer."""
 
 
-def _as_json(error: BessemerError) -> str:
-    problems = [vars(p) for p in error.problems] if isinstance(error, RecipeError) else []
-    return json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix, "problems": problems}})
-
-
 def main() -> None:
     """Entry point of the command."""
     try:
@@ -59,7 +54,7 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except BessemerError as error:
         if "--json" in sys.argv:
-            print(_as_json(error))
+            print(json.dumps({"error": error.fields()}))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

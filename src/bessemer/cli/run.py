@@ -27,7 +27,7 @@ def run(
     from bessemer.registry.summary import closing_lines
     from bessemer.run import run_recipe
 
-    with stop_requests(screen) as stop_asked:
+    with stop_requests(screen.say) as stop_asked:
         result = run_recipe(loaded, screen, stop_asked, restart=restart)
     for line in closing_lines(result.scorecard, result.release, result.folder):
         screen.say(line)
