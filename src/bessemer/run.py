@@ -56,11 +56,12 @@ class Result:
         return self.scorecard["verdict"]["word"]
 
 
-def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False) -> Prepared:
+def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False, here: bool = True) -> Prepared:
     """Resolve the recipe and write plan.lock.json into the run's folder.
 
-    restart: forget what the run did so far. Raises BessemerError when the run exists with another plan, when a
-    release has the name, or when memory or disk are missing; nothing is changed then.
+    restart: forget what the run did so far. here: it runs on this machine, which must have the memory and disk.
+    Raises BessemerError when the run exists with another plan, when a release has the name, or when memory or disk
+    are missing; nothing is changed then.
     """
     folder = runs_folder() / recipe.name
     with screen.step("plan: base, data, tokens"):
@@ -72,7 +73,7 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
         with screen.step("plan: memory, disk, a measured step"):
             add_estimate(prepared, measured=True)
     else:
-        add_estimate(prepared, measured=False)
+        add_estimate(prepared, measured=False, here=here)
         if old.get("identity") == prepared.identity:
             prepared.plan["estimate"] = old["estimate"]
     if restart:

@@ -16,6 +16,7 @@ On = Annotated[
     str, typer.Option("--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT].")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that train a stage together.")]
+Cpus = Annotated[int, typer.Option(min=1, help="Cores for each worker, asked of the cluster.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="Ask the cluster for one GPU for each worker.")]
 Time = Annotated[str, typer.Option(metavar="HH:MM:SS", help="Slurm: limit of one job; it goes on in a next one.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: show the log until the run has ended.")]
@@ -27,6 +28,7 @@ def run(
     restart: Annotated[bool, typer.Option(help="Forget what this run did so far and begin again.")] = False,
     on: On = "local",
     workers: Workers = None,
+    cpus: Cpus = 1,
     gpus: Gpus = False,
     time: Time = "",
     wait: Wait = False,
@@ -36,7 +38,7 @@ def run(
     from bessemer.launch.place import parse_place
     from bessemer.recipe.load import load_recipe
 
-    place = parse_place(on, workers=workers, gpus=gpus, time=time)
+    place = parse_place(on, workers=workers, cpus=cpus, gpus=gpus, time=time)
     return launch(load_recipe(recipe, set_ or []), place, restart=restart, wait=wait, json=json)
 
 
@@ -49,7 +51,7 @@ def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: boo
     quiet_libraries()
     screen = Screen()
     with stop_requests(screen.say) as stop_asked:
-        result = start(recipe, place, screen, stop_asked, restart=restart)
+        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait)
     if result is None:
         return 0
     from bessemer.evaluate.verdict import Verdict

@@ -46,7 +46,7 @@ def _least_silence_s() -> float:
 class Patience:
     """When a group hangs, and when to give up."""
 
-    least_silence_s: float = field(default_factory=_least_silence_s)  # it may load a model, compile, wait for a node
+    least_silence_s: float = field(default_factory=_least_silence_s)  # it may load a model, compile, save
     slowest: float = 10.0  # and a multiple of the longest silence between two of its signs of life
     failures: int = 3  # at the same checkpoint
     poll_s: float = 0.2
@@ -56,7 +56,7 @@ def make_command(place: Place, name: str, number: int) -> list[str]:
     """The command of one group that trains stage `number` (from 1) of a run."""
     job = [name, str(number)]
     if place.kind == "ray":
-        options = [place.target or "auto", str(place.workers), "gpu" if place.gpus else "cpu"]
+        options = [place.target, str(place.workers), str(place.cpus), str(int(place.gpus))]
         return [sys.executable, "-m", "bessemer.launch.on_ray", *options, *job]
     worker = ["-m", "bessemer.launch.worker", *job]
     if place.workers == 1:
@@ -76,11 +76,16 @@ class Group:
         stop_asked: Callable[[], bool],
         *,
         threads: int | None = None,
+        queues: bool = False,
         patience: Patience | None = None,
     ) -> None:
-        """command: of the stage with this number (from 1). threads: of each worker, unless the user says it."""
+        """command: of the stage with this number (from 1). threads: of each worker, unless the user says it.
+
+        queues: the place may let a group wait for machines, so nothing counts as hanging before its first sign of life.
+        """
         self.folder, self.command = runs_folder() / name, command
         self.screen, self.stop_asked, self.patience = screen, stop_asked, patience or Patience()
+        self.queues = queues
         self.env = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ
 
     def train(self, n: int, advance: Advance) -> None:
@@ -109,7 +114,7 @@ class Group:
             step = newest_step(folder)
             failures, point = (failures + 1 if step == point else 1), step
             again = f"the same command continues after step {step}"
-            if self.stop_asked():
+            if self.stop_asked() or (self.folder / STOP).exists():
                 raise StoppedByUserError(f"stopped, but the workers wrote no checkpoint: {what}", fix=again)
             if failures == self.patience.failures:
                 what = f"the workers failed {failures} times after step {step} of {stage['steps']}, last: {what}"
@@ -119,6 +124,7 @@ class Group:
     def _run_once(self, number: int, folder: Path, watch: _Watch) -> str:
         """Start the group and wait for its end; returns what a failure looks like from outside."""
         forget_ending(folder)
+        watch.look()  # what is there already is no sign of life
         command = [sys.executable, "-m", "bessemer.launch.bind", str(os.getpid()), *self.command(number)]
         with (folder / WORKERS_LOG).open("ab") as log:
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[4:])}\n".encode())
@@ -143,7 +149,9 @@ class Group:
             if watch.look():
                 longest, started = (max(longest, now - last_sign) if started else 0.0), True
                 last_sign = now
-            elif now - last_sign > max(self.patience.least_silence_s, self.patience.slowest * longest):
+            elif (started or not self.queues) and now - last_sign > max(
+                self.patience.least_silence_s, self.patience.slowest * longest
+            ):
                 dump_stacks(process.pid)
                 return f"no sign of life for {show_seconds(now - last_sign)}, stacks in {WORKERS_LOG}"
         code = process.returncode
@@ -177,6 +185,8 @@ class _Watch:
 
 def _signs(folder: Path) -> Iterator[tuple[str, int, int]]:
     for path in folder.iterdir():
+        if path.name == WORKERS_LOG:
+            continue  # Ray and torchrun talk there, also about workers that hang
         with contextlib.suppress(FileNotFoundError):  # a temporary file
             found = path.stat()
             yield path.name, found.st_size, found.st_mtime_ns

@@ -21,18 +21,19 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Place:
-    """kind: a key of PLACES. target: partition, address of the head (ray://...), queue. workers: processes that train
-    together. own: they are processes of their own; else the one that tells the story trains as well."""
+    """kind: a key of PLACES. target: partition, address of the head (ray://...) or queue. workers: processes that train
+    a stage together; own: apart from the process that tells the story. cpus, gpus: for each, asked of a cluster."""
 
     kind: str = "local"
     target: str = ""
     workers: int = 1
     own: bool = False
+    cpus: int = 1
     gpus: bool = False
     time: str = ""
 
 
-def parse_place(text: str, *, workers: int | None = None, gpus: bool = False, time: str = "") -> Place:
+def parse_place(text: str, *, workers: int | None = None, cpus: int = 1, gpus: bool = False, time: str = "") -> Place:
     """Read `--on` and the options that go with it. Raises BessemerError; says what is not installed, too."""
     kind, _, target = text.partition(":")
     if kind not in PLACES:
@@ -54,8 +55,8 @@ def parse_place(text: str, *, workers: int | None = None, gpus: bool = False, ti
         raise BessemerError("only Slurm wants a time limit", where="--time", fix="leave it out")
     _need_installed(kind)
     if kind == "ray":
-        return Place(kind, f"ray:{target}" if target else "", workers or 1, True, gpus)
-    return Place(kind, "" if kind == "local" else target, workers or 1, workers is not None, gpus, time)
+        return Place(kind, f"ray:{target}" if target else "", workers or 1, True, cpus, gpus)
+    return Place(kind, "" if kind == "local" else target, workers or 1, workers is not None, cpus, gpus, time)
 
 
 def _need_installed(kind: str) -> None:

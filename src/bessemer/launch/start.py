@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.launch import control, slurm
 from bessemer.launch.group import Group, make_command
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import Recipe
-from bessemer.run import Result, run_recipe
+from bessemer.run import Result, load_result, run_recipe
 from bessemer.track.screen import Screen
 
 
@@ -19,8 +21,16 @@ def start(
     stop_asked: Callable[[], bool],
     *,
     restart: bool = False,
+    wait: bool = False,
 ) -> Result | None:
-    """Do whatever of the recipe's run is not done yet. Raises what `run_recipe` raises."""
+    """Do whatever of the recipe's run is not done yet; None when it was handed to a queue. wait: for its end there.
+
+    Raises what `run_recipe` raises.
+    """
+    if place.kind == "slurm":
+        job = slurm.submit(recipe, place, screen, restart=restart)
+        screen.say(f"job {job} submitted: bessemer runs logs {recipe.name} -f; bessemer runs stop {recipe.name}")
+        return _follow(recipe.name, screen) if wait else None
     train = None
     if place.own:
         # Workers of this machine share its cores; Ray gives each of its workers what it asked for.
@@ -31,5 +41,18 @@ def start(
             screen,
             stop_asked,
             threads=threads if place.workers > 1 else None,
+            queues=place.kind == "ray",
         ).train
     return run_recipe(recipe, screen, stop_asked, restart=restart, elsewhere=train)
+
+
+def _follow(name: str, screen: Screen) -> Result:
+    for line in control.logs(name, follow=True):
+        screen.say(line)
+    run = control.look(name)
+    if run["state"] == "finished":
+        return load_result(name)
+    why = run["why"]
+    kind = StoppedByUserError if run["state"] == "stopped" else BessemerError
+    what = why.get("what", f"the job ended without a result: {run['state']}")
+    raise kind(what, where=run["folder"], fix=why.get("fix", ""))

@@ -71,8 +71,8 @@ def tell_ending(folder: Path, error: BaseException) -> None:
 
 def _tell_ending(folder: Path, error: BaseException) -> None:
     if isinstance(error, (StoppedByUserError, KeyboardInterrupt)):
-        told = error.fields() if isinstance(error, StoppedByUserError) else {"what": "stopped at once"}
-        write_json(folder / STOPPED, {"step": newest_step(folder), **told})
+        told = error if isinstance(error, BessemerError) else BessemerError("stopped at once")
+        write_json(folder / STOPPED, {"step": newest_step(folder), **told.fields()})
     elif isinstance(error, BessemerError):
         write_json(folder / ERROR, {**error.fields(), "retry": False})
     elif isinstance(error, Exception) and not (folder / ERROR).exists():  # the first of several workers knows best
