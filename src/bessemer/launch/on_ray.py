@@ -38,8 +38,9 @@ def main(address: str, workers: int, cpus: int, gpus: bool, run: str, stage: int
     """Join the cluster at `address` or RAY_ADDRESS, or start one here; train, leave. Raises when a worker failed."""
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a busy machine takes its time
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not (address or "RAY_ADDRESS" in os.environ):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # others on this machine stay out
+    starts_one = not (address or "RAY_ADDRESS" in os.environ)
+    if starts_one or "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it a client sends no token and waits in vain
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
