@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from bessemer.recipe.schema import Recipe
 
 On = Annotated[
-    str, typer.Option("--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT].")
+    str,
+    typer.Option(
+        "--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT], k8s:QUEUE, sky."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that train a stage together.")]
 Cpus = Annotated[int, typer.Option(min=1, help="Cores for each worker, asked of the cluster.")]
@@ -32,6 +36,7 @@ def run(
     gpus: Gpus = False,
     time: Time = "",
     wait: Wait = False,
+    manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="k8s and sky: only write it.")] = None,
     json: Json = False,
 ) -> int:
     """Train, measure and release. The same command continues after a stop, a crash or a kill."""
@@ -39,11 +44,11 @@ def run(
     from bessemer.recipe.load import load_recipe
 
     place = parse_place(on, workers=workers, cpus=cpus, gpus=gpus, time=time)
-    return launch(load_recipe(recipe, set_ or []), place, restart=restart, wait=wait, json=json)
+    return launch(load_recipe(recipe, set_ or []), place, restart=restart, wait=wait, manifest=manifest, json=json)
 
 
-def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: bool) -> int:
-    """Run a recipe at a place, or hand it to Slurm; returns the exit code."""
+def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: bool, manifest: Path | None = None) -> int:
+    """Run a recipe at a place, hand it to Slurm, or write a manifest; returns the exit code."""
     from bessemer.launch.here import quiet_libraries, stop_requests
     from bessemer.launch.start import start
     from bessemer.track.screen import Screen
@@ -51,7 +56,7 @@ def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: boo
     quiet_libraries()
     screen = Screen()
     with stop_requests(screen.say) as stop_asked:
-        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait)
+        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait, manifest=manifest)
     if result is None:
         return 0
     from bessemer.evaluate.verdict import Verdict

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.launch import control, slurm
 from bessemer.launch.group import Group, make_command
+from bessemer.launch.manifest import write_manifest
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import Recipe
 from bessemer.run import Result, load_result, run_recipe
@@ -22,8 +24,11 @@ def start(
     *,
     restart: bool = False,
     wait: bool = False,
+    manifest: Path | None = None,
 ) -> Result | None:
-    """Do whatever of the recipe's run is not done yet; None when it was handed to a queue. wait: for its end there.
+    """Do whatever of the recipe's run is not done yet. wait: for a job of Slurm. manifest: where to write it.
+
+    Returns None when the run was handed to a queue or only a manifest was written.
 
     Raises what `run_recipe` raises.
     """
@@ -31,6 +36,13 @@ def start(
         job = slurm.submit(recipe, place, screen, restart=restart)
         screen.say(f"job {job} submitted: bessemer runs logs {recipe.name} -f; bessemer runs stop {recipe.name}")
         return _follow(recipe.name, screen) if wait else None
+    if (manifest is None) == (place.kind in {"k8s", "sky"}):
+        fix = "--on k8s:QUEUE|sky --manifest FILE writes what you apply yourself"
+        raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
+    if manifest is not None:
+        write_manifest(recipe, place, screen, manifest, restart=restart)
+        screen.say(f"written to {manifest}; it continues the run {recipe.name} of a shared BESSEMER_HOME")
+        return None
     train = None
     if place.own:
         # Workers of this machine share its cores; Ray gives each of its workers what it asked for.
