@@ -48,6 +48,8 @@ def test_places(everything_installed: None, text: str, options: dict[str, object
         ("local:2", {"workers": 3}, "disagree"),
         ("local", {"workers": 0}, "0 workers can do nothing"),
         ("local", {"gpus": True}, "when torch sees one"),
+        ("local:2", {"cpus": 2}, "all cores are used"),
+        ("slurm", {"cpus": 0}, "0 cores can do nothing"),
         ("ray", {"time": "1:00"}, "only Slurm"),
     ],
 )

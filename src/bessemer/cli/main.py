@@ -44,7 +44,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped by Ctrl-C, 1 a defect of Bessemer."""
+    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped as asked, 1 a defect of Bessemer."""
 
 
 def main() -> None:

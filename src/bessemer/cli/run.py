@@ -20,7 +20,7 @@ On = Annotated[
     ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that train a stage together.")]
-Cpus = Annotated[int, typer.Option(min=1, help="Cores for each worker, asked of the cluster.")]
+Cpus = Annotated[int | None, typer.Option(help="Cores for each worker, asked of the cluster; else 1.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="Ask the cluster for one GPU for each worker.")]
 Time = Annotated[str, typer.Option(metavar="HH:MM:SS", help="Slurm: limit of one job; it goes on in a next one.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: show the log until the run has ended.")]
@@ -32,7 +32,7 @@ def run(
     restart: Annotated[bool, typer.Option(help="Forget what this run did so far and begin again.")] = False,
     on: On = "local",
     workers: Workers = None,
-    cpus: Cpus = 1,
+    cpus: Cpus = None,
     gpus: Gpus = False,
     time: Time = "",
     wait: Wait = False,

@@ -67,7 +67,7 @@ def resume(
     name: Name,
     on: On = "local",
     workers: Workers = None,
-    cpus: Cpus = 1,
+    cpus: Cpus = None,
     gpus: Gpus = False,
     time: Time = "",
     wait: Wait = False,

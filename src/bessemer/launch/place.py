@@ -33,7 +33,9 @@ class Place:
     time: str = ""
 
 
-def parse_place(text: str, *, workers: int | None = None, cpus: int = 1, gpus: bool = False, time: str = "") -> Place:
+def parse_place(
+    text: str, *, workers: int | None = None, cpus: int | None = None, gpus: bool = False, time: str = ""
+) -> Place:
     """Read `--on` and the options that go with it. Raises BessemerError; says what is not installed, too."""
     kind, _, target = text.partition(":")
     if kind not in PLACES:
@@ -49,14 +51,17 @@ def parse_place(text: str, *, workers: int | None = None, cpus: int = 1, gpus: b
         workers = int(target)
     if workers is not None and workers < 1:
         raise BessemerError(f"{workers} workers can do nothing", where="--workers", fix="1 or more")
-    if kind == "local" and gpus:
-        raise BessemerError("here a GPU is used when torch sees one", where="--gpus", fix="leave it out")
+    if kind == "local" and (gpus or cpus):
+        what = "here all cores are used, and a GPU when torch sees one"
+        raise BessemerError(what, where="--cpus, --gpus", fix="leave them out")
+    if cpus is not None and cpus < 1:
+        raise BessemerError(f"{cpus} cores can do nothing", where="--cpus", fix="1 or more")
     if time and kind != "slurm":
         raise BessemerError("only Slurm wants a time limit", where="--time", fix="leave it out")
     _need_installed(kind)
     if kind == "ray":
-        return Place(kind, f"ray:{target}" if target else "", workers or 1, True, cpus, gpus)
-    return Place(kind, "" if kind == "local" else target, workers or 1, workers is not None, cpus, gpus, time)
+        return Place(kind, f"ray:{target}" if target else "", workers or 1, True, cpus or 1, gpus)
+    return Place(kind, "" if kind == "local" else target, workers or 1, workers is not None, cpus or 1, gpus, time)
 
 
 def _need_installed(kind: str) -> None:

@@ -32,13 +32,15 @@ def start(
 
     Raises what `run_recipe` raises.
     """
+    if (manifest is None) == (place.kind in {"k8s", "sky"}):
+        fix = "--on k8s:QUEUE|sky --manifest FILE writes what you apply yourself"
+        raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
+    if wait and place.kind != "slurm":
+        raise BessemerError("only a job of Slurm is waited for", where="--wait", fix="leave it out")
     if place.kind == "slurm":
         job = slurm.submit(recipe, place, screen, restart=restart)
         screen.say(f"job {job} submitted: bessemer runs logs {recipe.name} -f; bessemer runs stop {recipe.name}")
         return _follow(recipe.name, screen) if wait else None
-    if (manifest is None) == (place.kind in {"k8s", "sky"}):
-        fix = "--on k8s:QUEUE|sky --manifest FILE writes what you apply yourself"
-        raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
     if manifest is not None:
         write_manifest(recipe, place, screen, manifest, restart=restart)
         screen.say(f"written to {manifest}; it continues the run {recipe.name} of a shared BESSEMER_HOME")

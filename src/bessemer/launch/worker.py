@@ -6,6 +6,7 @@ done.json: finished. stopped.json: asked to stop, a checkpoint is written. error
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -43,8 +44,15 @@ def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> N
         raise
 
 
-def _alone(stage_folder: Path) -> Any:
-    """Only one group at a time writes into a stage."""
+def _is_first() -> bool:
+    """Of its group: the one that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _alone(stage_folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Only one group at a time writes into a stage; its first worker holds the lock."""
+    if not _is_first():
+        return contextlib.nullcontext()
     lock, until = stage_folder / ".lock", time.monotonic() + LEFTOVER_S
     while lock_holder(lock) and time.monotonic() < until:
         time.sleep(0.1)
@@ -56,8 +64,9 @@ def _sayer(stage_folder: Path) -> Callable[[str], None]:
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
-        with (stage_folder / SAID).open("a") as file:
-            file.write(json.dumps(text) + "\n")
+        if _is_first():
+            with (stage_folder / SAID).open("a") as file:
+                file.write(json.dumps(text) + "\n")
 
     return say
 
