@@ -106,5 +106,18 @@ def test_every_variable_that_is_read_is_named() -> None:
 
 
 def test_every_verb_is_shown() -> None:
-    for verb in ("run", "plan", "serve", "releases", "runs", "show", "doctor", "recipe check", "recipe init"):
+    for verb in (
+        "run",
+        "plan",
+        "serve",
+        "releases",
+        "runs",
+        "runs stop",
+        "runs resume",
+        "runs logs",
+        "show",
+        "doctor",
+        "recipe check",
+        "recipe init",
+    ):
         assert f"bessemer {verb}" in README

@@ -6,6 +6,7 @@ Exit codes of every command are listed in `EXIT_CODES`; they are part of the int
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 EXIT_CODES = {
     "ok": 0,  # also: verdict SHIP
@@ -30,6 +31,10 @@ class BessemerError(ValueError):
         self.what, self.where, self.fix = what, where, fix
         super().__init__("\n".join(filter(None, [f"{where}: {what}" if where else what, fix and f"  fix: {fix}"])))
 
+    def fields(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"what": self.what, "where": self.where, "fix": self.fix, "problems": []}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,6 +53,9 @@ class RecipeError(BessemerError):
         lines = [f"  {p.where or '(top)'}: {p.what}" + (f"  -> {p.fix}" if p.fix else "") for p in problems]
         count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{count} in the recipe\n" + "\n".join(lines), where=source)
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "problems": [vars(p) for p in self.problems]}
 
 
 class StoppedByUserError(BessemerError):

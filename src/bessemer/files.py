@@ -9,9 +9,10 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bessemer.errors import BessemerError
 from bessemer.units import show_bytes
@@ -175,6 +176,22 @@ def need_disk(folder: Path, n_bytes: int, what: str) -> None:
         )
 
 
+def lock_holder(path: Path) -> str | None:
+    """Who holds the lock of `exclusive` ("pid 7 on host"); None when nobody does."""
+    if not path.exists():
+        return None
+    with path.open() as file:
+        return None if _lock(file, fcntl.LOCK_SH) else file.read().strip() or "unknown"
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Generator[None]:
     """Hold a lock for as long as this process lives; a killed holder releases it by dying.
@@ -183,15 +200,17 @@ def exclusive(path: Path, what: str) -> Generator[None]:
     """
     need_writable(path.parent)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for wait_s in (0.05, 0.0):  # `lock_holder` takes it for a moment
+            if _lock(file, fcntl.LOCK_EX):
+                break
+            time.sleep(wait_s)
+        else:
             file.seek(0)
             raise BessemerError(
                 f"{what} is in use by another process ({file.read().strip() or 'unknown'})",
                 where=str(path),
                 fix="wait for it, stop it, or give this one another name (--set name=...)",
-            ) from None
+            )
         file.seek(0)
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")

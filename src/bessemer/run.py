@@ -15,38 +15,31 @@ from typing import Any
 
 import yaml
 
-from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.evaluate.measure import Measured, cut_probes, measure
+from bessemer.evaluate.measure import cut_probes, measure
 from bessemer.evaluate.scorecard import build_scorecard
 from bessemer.files import (
     digest_files,
     exclusive,
     read_json,
-    sha256_file,
     sha256_folder,
     write_json,
     write_text,
 )
-from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.resolve import Plan, Prepared, add_estimate, drift, prepare
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
 from bessemer.registry.card import build_card
 from bessemer.registry.report import build_report
-from bessemer.track.metrics import MetricsFile, read_metrics
-from bessemer.track.runs import PLAN, runs_folder
-from bessemer.track.screen import Screen
-from bessemer.train import checkpoint
+from bessemer.stage import Training
+from bessemer.track.metrics import read_metrics
+from bessemer.track.runs import DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
+from bessemer.track.screen import Advance, Screen
 from bessemer.train.export import export_model
-from bessemer.train.loop import Hooks, StageRun, train_stage
-from bessemer.train.weights import Trainable, merged, what_is_trained
-from bessemer.train.weights import prepare as prepare_weights
-from bessemer.units import show_change, show_count
+from bessemer.units import show_count
 
-LEAST_STEPS = 10  # between two probes or checkpoints
-PROBE_SHARE = 4  # probes during training measure every fourth window
+TrainStage = Callable[[int, Advance], None]  # number of the stage from 0; reports progress as the screen wants it
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,12 @@ class Result:
         return self.scorecard["verdict"]["word"]
 
 
-def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False) -> Prepared:
+def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False, here: bool = True) -> Prepared:
     """Resolve the recipe and write plan.lock.json into the run's folder.
 
-    restart: forget what the run did so far. Raises BessemerError when the run exists with another plan, when a
-    release has the name, or when memory or disk are missing; nothing is changed then.
+    restart: forget what the run did so far. here: it runs on this machine, which must have the memory and disk.
+    Raises BessemerError when the run exists with another plan, when a release has the name, or when memory or disk
+    are missing; nothing is changed then.
     """
     folder = runs_folder() / recipe.name
     with screen.step("plan: base, data, tokens"):
@@ -79,7 +73,7 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
         with screen.step("plan: memory, disk, a measured step"):
             add_estimate(prepared, measured=True)
     else:
-        add_estimate(prepared, measured=False)
+        add_estimate(prepared, measured=False, here=here)
         if old.get("identity") == prepared.identity:
             prepared.plan["estimate"] = old["estimate"]
     if restart:
@@ -92,7 +86,7 @@ def _refuse_other_plan(folder: Path, old: Plan, new: Plan) -> None:
     name: str = new["recipe"]["name"]
     if old.get("identity") == new["identity"]:
         return
-    started = folder.exists() and any(p.name not in {PLAN, "log.txt"} for p in folder.iterdir())
+    started = folder.exists() and any(p.name not in PAPERS for p in folder.iterdir())
     if old and started:
         lines = "\n".join(f"    {line}" for line in drift(old, new)[:12])
         raise BessemerError(
@@ -109,27 +103,40 @@ def _refuse_other_plan(folder: Path, old: Plan, new: Plan) -> None:
 
 
 def run_recipe(
-    recipe: Recipe, screen: Screen, stop_asked: Callable[[], bool] = lambda: False, *, restart: bool = False
+    recipe: Recipe,
+    screen: Screen,
+    stop_asked: Callable[[], bool] = lambda: False,
+    *,
+    restart: bool = False,
+    elsewhere: TrainStage | None = None,
 ) -> Result:
-    """Do whatever of the recipe's run is not done yet.
+    """Do whatever of the recipe's run is not done yet. elsewhere: who trains a stage, when not this process.
 
-    Raises BessemerError for bad input (nothing half-written), StoppedByUserError after Ctrl-C.
+    Raises BessemerError for bad input (nothing half-written), StoppedByUserError after Ctrl-C or `runs stop`.
     """
     folder = runs_folder() / recipe.name
-    with exclusive(runs_folder() / f".{recipe.name}.lock", f"the run {recipe.name}"):
+    with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
+        (folder / STOP).unlink(missing_ok=True)
         prepared = make_plan(recipe, screen, measured=False, restart=restart)
-        screen.to_file(folder / "log.txt")
-        return _Story(prepared, folder, screen, stop_asked).tell()
+        screen.to_file(folder / LOG)
+        with ending(folder):
+            return _Story(prepared, folder, screen, lambda: stop_asked() or (folder / STOP).exists(), elsewhere).tell()
 
 
 class _Story:
     """The parts of a run. Each returns at once when its file is there."""
 
-    def __init__(self, prepared: Prepared, folder: Path, screen: Screen, stop_asked: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: Path,
+        screen: Screen,
+        stop_asked: Callable[[], bool],
+        elsewhere: TrainStage | None,
+    ) -> None:
         self.prepared, self.folder, self.screen, self.stop_asked = prepared, folder, screen, stop_asked
-        self.recipe, self.plan = prepared.recipe, prepared.plan
-        self.trainable: Trainable | None = None
-        self.windows: dict[str, list[Window]] = {}
+        self.recipe, self.plan, self.elsewhere = prepared.recipe, prepared.plan, elsewhere
+        self.training = Training(prepared, folder, screen.say, stop_asked)
 
     def tell(self) -> Result:
         """The whole story, in order."""
@@ -160,8 +167,7 @@ class _Story:
     def before(self) -> None:
         """What the untouched model knows."""
         if not (self.folder / "measured" / "before.json").exists():
-            trainable = self._weights(0)
-            self._measure("before: what the base knows", trainable.loaded, "before")
+            self._measure("before: what the base knows", self.training.weights(0).loaded, "before")
 
     def after(self) -> None:
         """What the exported model knows: the bytes that are measured are the bytes that are released."""
@@ -187,137 +193,16 @@ class _Story:
 
         return progress
 
-    # -- training ---------------------------------------------------------------------------------------------
-
-    def _stage_folder(self, n: int) -> Path:
-        return self.folder / self.plan["stages"][n]["name"]
-
-    def _overlay(self, n: int) -> Path | None:
-        """The fp32 weights with which stage n begins, checked against their digest; None for the base's own."""
-        if n == 0:
-            return None
-        path, done = (
-            self._stage_folder(n - 1) / "weights.safetensors",
-            read_json(self._stage_folder(n - 1) / "done.json"),
-        )
-        if sha256_file(path) != done["weights_sha256"]:
-            raise BessemerError(
-                "its bytes changed since the stage was finished",
-                where=str(path),
-                fix="--restart trains it again",
-            )
-        return path
-
-    def _weights(self, n: int) -> Trainable:
-        """Weights ready for stage n. Stage 0's are kept in memory from the measurement before to its training."""
-        if self.trainable is None:
-            self.trainable = prepare_weights(
-                self.prepared.checkpoint,
-                self._overlay(n),
-                what_is_trained(self.recipe.stages[n], self.recipe.seed),
-                keep_start=bool(self.prepared.stages[n].anchored),
-            )
-        return self.trainable
-
     def train(self, n: int) -> None:
-        folder, planned = self._stage_folder(n), self.plan["stages"][n]
-        if (folder / "done.json").exists():
-            self.screen.say(f"{planned['name']} is done already")
+        """Train stage n, here or (by `elsewhere`) by workers that leave the same files."""
+        name = self.plan["stages"][n]["name"]
+        if (self.folder / name / DONE).exists():
+            self.screen.say(f"{name} is done already")
             return
-        trainable = self._weights(n)
-        data: StageData = self.prepared.stages[n]
-        every = [
-            max(LEAST_STEPS, round(share * data.n_steps))
-            for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
-        ]
-        run = StageRun(
-            planned["name"],
-            self.recipe.stages[n],
-            planned["lr"],
-            planned["warmup"],
-            data,
-            folder,
-            every[0],
-            every[1],
-            read_json(self._stage_folder(n - 1) / "done.json")["metrics_offset"] if n else 0,
-            untouched=n == 0,
-        )
-        metrics = MetricsFile(self.folder / "metrics.jsonl")
-        with self.screen.step(f"train {run.name}") as advance:
-            self._train(run, trainable, metrics, advance)
-        self._finish(n, run, trainable, metrics)
-
-    def _train(
-        self, run: StageRun, trainable: Trainable, metrics: MetricsFile, advance: Callable[[float, str], None]
-    ) -> None:
-        begun = 0
-
-        def on_step(step: int, n_steps: int, loss: float) -> None:
-            nonlocal begun
-            advance((step - begun) / n_steps, f"step {step}/{n_steps} loss {loss:.3f}")
-            begun = step
-
-        hooks = Hooks(
-            metrics=metrics,
-            on_step=on_step,
-            on_begin=lambda: self._first_probe(metrics, run.name),
-            on_probe=lambda step: self._probe(trainable, metrics, run.name, step),
-            say=self.screen.say,
-            stop_asked=self.stop_asked,
-        )
-        train_stage(run, trainable, hooks)
-
-    def _finish(self, n: int, run: StageRun, trainable: Trainable, metrics: MetricsFile) -> None:
-        """Keep the stage's fp32 weights (and those of earlier stages that it froze), drop its checkpoints."""
-        from safetensors.torch import load_file, save_file
-
-        overlay = self._overlay(n)
-        weights = load_file(overlay) if overlay else {}
-        masters = {name: m.detach().cpu() for name, m in trainable.masters.items()}
-        weights |= merged(self.prepared.checkpoint, overlay, what_is_trained(run.stage, self.recipe.seed), masters)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        tmp = run.folder / ".tmp-weights.safetensors"
-        save_file(weights, tmp)
-        final = tmp.replace(run.folder / "weights.safetensors")
-        done = {"weights_sha256": sha256_file(final), "metrics_offset": metrics.offset()}
-        metrics.close()
-        write_json(run.folder / "done.json", done)
-        for path in checkpoint.complete(run.folder):
-            shutil.rmtree(path)
-        self.trainable = None
-
-    # -- probes during training -------------------------------------------------------------------------------
-
-    def _probe_windows(self, trainable: Trainable) -> dict[str, list[Window]]:
-        if not self.windows:
-            windows = cut_probes(trainable.loaded, self.recipe, self.prepared.probes)
-            self.windows = {name: cut[::PROBE_SHARE] for name, cut in windows.items()}
-        return self.windows
-
-    def _start_bits(self) -> dict[str, float]:
-        """Bits per byte of the untouched model on the windows that are measured during training."""
-        measured: Measured = read_json(self.folder / "measured" / "before.json")["probes"]
-        return {
-            name: sum(probe["bits"][::PROBE_SHARE]) / sum(probe["bytes"][::PROBE_SHARE])
-            for name, probe in measured.items()
-        }
-
-    def _first_probe(self, metrics: MetricsFile, stage: str) -> None:
-        if stage == self.plan["stages"][0]["name"]:
-            for name, bits in self._start_bits().items():
-                metrics.log("probe", stage=stage, step=0, probe=name, bits_per_byte=bits, start=bits)
-
-    def _probe(self, trainable: Trainable, metrics: MetricsFile, stage: str, step: int) -> float:
-        """Measure how much was forgotten so far and say it against the budget; returns the worst probe's share."""
-        start, shown, worst = self._start_bits(), [], -1.0
-        for name, windows in self._probe_windows(trainable).items():
-            now = bits_per_byte(window_bits(trainable.loaded, windows), windows)
-            metrics.log("probe", stage=stage, step=step, probe=name, bits_per_byte=now, start=start[name])
-            shown.append(f"{name} {now:.3f} ({show_change(now, start[name])})")
-            worst = max(worst, now / start[name] - 1)
-        budget = f"{(1 / self.recipe.retain - 1) * 100:+.1f} %"
-        self.screen.say(f"  probe at {stage} step {step}: {', '.join(shown)}; budget {budget} bits per byte")
-        return worst
+        if self.elsewhere:
+            self.training.forget_weights()
+        with self.screen.step(f"train {name}") as advance:
+            (self.elsewhere or self.training.train)(n, advance)
 
     # -- results ----------------------------------------------------------------------------------------------
 
@@ -326,7 +211,7 @@ class _Story:
         if not model.exists():
             last = len(self.recipe.stages)
             with self.screen.step("export safetensors"):
-                export_model(self.prepared.checkpoint, self._overlay(last), model, self.recipe.merge)
+                export_model(self.prepared.checkpoint, self.training.overlay(last), model, self.recipe.merge)
 
     def judge(self) -> None:
         measured = self.folder / "measured"
@@ -341,7 +226,7 @@ class _Story:
     def _facts(self, verdict: str) -> dict[str, Any]:
         """The lineage: what the model was made of, and how."""
         tokens: dict[str, dict[str, int]] = {}
-        for event in read_metrics(self.folder / "metrics.jsonl"):
+        for event in read_metrics(self.folder / METRICS):
             if event["event"] == "step":
                 stage = tokens.setdefault(event["stage"], {})
                 for source, n in event["tokens"].items():
@@ -368,7 +253,7 @@ class _Story:
         result_file = self.folder / "result.json"
         if not result_file.exists():
             facts = self._facts(card["verdict"]["word"])
-            metrics = read_metrics(self.folder / "metrics.jsonl")
+            metrics = read_metrics(self.folder / METRICS)
             write_text(self.folder / "report.html", build_report(self.plan, metrics, card, facts))
             reference = self._add_release(facts, card) if card["verdict"]["word"] == "SHIP" else None
             write_json(result_file, {"release": reference, "verdict": card["verdict"]["word"]})
@@ -381,7 +266,7 @@ class _Story:
         write_text(self.folder / "README.md", build_card({"name": self.recipe.name, **facts}, card, self.plan))
         recipe_text = yaml.safe_dump(dump_recipe(self.recipe), sort_keys=False, allow_unicode=True)
         write_text(self.folder / "recipe.yaml", recipe_text)
-        own = ("README.md", "recipe.yaml", PLAN, "metrics.jsonl", "scorecard.json", "report.html")
+        own = ("README.md", "recipe.yaml", PLAN, METRICS, "scorecard.json", "report.html")
         files = {p.name: p for p in sorted((self.folder / "model").iterdir())} | {n: self.folder / n for n in own}
         with self.screen.step("release"):
             return store.add_release(self.recipe.name, files, facts).reference

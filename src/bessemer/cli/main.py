@@ -11,7 +11,7 @@ import typer
 
 import bessemer
 from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show, trace
-from bessemer.errors import EXIT_CODES, BessemerError, RecipeError
+from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
 
 app = typer.Typer(
@@ -24,10 +24,10 @@ app.command()(run.run)
 app.command()(plan.plan)
 app.command()(serve.serve)
 app.command()(releases.releases)
-app.command()(runs.runs)
 app.command()(show.show)
 app.command()(trace.trace)
 app.command()(doctor.doctor)
+app.add_typer(runs.app, name="runs", help="List, show, stop and resume runs; read their logs.")
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
@@ -44,12 +44,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped by Ctrl-C, 1 a defect of Bessemer."""
-
-
-def _as_json(error: BessemerError) -> str:
-    problems = [vars(p) for p in error.problems] if isinstance(error, RecipeError) else []
-    return json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix, "problems": problems}})
+    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped as asked, 1 a defect of Bessemer."""
 
 
 def main() -> None:
@@ -59,7 +54,7 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except BessemerError as error:
         if "--json" in sys.argv:
-            print(_as_json(error))
+            print(json.dumps({"error": error.fields()}))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

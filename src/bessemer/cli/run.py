@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bessemer.cli.options import Json, RecipePath, Set, print_json
+
+if TYPE_CHECKING:
+    from bessemer.launch.place import Place
+    from bessemer.recipe.schema import Recipe
+
+On = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT], k8s:QUEUE, sky."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(help="Processes that train a stage together.")]
+Cpus = Annotated[int | None, typer.Option(help="Cores for each worker, asked of the cluster; else 1.")]
+Gpus = Annotated[bool, typer.Option("--gpus", help="Ask the cluster for one GPU for each worker.")]
+Time = Annotated[str, typer.Option(metavar="HH:MM:SS", help="Slurm: limit of one job; it goes on in a next one.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Slurm: show the log until the run has ended.")]
 
 
 def run(
     recipe: RecipePath,
     set_: Set = None,
     restart: Annotated[bool, typer.Option(help="Forget what this run did so far and begin again.")] = False,
+    on: On = "local",
+    workers: Workers = None,
+    cpus: Cpus = None,
+    gpus: Gpus = False,
+    time: Time = "",
+    wait: Wait = False,
+    manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="k8s and sky: only write it.")] = None,
     json: Json = False,
 ) -> int:
     """Train, measure and release. The same command continues after a stop, a crash or a kill."""
-    from bessemer.launch.here import quiet_libraries, stop_requests
+    from bessemer.launch.place import parse_place
     from bessemer.recipe.load import load_recipe
+
+    place = parse_place(on, workers=workers, cpus=cpus, gpus=gpus, time=time)
+    return launch(load_recipe(recipe, set_ or []), place, restart=restart, wait=wait, manifest=manifest, json=json)
+
+
+def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: bool, manifest: Path | None = None) -> int:
+    """Run a recipe at a place, hand it to Slurm, or write a manifest; returns the exit code."""
+    from bessemer.launch.here import quiet_libraries, stop_requests
+    from bessemer.launch.start import start
     from bessemer.track.screen import Screen
 
     quiet_libraries()
-    loaded = load_recipe(recipe, set_ or [])
     screen = Screen()
+    with stop_requests(screen.say) as stop_asked:
+        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait, manifest=manifest)
+    if result is None:
+        return 0
     from bessemer.evaluate.verdict import Verdict
     from bessemer.registry.summary import closing_lines
-    from bessemer.run import run_recipe
 
-    with stop_requests(screen) as stop_asked:
-        result = run_recipe(loaded, screen, stop_asked, restart=restart)
     for line in closing_lines(result.scorecard, result.release, result.folder):
         screen.say(line)
     if json:

@@ -59,7 +59,7 @@ def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size
     return windows
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what FSDP2 gathers in it could not be trained on afterwards
 def window_bits(loaded: Loaded, windows: Sequence[Window], progress: Progress | None = None) -> NDArray[np.float64]:
     """Bits needed for each window: minus log2 of the probability of its tokens, the first one given. [W]"""
     bits = np.zeros(len(windows))

@@ -1,1 +1,1 @@
-"""Where a plan runs. Today: here, in this process."""
+"""Where a plan runs: here, in workers of this machine, on Slurm, on Ray. It supervises and never trains."""

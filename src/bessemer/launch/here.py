@@ -8,12 +8,10 @@ import signal
 from collections.abc import Callable, Generator
 from types import FrameType
 
-from bessemer.track.screen import Screen
-
 
 @contextlib.contextmanager
-def stop_requests(screen: Screen) -> Generator[Callable[[], bool]]:
-    """Yields a function that tells whether a stop was asked for."""
+def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], bool]]:
+    """Yields a function that tells whether a stop was asked for. say: line and style, shown at the first request."""
     asked = False
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -21,7 +19,7 @@ def stop_requests(screen: Screen) -> Generator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        screen.say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
+        say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -114,8 +114,8 @@ def without_addresses(recipe: Plan) -> Plan:
     return {k: v for k, v in recipe.items() if k != "start"} | groups
 
 
-def add_estimate(prepared: Prepared, *, measured: bool) -> None:
-    """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when they cannot be had."""
+def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> None:
+    """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when `here` does not have them."""
     from bessemer.infer.model import detect_machine
 
     recipe, size = prepared.recipe, estimate.size_of(prepared.checkpoint)
@@ -129,7 +129,8 @@ def add_estimate(prepared: Prepared, *, measured: bool) -> None:
         "disk_bytes": disk,
     }
     prepared.plan["estimate"] = found
-    estimate.need_resources(memory, disk)
+    if here:
+        estimate.need_resources(memory, disk)
     if measured:
         seconds, precision = estimate.measure_step(prepared.checkpoint, recipe, prepared.stages)
         training = [s * data.n_steps for s, data in zip(seconds, prepared.stages, strict=True)]

@@ -261,10 +261,10 @@ class Recipe(Strict):
         for name in names:
             if (kind := self.sources[name].kind) in {"preference", "prompts"}:
                 found.append(f"{at}.mixture.{name}: no objective reads {kind} yet, only documents and chat")
-        given = stage.model_fields_set
-        if "rank" in given and stage.method == "full":
+        defaults = Stage.model_fields  # a recipe that was written out names them all
+        if stage.rank != defaults["rank"].default and stage.method == "full":
             found.append(f"{at}.rank: only with method lora or dora")
-        if "decay" in given and stage.schedule != "wsd":
+        if stage.decay != defaults["decay"].default and stage.schedule != "wsd":
             found.append(f"{at}.decay: only with schedule wsd")
         if stage.tokens is None and known and all(s.role == "general" for s in known):
             found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")

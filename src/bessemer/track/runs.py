@@ -2,34 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from bessemer.files import home, read_json
+from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.files import home, lock_holder, read_json, write_json
 from bessemer.track.metrics import read_metrics
 
 PLAN = "plan.lock.json"
+METRICS = "metrics.jsonl"
+LOG = "log.txt"  # what was said
+STOP = "stop"  # while it is there, whoever trains checkpoints and stops; on a shared disk it reaches every machine
+JOB = "job.json"  # the cluster's job that tells the story
+DONE = "done.json"  # in a stage's folder: finished
+STOPPED = "stopped.json"  # in a run's or a stage's folder: ended by a request, at a checkpoint
+ERROR = "error.json"  # there too: ended by an error
+SAID = "said.jsonl"  # in a stage's folder: lines that a worker wants said
+WORKERS_LOG = "workers.log"  # there too: what the workers' processes wrote
+PAPERS = {PLAN, LOG, STOP, JOB, STOPPED, ERROR, "job.sbatch", "slurm.log"}  # a run with these alone has not begun
 
 
 def runs_folder() -> Path:
     return home() / "runs"
 
 
+def lock_path(name: str) -> Path:
+    """Held by the process that tells the run's story, for as long as it lives."""
+    return runs_folder() / f".{name}.lock"
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run that has a plan. Raises BessemerError when there is none."""
+    folder = runs_folder() / name
+    if not (folder / PLAN).exists():
+        known = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
+        raise BessemerError(f"there is no run {name!r}", fix=f"runs: {known}")
+    return folder
+
+
+def newest_step(folder: Path) -> int:
+    """Step of the newest complete checkpoint (its manifest is written last) of a stage or run; 0: there is none."""
+    return max((int(p.parent.name.partition("-")[2]) for p in folder.rglob("step-*/manifest.json")), default=0)
+
+
+@contextlib.contextmanager
+def ending(folder: Path) -> Generator[None]:
+    """While work goes on in a folder: when it ends early, stopped.json or error.json say why, for other processes."""
+    forget_ending(folder)
+    try:
+        yield
+    except BaseException as error:
+        tell_ending(folder, error)
+        raise
+
+
+def forget_ending(folder: Path) -> None:
+    for name in (STOPPED, ERROR):
+        (folder / name).unlink(missing_ok=True)
+
+
+def tell_ending(folder: Path, error: BaseException) -> None:
+    """Write stopped.json or error.json. `retry`: whether the same command may do better when tried again."""
+    with contextlib.suppress(OSError):  # the disk may be full, which is perhaps the error
+        _tell_ending(folder, error)
+
+
+def _tell_ending(folder: Path, error: BaseException) -> None:
+    if isinstance(error, (StoppedByUserError, KeyboardInterrupt)):
+        told = error if isinstance(error, BessemerError) else BessemerError("stopped at once")
+        write_json(folder / STOPPED, {"step": newest_step(folder), **told.fields()})
+    elif isinstance(error, BessemerError):
+        write_json(folder / ERROR, {**error.fields(), "retry": False})
+    elif isinstance(error, Exception) and not (folder / ERROR).exists():  # the first of several workers knows best
+        fields = BessemerError(f"{type(error).__name__}: {error}").fields()
+        write_json(folder / ERROR, {**fields, "retry": True})
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Name, state, last step, verdict, release, holder, job and last words of a run.
+
+    state: planned, running, stopped, failed, interrupted (killed: the same command continues) or finished.
+    """
+    steps = [e for e in read_metrics(folder / METRICS) if e["event"] == "step"]
+    told = {name: read_json(folder / name) for name in ("result.json", STOPPED, ERROR, JOB) if (folder / name).exists()}
+    result = told.get("result.json", {})
+    holder = lock_holder(lock_path(folder.name))
+    begun = any(p.name not in PAPERS for p in folder.iterdir())
+    states = {
+        "running": holder is not None,
+        "finished": bool(result),
+        "stopped": STOPPED in told,
+        "failed": ERROR in told,
+        "interrupted": begun,
+        "planned": True,
+    }
+    state = next(name for name, holds in states.items() if holds)
+    why = told.get({"stopped": STOPPED, "failed": ERROR}.get(state, ""), {})
+    return {
+        "name": folder.name,
+        "state": state,
+        "last": f"{steps[-1]['stage']} step {steps[-1]['step']}" if steps else "",
+        "verdict": result.get("verdict", ""),
+        "release": result.get("release") or "",
+        "folder": str(folder),
+        "holder": holder or "",
+        "job": told.get(JOB, {}).get("job", ""),
+        "why": why,
+    }
+
+
 def list_runs() -> list[dict[str, Any]]:
-    """Name, state (planned, started, finished), last step, verdict, release and folder of every run."""
-    found: list[dict[str, Any]] = []
-    for path in sorted(runs_folder().glob(f"*/{PLAN}")):
-        folder = path.parent
-        steps = [e for e in read_metrics(folder / "metrics.jsonl") if e["event"] == "step"]
-        result: dict[str, Any] = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
-        found.append(
-            {
-                "name": folder.name,
-                "state": "finished" if result else "started" if steps else "planned",
-                "last": f"{steps[-1]['stage']} step {steps[-1]['step']}" if steps else "",
-                "verdict": result.get("verdict", ""),
-                "release": result.get("release") or "",
-                "folder": str(folder),
-            }
-        )
-    return found
+    """`describe_run` of every run, by name."""
+    return [describe_run(path.parent) for path in sorted(runs_folder().glob(f"*/{PLAN}"))]

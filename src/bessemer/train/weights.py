@@ -83,6 +83,13 @@ class Trainable:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 param.grad = None
 
+    def whole_masters(self) -> Weights:
+        """The masters in main memory; in a world, gathered by all processes together."""
+        from torch.distributed.tensor import DTensor
+
+        gathered = {n: m.full_tensor() if isinstance(m, DTensor) else m for n, m in self.masters.items()}
+        return {n: m.detach().cpu() for n, m in gathered.items()}
+
     def clear_gradients(self) -> None:
         """As if the step had not been begun."""
         for tensor in (*self.params.values(), *self.masters.values()):

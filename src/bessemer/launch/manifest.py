@@ -1,0 +1,104 @@
+"""Manifests for machines that are asked by others: a KubeRay RayJob in a Kueue queue, a SkyPilot task.
+
+They are written, never applied: names in capitals, memory and volume are the user's to check. The volume is
+BESSEMER_HOME for all machines and holds the run's folder, so plan on a machine that has it mounted.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import bessemer
+from bessemer.files import exclusive, write_text
+from bessemer.launch.place import Place
+from bessemer.recipe.schema import Recipe
+from bessemer.run import make_plan
+from bessemer.track.runs import lock_path
+from bessemer.track.screen import Screen
+
+IMAGE = "REGISTRY/bessemer"  # the user's own; the tag is ours
+VOLUME = "bessemer-home"  # a volume (claim) that every machine can write to, with the plan and its data
+HOME = "/bessemer"  # where it is mounted
+GPU = "H100"  # SkyPilot wants a name
+
+
+def write_manifest(recipe: Recipe, place: Place, screen: Screen, path: Path, *, restart: bool = False) -> None:
+    """Plan the run and write the manifest of the machines that will continue it."""
+    with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
+        make_plan(recipe, screen, measured=False, restart=restart, here=False)
+    write_text(path, yaml.safe_dump(make_manifest(recipe.name, place), sort_keys=False))
+
+
+def make_manifest(name: str, place: Place) -> dict[str, Any]:
+    """The manifest as plain data. place.kind: k8s or sky."""
+    return _ray_job(name, place) if place.kind == "k8s" else _sky_task(name, place)
+
+
+def _command(name: str, on: str, place: Place) -> str:
+    options = f" --workers {place.workers}" if place.workers > 1 or on == "ray" else ""
+    options += f" --cpus {place.cpus}{' --gpus' * place.gpus}" if on == "ray" else ""
+    return f"bessemer runs resume {name} --on {on}{options}"
+
+
+def _dns(name: str) -> str:
+    """What Kubernetes takes for a name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _ray_job(name: str, place: Place) -> dict[str, Any]:
+    """https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayjob-quick-start.html, Kueue's label."""
+    limits = {"cpu": str(place.cpus), "memory": "16Gi"} | ({"nvidia.com/gpu": "1"} if place.gpus else {})
+
+    def pod(resources: dict[str, str]) -> dict[str, Any]:
+        container = {
+            "name": "ray",
+            "image": f"{IMAGE}:{bessemer.__version__}",
+            "resources": {"requests": resources, "limits": resources},
+            "env": [{"name": "BESSEMER_HOME", "value": HOME}],
+            "volumeMounts": [{"name": "home", "mountPath": HOME}],
+        }
+        volume = {"name": "home", "persistentVolumeClaim": {"claimName": VOLUME}}
+        return {"spec": {"containers": [container], "volumes": [volume]}}
+
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": _dns(f"bessemer-{name}"), "labels": {"kueue.x-k8s.io/queue-name": place.target}},
+        "spec": {
+            "entrypoint": _command(name, "ray", place),
+            "shutdownAfterJobFinishes": True,
+            "suspend": True,  # Kueue starts it when there is room
+            "rayClusterSpec": {
+                "headGroupSpec": {"rayStartParams": {}, "template": pod({"cpu": "2", "memory": "16Gi"})},
+                "workerGroupSpecs": [
+                    {
+                        "groupName": "workers",
+                        "replicas": place.workers,
+                        "minReplicas": place.workers,
+                        "maxReplicas": place.workers,
+                        "rayStartParams": {},
+                        "template": pod(limits),
+                    }
+                ],
+            },
+        },
+    }
+
+
+def _sky_task(name: str, place: Place) -> dict[str, Any]:
+    """https://docs.skypilot.co/en/latest/reference/yaml-spec.html; a volume, because buckets cannot rename or lock."""
+    resources: dict[str, Any] = {"cpus": f"{place.cpus * place.workers}+", "memory": "16+"}
+    if place.gpus:
+        resources["accelerators"] = f"{GPU}:{place.workers}"
+    return {
+        "name": _dns(f"bessemer-{name}"),
+        "resources": resources,
+        "envs": {"BESSEMER_HOME": HOME},
+        "volumes": {HOME: VOLUME},
+        "setup": f"pip install 'bessemer[train]=={bessemer.__version__}'",
+        "run": _command(name, "local", place),
+    }

@@ -1,0 +1,117 @@
+"""A run as a batch job of Slurm: submitted, asked about, cancelled.
+
+The job tells the whole story on its node. Ahead of its time limit, or when it is preempted, it checkpoints and puts
+itself back into the queue. Everything else that a site wants (account, quality of service, memory) goes through
+sbatch's own variables: SBATCH_ACCOUNT, SBATCH_QOS, SBATCH_MEM_PER_NODE and so on win over the script.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from bessemer.errors import BessemerError
+from bessemer.files import exclusive, home, read_json, write_json, write_text
+from bessemer.launch.place import Place
+from bessemer.recipe.schema import Recipe
+from bessemer.run import make_plan
+from bessemer.track.runs import JOB, STOP, lock_path, runs_folder
+from bessemer.track.screen import Screen
+
+GRACE_S = 120  # before the time limit: time for a step, a probe and a checkpoint
+
+SCRIPT = """#!/bin/bash
+#SBATCH --job-name=bessemer-{name}
+#SBATCH --output={log}
+#SBATCH --open-mode=append
+#SBATCH --chdir={cwd}
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@{grace}
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task={cpus}
+{options}
+export BESSEMER_HOME={home}
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_worker}}}
+{command} &
+# A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
+trap 'asked=1; touch {stop}' TERM
+wait $!; code=$?
+while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
+if [ "$asked" ] && [ $code = 130 ] && [ "$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING ]; then
+  scontrol requeue $SLURM_JOB_ID  # cancelled jobs are in another state and stay cancelled
+fi
+exit $code
+"""
+
+
+def submit(recipe: Recipe, place: Place, screen: Screen, *, restart: bool = False) -> str:
+    """Plan the run, write `job.sbatch` into its folder and submit it; returns the job's number.
+
+    Raises BessemerError for bad input, when the run is going on or waits in the queue, or when Slurm refuses.
+    """
+    folder = runs_folder() / recipe.name
+    with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
+        if waiting := queued(folder):
+            raise BessemerError(
+                f"job {waiting} of this run is in Slurm's queue already",
+                where=str(folder / JOB),
+                fix=f"bessemer runs stop {recipe.name}",
+            )
+        make_plan(recipe, screen, measured=False, restart=restart, here=False)
+        write_text(folder / "job.sbatch", make_script(recipe.name, place))
+    done = _ask("sbatch", "--parsable", str(folder / "job.sbatch"))
+    if done.returncode:
+        what = f"Slurm refused the job: {done.stderr.strip()}"
+        raise BessemerError(what, where="--on", fix=f"the job is {folder / 'job.sbatch'}")
+    job = done.stdout.strip().partition(";")[0]
+    write_json(folder / JOB, {"job": job, "kind": "slurm"})
+    return job
+
+
+def make_script(name: str, place: Place) -> str:
+    """The batch script of a run."""
+    folder, on = runs_folder() / name, f"local:{place.workers}" if place.own else "local"
+    command = [sys.executable, "-m", "bessemer.cli.main", "runs", "resume", name, "--on", on]
+    options = {"partition": place.target, "time": place.time}
+    lines = [f"#SBATCH --{option}={value}" for option, value in options.items() if value]
+    lines += [f"#SBATCH --gpus-per-node={place.workers}"] if place.gpus else []
+    return SCRIPT.format(
+        name=name,
+        log=folder / "slurm.log",
+        cwd=Path.cwd(),
+        grace=GRACE_S,
+        cpus=place.cpus * place.workers,
+        cpus_per_worker=place.cpus,
+        options="\n".join(lines),
+        home=shlex.quote(str(home())),
+        command=shlex.join(command),
+        stop=shlex.quote(str(folder / STOP)),
+    )
+
+
+def queued(folder: Path) -> str:
+    """The number of the run's job when Slurm still has it (waiting or running), else nothing."""
+    if not (folder / JOB).exists():
+        return ""
+    job = str(read_json(folder / JOB)["job"])
+    return job if job_state(job) in {"PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "SUSPENDED", "COMPLETING"} else ""
+
+
+def job_state(job: str) -> str:
+    """In Slurm's word, e.g. PENDING; nothing when Slurm is not here or has forgotten the job."""
+    try:
+        return _ask("squeue", "-h", "-j", job, "-o", "%T").stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def cancel(job: str) -> None:
+    """Take a job out of the queue."""
+    _ask("scancel", job)
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,0 +1,110 @@
+"""`python -m bessemer.launch.worker RUN STAGE`: train one stage (from 1) of a run that has a plan.
+
+What lies in the stage's folder afterwards says how it ended, not the exit status (torchrun and Ray have their own):
+done.json: finished. stopped.json: asked to stop, a checkpoint is written. error.json, or none of them: failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.files import exclusive, lock_holder, read_json
+from bessemer.launch.bind import die_with_parent
+from bessemer.launch.here import quiet_libraries, stop_requests
+from bessemer.track.runs import PLAN, SAID, STOP, WORKERS_LOG, run_folder, tell_ending
+
+LEFTOVER_S = 60.0  # so long the workers of a supervisor that was killed may take to die, e.g. on another machine
+
+
+def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> None:
+    """Train stage `number` (from 1) of run `name` from its newest checkpoint.
+
+    asked: tells that this process was asked to stop; a request to the run as a whole (its file) is always heard.
+    Raises BessemerError (also for a plan that this machine does not arrive at), StoppedByUserError after a checkpoint.
+    """
+    folder = run_folder(name)
+    plan = read_json(folder / PLAN)
+    stage_folder = folder / plan["stages"][number - 1]["name"]
+    try:
+        with (stage_folder / WORKERS_LOG).open("a") as log, _alone(stage_folder):
+            faulthandler.register(signal.SIGUSR1, log, all_threads=True)  # sent by the supervisor when nothing moves
+            _train(folder, plan, number - 1, _sayer(stage_folder), lambda: asked() or (folder / STOP).exists())
+    except BaseException as error:
+        tell_ending(stage_folder, error)
+        raise
+
+
+def _is_first() -> bool:
+    """Of its group: the one that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _alone(stage_folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Only one group at a time writes into a stage; its first worker holds the lock."""
+    if not _is_first():
+        return contextlib.nullcontext()
+    lock, until = stage_folder / ".lock", time.monotonic() + LEFTOVER_S
+    while lock_holder(lock) and time.monotonic() < until:
+        time.sleep(0.1)
+    return exclusive(lock, f"stage {stage_folder.name}")
+
+
+def _sayer(stage_folder: Path) -> Callable[[str], None]:
+    """Says a line to whoever waits for this worker: from there it goes to the screen and the log."""
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        if _is_first():
+            with (stage_folder / SAID).open("a") as file:
+                file.write(json.dumps(text) + "\n")
+
+    return say
+
+
+def _train(
+    folder: Path, plan: dict[str, Any], n: int, say: Callable[[str], None], stop_asked: Callable[[], bool]
+) -> None:
+    from bessemer.plan.resolve import drift, prepare
+    from bessemer.recipe.schema import Recipe
+    from bessemer.stage import Training
+    from bessemer.train.world import close_world, open_world
+
+    world = open_world()
+    prepared = prepare(Recipe.model_validate(plan["recipe"]), say)
+    if prepared.identity != plan["identity"]:
+        lines = "\n".join(f"    {line}" for line in drift(plan, prepared.plan)[:12])
+        raise BessemerError(
+            f"this machine does not arrive at the run's plan:\n{lines}",
+            where=str(folder / PLAN),
+            fix="the same code and data on every machine",
+        )
+    Training(prepared, folder, say, stop_asked, world).train(n, lambda share, note: None)
+    close_world()
+
+
+def main() -> None:
+    """Exit 0 when finished or stopped as asked; what failed is raised."""
+    die_with_parent(os.getppid())
+    quiet_libraries()
+    try:
+        with stop_requests(lambda text, style: print(text, file=sys.stderr)) as asked:
+            work(sys.argv[1], int(sys.argv[2]), asked)
+    except StoppedByUserError:
+        return
+    except BessemerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""One stage of a run, trained in this process: by the story itself, or by a worker that the story waits for.
+
+It needs the run's folder and a prepared plan, and leaves `weights.safetensors` and `done.json` in the stage's folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bessemer.data.batch import StageData
+from bessemer.errors import BessemerError
+from bessemer.evaluate.measure import Measured, cut_probes
+from bessemer.files import read_json, sha256_file, write_json
+from bessemer.infer.score import Window, bits_per_byte, window_bits
+from bessemer.plan.resolve import Prepared
+from bessemer.track.metrics import MetricsFile
+from bessemer.track.runs import DONE, METRICS
+from bessemer.track.screen import Advance
+from bessemer.train import checkpoint
+from bessemer.train.loop import Hooks, StageRun, train_stage
+from bessemer.train.weights import Trainable, merged, what_is_trained
+from bessemer.train.weights import prepare as prepare_weights
+from bessemer.train.world import World
+from bessemer.units import show_change
+
+LEAST_STEPS = 10  # between two probes or checkpoints
+PROBE_SHARE = 4  # probes during training measure every fourth window
+
+
+class Training:
+    """The stages of one run. Stage 0's weights stay in memory from the measurement before to its training.
+
+    world: the processes that train together; only its first one speaks, logs and writes results.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: Path,
+        say: Callable[[str], None],
+        stop_asked: Callable[[], bool],
+        world: World = World(),  # noqa: B008 - frozen
+    ) -> None:
+        self.prepared, self.folder, self.stop_asked, self.world = prepared, folder, stop_asked, world
+        self.say: Callable[[str], None] = say if world.leads else lambda text: None
+        self.recipe, self.plan = prepared.recipe, prepared.plan
+        self._trainable: Trainable | None = None
+        self._windows: dict[str, list[Window]] = {}
+
+    def stage_folder(self, n: int) -> Path:
+        return self.folder / self.plan["stages"][n]["name"]
+
+    def overlay(self, n: int) -> Path | None:
+        """The fp32 weights with which stage n begins, checked against their digest; None for the base's own."""
+        if n == 0:
+            return None
+        path, done = self.stage_folder(n - 1) / "weights.safetensors", read_json(self.stage_folder(n - 1) / DONE)
+        if sha256_file(path) != done["weights_sha256"]:
+            raise BessemerError(
+                "its bytes changed since the stage was finished",
+                where=str(path),
+                fix="--restart trains it again",
+            )
+        return path
+
+    def weights(self, n: int) -> Trainable:
+        """Weights ready for stage n, loaded once."""
+        if self._trainable is None:
+            self._trainable = prepare_weights(
+                self.prepared.checkpoint,
+                self.overlay(n),
+                what_is_trained(self.recipe.stages[n], self.recipe.seed),
+                keep_start=bool(self.prepared.stages[n].anchored),
+                world=self.world,
+            )
+        return self._trainable
+
+    def forget_weights(self) -> None:
+        """Free their memory: someone else trains next."""
+        self._trainable = None
+
+    def train(self, n: int, advance: Advance) -> None:
+        """Train stage n to its end from its newest good checkpoint.
+
+        Raises StoppedByUserError when a stop was asked for, BessemerError when nothing sound can be learned.
+        """
+        planned, trainable = self.plan["stages"][n], self.weights(n)
+        data: StageData = self.prepared.stages[n]
+        probe_every, checkpoint_every = (
+            max(LEAST_STEPS, round(share * data.n_steps))
+            for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
+        )
+        run = StageRun(
+            planned["name"],
+            self.recipe.stages[n],
+            planned["lr"],
+            planned["warmup"],
+            data,
+            self.stage_folder(n),
+            probe_every,
+            checkpoint_every,
+            read_json(self.stage_folder(n - 1) / DONE)["metrics_offset"] if n else 0,
+            untouched=n == 0,
+        )
+        metrics = MetricsFile(self.folder / METRICS) if self.world.leads else None
+        begun = 0
+
+        def on_step(step: int, n_steps: int, loss: float) -> None:
+            nonlocal begun
+            advance((step - begun) / n_steps, f"step {step}/{n_steps} loss {loss:.3f}")
+            begun = step
+
+        hooks = Hooks(
+            metrics=metrics,
+            on_step=on_step,
+            on_begin=lambda: self._first_probe(metrics, run.name),
+            on_probe=lambda step: self._probe(trainable, metrics, run.name, step),
+            say=self.say,
+            stop_asked=self.stop_asked,
+        )
+        train_stage(run, trainable, hooks)
+        self._finish(n, run, trainable, metrics)
+
+    def _finish(self, n: int, run: StageRun, trainable: Trainable, metrics: MetricsFile | None) -> None:
+        """Keep the stage's fp32 weights (and those of earlier stages that it froze), drop its checkpoints."""
+        from safetensors.torch import load_file, save_file
+
+        masters = trainable.whole_masters()
+        if metrics is not None:
+            overlay, what = self.overlay(n), what_is_trained(run.stage, self.recipe.seed)
+            weights = load_file(overlay) if overlay else {}
+            weights |= merged(self.prepared.checkpoint, overlay, what, masters)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            tmp = run.folder / ".tmp-weights.safetensors"
+            save_file(weights, tmp)
+            final = tmp.replace(run.folder / "weights.safetensors")
+            done = {"weights_sha256": sha256_file(final), "metrics_offset": metrics.offset()}
+            metrics.close()
+            write_json(run.folder / DONE, done)
+            for path in checkpoint.complete(run.folder):
+                if not (path / checkpoint.PINNED).exists():
+                    shutil.rmtree(path)
+        self.world.wait()
+        self.forget_weights()
+
+    # -- probes -----------------------------------------------------------------------------------------------
+
+    def _probe_windows(self, trainable: Trainable) -> dict[str, list[Window]]:
+        if not self._windows:
+            windows = cut_probes(trainable.loaded, self.recipe, self.prepared.probes)
+            self._windows = {name: cut[::PROBE_SHARE] for name, cut in windows.items()}
+        return self._windows
+
+    def _start_bits(self) -> dict[str, float]:
+        """Bits per byte of the untouched model on the windows that are measured during training."""
+        measured: Measured = read_json(self.folder / "measured" / "before.json")["probes"]
+        return {
+            name: sum(probe["bits"][::PROBE_SHARE]) / sum(probe["bytes"][::PROBE_SHARE])
+            for name, probe in measured.items()
+        }
+
+    def _first_probe(self, metrics: MetricsFile | None, stage: str) -> None:
+        if metrics is not None and stage == self.plan["stages"][0]["name"]:
+            for name, bits in self._start_bits().items():
+                metrics.log("probe", stage=stage, step=0, probe=name, bits_per_byte=bits, start=bits)
+
+    def _probe(self, trainable: Trainable, metrics: MetricsFile | None, stage: str, step: int) -> float:
+        """Measure how much was forgotten so far and say it against the budget; returns the worst probe's share.
+
+        Every process of a world measures all windows: sharded weights are gathered by all together.
+        """
+        start, shown, worst = self._start_bits(), list[str](), -1.0
+        for name, windows in self._probe_windows(trainable).items():
+            now = bits_per_byte(trainable.root(window_bits, trainable.loaded, windows), windows)
+            if metrics is not None:
+                metrics.log("probe", stage=stage, step=step, probe=name, bits_per_byte=now, start=start[name])
+            shown.append(f"{name} {now:.3f} ({show_change(now, start[name])})")
+            worst = max(worst, now / start[name] - 1)
+        budget = f"{(1 / self.recipe.retain - 1) * 100:+.1f} %"
+        self.say(f"  probe at {stage} step {step}: {', '.join(shown)}; budget {budget} bits per byte")
+        return worst

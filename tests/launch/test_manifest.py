@@ -1,0 +1,96 @@
+"""Manifests have the fields that KubeRay's RayJob (v1) and SkyPilot's task require, and no others that we made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from bessemer.launch.manifest import make_manifest
+from bessemer.launch.place import Place
+from tests.launch.runs import bessemer
+
+
+def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    properties = {**required, **optional}
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+POD = closed(
+    {
+        "spec": closed(
+            {
+                "containers": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": closed(
+                        {"name": TEXT, "image": TEXT},
+                        resources=closed({"requests": TEXTS, "limits": TEXTS}),
+                        env={"type": "array", "items": closed({"name": TEXT, "value": TEXT})},
+                        volumeMounts={"type": "array", "items": closed({"name": TEXT, "mountPath": TEXT})},
+                    ),
+                }
+            },
+            volumes={
+                "type": "array",
+                "items": closed({"name": TEXT, "persistentVolumeClaim": closed({"claimName": TEXT})}),
+            },
+        )
+    }
+)
+WORKERS = closed(
+    {"groupName": TEXT, "template": POD, "rayStartParams": TEXTS},
+    **dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), COUNT),
+)
+RAY_JOB = closed(
+    {
+        "apiVersion": {"const": "ray.io/v1"},
+        "kind": {"const": "RayJob"},
+        "metadata": closed({"name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}}, labels=TEXTS),
+        "spec": closed(
+            {
+                "entrypoint": TEXT,
+                "rayClusterSpec": closed(
+                    {"headGroupSpec": closed({"template": POD, "rayStartParams": TEXTS})},
+                    workerGroupSpecs={"type": "array", "items": WORKERS},
+                ),
+            },
+            shutdownAfterJobFinishes={"type": "boolean"},
+            suspend={"type": "boolean"},
+        ),
+    }
+)
+SKY_TASK = closed(
+    {"run": TEXT},
+    name=TEXT,
+    setup=TEXT,
+    envs=TEXTS,
+    volumes=TEXTS,
+    resources=closed({}, cpus=TEXT, memory=TEXT, accelerators=TEXT),
+)
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+@pytest.mark.parametrize(("kind", "schema"), [("k8s", RAY_JOB), ("sky", SKY_TASK)])
+def test_manifests_have_the_documented_fields(kind: str, schema: dict[str, Any], gpus: bool) -> None:
+    made = make_manifest("story", Place(kind, "team-a", 2, True, 4, gpus))
+    jsonschema.validate(made, schema)
+    assert ("nvidia.com/gpu" in str(made) or "H100:2" in str(made)) == gpus
+
+
+def test_it_is_written_and_nothing_is_applied(tmp_path: Path, recipe: Path) -> None:
+    file = tmp_path / "job.yaml"
+    done = bessemer(tmp_path, "run", str(recipe), "--on", "k8s:team-a", "--workers", "2", "--manifest", str(file))
+    assert done.returncode == 0, done.stderr
+    made = yaml.safe_load(file.read_text())
+    assert made["spec"]["entrypoint"] == "bessemer runs resume story --on ray --workers 2 --cpus 1"
+    assert made["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team-a"}
+    assert (tmp_path / "runs/story/plan.lock.json").exists()
+    for options in (["--on", "sky"], ["--on", "local", "--manifest", str(file)]):
+        refused = bessemer(tmp_path, "run", str(recipe), *options)
+        assert refused.returncode == 2 and "a manifest goes with k8s and sky" in refused.stderr

@@ -1,0 +1,76 @@
+# ruff: noqa: S607 - the cluster's own commands
+"""A run as a job of a real Slurm: preempted, put back into the queue, finished; stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import slurm  # noqa: F401
+from tests.launch.runs import begin, bessemer, log, reached, until, weights
+
+pytestmark = pytest.mark.full
+
+
+def job_of(home: Path) -> str:
+    return json.loads((home / "runs/story/job.json").read_text())["job"]
+
+
+def state_of(home: Path) -> str:
+    return json.loads(bessemer(home, "runs", "show", "story", "--json").stdout)["state"]
+
+
+def test_a_preempted_job_goes_on_to_the_same_weights(
+    slurm: None,  # noqa: F811
+    tmp_path: Path,
+    recipe: Path,
+    undisturbed: Path,
+) -> None:
+    submitted = begin(tmp_path, "run", str(recipe), "--on", "slurm:small", "--workers", "1", "--wait")
+    until(reached(tmp_path, 20), submitted)
+    again = bessemer(tmp_path, "run", str(recipe), "--on", "slurm")
+    assert again.returncode == 2 and "in use by another process" in again.stderr
+    subprocess.run(["scancel", "--batch", "--signal=TERM", job_of(tmp_path)], check=True)
+    _, said = submitted.communicate()
+    assert submitted.returncode == 0, said + (tmp_path / "runs/story/slurm.log").read_text()
+    assert "continues after step" in log(tmp_path) and "verdict SHIP" in said
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_stop_and_resume(slurm: None, tmp_path: Path, recipe: Path, undisturbed: Path) -> None:  # noqa: F811
+    submitted = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small", "--time", "30")
+    assert submitted.returncode == 0 and f"job {job_of(tmp_path)} submitted" in submitted.stderr
+    until(reached(tmp_path, 20))
+    stopped = bessemer(tmp_path, "runs", "stop", "story")
+    assert stopped.returncode == 0 and "stopped at step" in stopped.stdout, stopped.stderr
+    until(lambda: state_of(tmp_path) == "stopped")  # the job is gone, too
+    resumed = bessemer(tmp_path, "runs", "resume", "story")
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_a_waiting_job_is_cancelled_and_a_cancelled_one_stays_so(
+    slurm: None,  # noqa: F811
+    tmp_path: Path,
+    recipe: Path,
+) -> None:
+    subprocess.run(["scontrol", "update", "PartitionName=small", "State=DOWN"], check=True)
+    held = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small")
+    assert held.returncode == 0 and state_of(tmp_path) == "queued", held.stderr
+    twice = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small")
+    assert twice.returncode == 2 and "in Slurm's queue already" in twice.stderr
+    assert bessemer(tmp_path, "runs", "stop", "story").returncode == 0
+    until(lambda: state_of(tmp_path) == "planned")
+    subprocess.run(["scontrol", "update", "PartitionName=small", "State=UP"], check=True)
+    bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small")
+    until(reached(tmp_path, 10))
+    subprocess.run(["scancel", job_of(tmp_path)], check=True)
+    until(lambda: state_of(tmp_path) in {"stopped", "interrupted"})
+
+
+def test_slurm_refuses(slurm: None, tmp_path: Path, recipe: Path) -> None:  # noqa: F811
+    refused = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:nowhere")
+    assert refused.returncode == 2 and "Slurm refused the job" in refused.stderr
