@@ -11,7 +11,7 @@ import numpy as np
 
 from bessemer.cli.options import print_table
 from bessemer.evaluate import stats
-from bessemer.files import read_json
+from bessemer.files import read_record
 from bessemer.track.runs import runs_folder
 
 WITH, WITHOUT = "house-rules", "house-rules-no-replay"
@@ -25,7 +25,7 @@ def shown(interval: stats.Interval, *, percent: bool = False) -> str:
 
 def main() -> None:
     before, without, with_ = (
-        read_json(runs_folder() / name / "measured" / f"{when}.json")
+        read_record(runs_folder() / name / "measured" / f"{when}.json")
         for name, when in ((WITH, "before"), (WITHOUT, "after"), (WITH, "after"))
     )
     rows: list[list[str]] = []

@@ -99,6 +99,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """A JSON object with the sha256 of the rest of it: for results that a verdict hangs on."""
+    write_json(path, {"sha256": sha256_text(canonical_json(value)), **value})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote. Raises BessemerError when a byte of it changed."""
+    value: dict[str, Any] = read_json(path)
+    if value.pop("sha256", None) != sha256_text(canonical_json(value)):
+        raise BessemerError("its content changed since it was written", where=str(path), fix="--restart measures again")
+    return value
+
+
 @contextlib.contextmanager
 def new_folder(final: Path) -> Generator[Path]:
     """A folder that appears whole under its final name or not at all.

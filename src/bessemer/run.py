@@ -22,8 +22,10 @@ from bessemer.files import (
     digest_files,
     exclusive,
     read_json,
+    read_record,
     sha256_folder,
     write_json,
+    write_record,
     write_text,
 )
 from bessemer.plan.resolve import Plan, Prepared, add_estimate, drift, prepare
@@ -183,7 +185,7 @@ class _Story:
         with self.screen.step(title) as advance:
             windows = cut_probes(loaded, self.recipe, self.prepared.probes)
             result = measure(loaded, self.recipe, self.prepared.tasks, windows, self._unless_stopped(advance))
-        write_json(self.folder / "measured" / f"{name}.json", result)
+        write_record(self.folder / "measured" / f"{name}.json", dict(result))
 
     def _unless_stopped(self, advance: Callable[[float, str], None]) -> Callable[[float], None]:
         def progress(share: float) -> None:
@@ -217,8 +219,8 @@ class _Story:
         measured = self.folder / "measured"
         card = build_scorecard(
             self.recipe,
-            read_json(measured / "before.json"),
-            read_json(measured / "after.json"),
+            read_record(measured / "before.json"),
+            read_record(measured / "after.json"),
             self.prepared.tasks,
         )
         write_json(self.folder / "scorecard.json", card)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes
-from bessemer.files import read_json, sha256_file, write_json
+from bessemer.files import read_json, read_record, sha256_file, write_json
 from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.resolve import Prepared
 from bessemer.track.metrics import MetricsFile
@@ -155,7 +155,7 @@ class Training:
 
     def _start_bits(self) -> dict[str, float]:
         """Bits per byte of the untouched model on the windows that are measured during training."""
-        measured: Measured = read_json(self.folder / "measured" / "before.json")["probes"]
+        measured: Measured = read_record(self.folder / "measured" / "before.json")["probes"]
         return {
             name: sum(probe["bits"][::PROBE_SHARE]) / sum(probe["bytes"][::PROBE_SHARE])
             for name, probe in measured.items()
