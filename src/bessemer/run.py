@@ -134,7 +134,7 @@ class _Story:
         folder: Path,
         screen: Screen,
         stop_asked: Callable[[], bool],
-        elsewhere: TrainStage | None,
+        elsewhere: TrainStage | None = None,
     ) -> None:
         self.prepared, self.folder, self.screen, self.stop_asked = prepared, folder, screen, stop_asked
         self.recipe, self.plan, self.elsewhere = prepared.recipe, prepared.plan, elsewhere

@@ -18,7 +18,7 @@ ONE_STAGE = {
         {
             "objective": "cpt",
             "mixture": {"own": 0.75, "general": 0.25},
-            "tokens": 30_000,
+            "tokens": 45_000,
             "lr": 3e-3,
             "row_tokens": 128,
             "rows": 2,

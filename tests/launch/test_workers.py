@@ -90,13 +90,16 @@ def test_the_supervisor_is_killed(tmp_path: Path, recipe: Path, undisturbed: Pat
 @pytest.mark.full
 def test_stop_and_resume_from_another_process(tmp_path: Path, recipe: Path, undisturbed: Path) -> None:
     run = begin(tmp_path, "run", str(recipe), *ON)
-    until(reached(tmp_path, 15), run)
+    worker = until(lambda: reached(tmp_path, 15)() and worker_of(run), run)
+    os.kill(worker, signal.SIGSTOP)  # it shall not be done before it is asked to stop
     running = state(tmp_path)
     assert running["state"] == "running" and f"pid {run.pid} on" in running["holder"]
     second = bessemer(tmp_path, "run", str(recipe), *ON)
     assert second.returncode == 2 and f"pid {run.pid}" in second.stderr
-    stopped = bessemer(tmp_path, "runs", "stop", "story", "--json")
-    told = json.loads(stopped.stdout)
+    asking = begin(tmp_path, "runs", "stop", "story", "--json")
+    until((tmp_path / "runs/story/stop").exists, asking)
+    os.kill(worker, signal.SIGCONT)
+    told = json.loads(asking.communicate()[0])
     assert told["state"] == "stopped" and f"step {told['why']['step']} of" in told["why"]["what"]
     assert run.wait() == 130
     again = bessemer(tmp_path, "runs", "stop", "story")
