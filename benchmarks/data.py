@@ -12,6 +12,7 @@ datatrove's own tokenizer pipeline (which does not pack). Interleaved; ratios of
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -121,8 +122,22 @@ def run_arm(name: str, corpus: Path, model: Path) -> tuple[float, int, int]:
     return seconds, tokens, peak
 
 
+IMPORTS = {
+    "ours": ("bessemer.data", "transformers"),
+    "bare encode_batch_fast": ("tokenizers",),
+    "datasets map + TRL": ("datasets", "transformers", "trl"),
+    "datatrove": ("datatrove.executor", "datatrove.pipeline.readers", "datatrove.pipeline.tokens"),
+}
+
+
 def child(name: str) -> None:
+    """The clock starts after the imports, for every arm."""
     corpus, folder, model = (Path(p) for p in sys.argv[1:4])
+    for module in IMPORTS[name]:
+        importlib.import_module(module)
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(model)  # loads lazily imported parts
     begun = time.perf_counter()
     tokens = ARMS[name](corpus, folder, model)
     seconds = getattr(ARMS[name], "seconds", time.perf_counter() - begun)
