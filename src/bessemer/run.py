@@ -37,11 +37,11 @@ from bessemer.registry.report import build_report
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
-from bessemer.track.screen import Advance, Screen
+from bessemer.track.screen import Screen, See
 from bessemer.train.export import export_model
 from bessemer.units import show_count
 
-TrainStage = Callable[[int, Advance], None]  # number of the stage from 0; reports progress as the screen wants it
+TrainStage = Callable[[int, See], None]  # number of the stage from 0; what is told of every event
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ class _Story:
             return
         if self.elsewhere:
             self.training.forget_weights()
-        with self.screen.step(f"train {name}") as advance:
-            (self.elsewhere or self.training.train)(n, advance)
+        with self.screen.stage(name, self.plan["stages"][n]["steps"], 1 / self.recipe.retain - 1) as see:
+            (self.elsewhere or self.training.train)(n, see)
 
     # -- results ----------------------------------------------------------------------------------------------
 

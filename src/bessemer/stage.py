@@ -17,7 +17,7 @@ from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.resolve import Prepared
 from bessemer.track.metrics import MetricsFile
 from bessemer.track.runs import DONE, METRICS
-from bessemer.track.screen import Advance
+from bessemer.track.screen import See
 from bessemer.train import checkpoint
 from bessemer.train.loop import Hooks, StageRun, train_stage
 from bessemer.train.weights import Trainable, merged, what_is_trained
@@ -81,8 +81,8 @@ class Training:
         """Free their memory: someone else trains next."""
         self._trainable = None
 
-    def train(self, n: int, advance: Advance) -> None:
-        """Train stage n to its end from its newest good checkpoint.
+    def train(self, n: int, see: See = lambda _: None) -> None:
+        """Train stage n to its end from its newest good checkpoint. see: told of every event.
 
         Raises StoppedByUserError when a stop was asked for, BessemerError when nothing sound can be learned.
         """
@@ -104,17 +104,9 @@ class Training:
             read_json(self.stage_folder(n - 1) / DONE)["metrics_offset"] if n else 0,
             untouched=n == 0,
         )
-        metrics = MetricsFile(self.folder / METRICS) if self.world.leads else None
-        begun = 0
-
-        def on_step(step: int, n_steps: int, loss: float) -> None:
-            nonlocal begun
-            advance((step - begun) / n_steps, f"step {step}/{n_steps} loss {loss:.3f}")
-            begun = step
-
+        metrics = MetricsFile(self.folder / METRICS, see) if self.world.leads else None
         hooks = Hooks(
             metrics=metrics,
-            on_step=on_step,
             on_begin=lambda: self._first_probe(metrics, run.name),
             on_probe=lambda step: self._probe(trainable, metrics, run.name, step),
             say=self.say,

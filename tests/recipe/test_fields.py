@@ -76,7 +76,11 @@ def in_training(recipe: Recipe) -> Any:
         patch.setattr(guard, "LEAST_HISTORY", 2)
         story.before()
         story.train(0)
-    events = [{k: v for k, v in e.items() if k != "seconds"} for e in read_metrics(folder / "metrics.jsonl")]
+    events = [
+        {k: v for k, v in e.items() if k not in {"seconds", "memory"}}
+        for e in read_metrics(folder / "metrics.jsonl")
+        if e["event"] != "machine"
+    ]
     done = read_json(folder / prepared.plan["stages"][0]["name"] / "done.json")
     return [events, saved, done["weights_sha256"]]
 

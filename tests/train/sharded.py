@@ -40,9 +40,12 @@ def main() -> None:
         "01", stage, 3e-3, 0.1, data_of, folder, 10**9, config["checkpoint_every"], 0, config["micro_tokens"]
     )
     seen: list[int] = []
+
+    def note(event: dict[str, Any]) -> None:
+        seen.extend([event["step"]] if event["event"] == "step" else [])
+
     hooks = Hooks(
-        metrics=MetricsFile(folder / "metrics.jsonl") if world.leads else None,
-        on_step=lambda step, _n, _loss: seen.append(step),
+        metrics=MetricsFile(folder / "metrics.jsonl", note) if world.leads else None,
         on_probe=lambda _step: None,
         say=lambda text: print(text, flush=True) if world.leads else None,
         stop_asked=lambda: world.leads and len(seen) >= config["stop_after"],  # only one process hears the signal

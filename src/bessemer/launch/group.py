@@ -34,7 +34,7 @@ from bessemer.track.runs import (
     newest_step,
     runs_folder,
 )
-from bessemer.track.screen import Advance, Screen
+from bessemer.track.screen import Screen, See
 from bessemer.units import show_seconds
 
 
@@ -88,8 +88,8 @@ class Group:
         self.queues = queues
         self.env = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ
 
-    def train(self, n: int, advance: Advance) -> None:
-        """Train stage n (from 0) to its end.
+    def train(self, n: int, see: See) -> None:
+        """Train stage n (from 0) to its end. see: told of every event of its metrics.
 
         Raises StoppedByUserError after a checkpoint, BessemerError for an error of ours or when the same step fails
         again and again.
@@ -97,7 +97,7 @@ class Group:
         stage: dict[str, Any] = read_json(self.folder / PLAN)["stages"][n]
         folder = self.folder / stage["name"]
         folder.mkdir(parents=True, exist_ok=True)
-        watch = _Watch(folder, self.folder / METRICS, stage["steps"], self.screen, advance)
+        watch = _Watch(folder, self.folder / METRICS, self.screen, see)
         failures, point = 0, -1
         while True:
             what = self._run_once(n + 1, folder, watch)
@@ -161,10 +161,9 @@ class Group:
 class _Watch:
     """What a group leaves while it works: lines to say, steps, signs of life."""
 
-    def __init__(self, folder: Path, metrics: Path, n_steps: int, screen: Screen, advance: Advance) -> None:
-        self.folder, self.n_steps, self.screen, self.advance = folder, n_steps, screen, advance
+    def __init__(self, folder: Path, metrics: Path, screen: Screen, see: See) -> None:
+        self.folder, self.screen, self.see = folder, screen, see
         self.said, self.metrics = _Tail(folder / SAID), _Tail(metrics)
-        self.step = 0
         self.signs: set[tuple[str, int, int]] = set()
 
     def look(self) -> bool:
@@ -174,10 +173,7 @@ class _Watch:
             self.screen.say(line)
         for event in self.metrics.lines():
             moved = True
-            if event["event"] == "step" and event["stage"] == self.folder.name:
-                share = (event["step"] - self.step) / self.n_steps
-                self.step = event["step"]
-                self.advance(share, f"step {self.step}/{self.n_steps} loss {event['loss']:.3f}")
+            self.see(event)
         signs = set(_signs(self.folder))
         moved, self.signs = moved or signs != self.signs, signs
         return moved

@@ -88,7 +88,7 @@ def _train(
             where=str(folder / PLAN),
             fix="the same code and data on every machine",
         )
-    Training(prepared, folder, say, stop_asked, world).train(n, lambda share, note: None)
+    Training(prepared, folder, say, stop_asked, world).train(n)
     close_world()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from typing import Any
 class MetricsFile:
     """Append events; remember the offset so that a resumed run forgets what came after its checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, see: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """see: told of every event too."""
+        self._see = see
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         keep = path.read_bytes()
@@ -20,8 +23,10 @@ class MetricsFile:
         self._file = path.open("a")
 
     def log(self, event: str, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+        whole = {"event": event, **values}
+        self._file.write(json.dumps(whole, ensure_ascii=False) + "\n")
         self._file.flush()
+        self._see(whole)
 
     def offset(self) -> int:
         """Bytes written so far, safely on the disk."""

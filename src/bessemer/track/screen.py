@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,10 +23,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from bessemer.track.live import BARS, PLAIN_BARS, StageView
 from bessemer.units import show_seconds
 
 Advance = Callable[[float, str], None]  # (share done since the last call, note)
+See = Callable[[dict[str, Any]], None]  # an event of metrics.jsonl
 
 
 class Screen:
@@ -49,8 +54,24 @@ class Screen:
                 file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Generator[Advance]:
-        """A step of the story with a bar; when it is done one line stays, with the time it took."""
+    def stage(self, name: str, n_steps: int, budget: float) -> Generator[See]:
+        """A stage being trained, shown from its events: a bar, and below it losses, rate, speed and probes."""
+        view = StageView(name, n_steps, budget, bars=BARS if _can_show(BARS) else PLAIN_BARS)
+        with self.step(f"train {name}", lambda: [Text(f"  {line}", "dim") for line in view.lines()]) as advance:
+
+            def see(event: dict[str, Any]) -> None:
+                before = view.share
+                view.see(event)
+                advance(view.share - before, view.note())
+
+            yield see
+
+    @contextlib.contextmanager
+    def step(self, title: str, below: Callable[[], Sequence[RenderableType]] = tuple) -> Generator[Advance]:
+        """A step of the story with a bar; when it is done one line stays, with the time it took.
+
+        below: what stands under the bar, asked for again and again.
+        """
         started = time.monotonic()
         last_line = started
         progress = Progress(
@@ -60,11 +81,11 @@ class Screen:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
         )
-        with progress:
+        shown = Live(
+            get_renderable=lambda: Group(progress, *below()), console=self.console, transient=True, refresh_per_second=4
+        )
+        with shown if self.console.is_terminal else contextlib.nullcontext():
             task = progress.add_task(title, total=1.0, note="")
 
             def advance(share: float, note: str = "") -> None:

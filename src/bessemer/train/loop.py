@@ -17,11 +17,12 @@ from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile
 from bessemer.train import checkpoint
 from bessemer.train.guard import Guard
-from bessemer.train.memory import MICRO_TOKENS, fitting
+from bessemer.train.memory import MICRO_TOKENS, fitting, peak_memory
 from bessemer.train.objectives import OBJECTIVES
 from bessemer.train.optimizers import Optimizers, make_optimizer
 from bessemer.train.preflight import check_first_step
 from bessemer.train.schedule import learning_rate
+from bessemer.train.speed import flops, peak_flops
 from bessemer.train.weights import Trainable
 
 
@@ -51,7 +52,6 @@ class Hooks:
     """What the loop tells the rest of the house. Only the leading process of a world logs and speaks."""
 
     metrics: MetricsFile | None  # None in processes that do not lead
-    on_step: Callable[[int, int, float], None]  # step, steps, loss
     on_probe: Callable[[int], float | None]  # step; measures the probes; the largest relative loss of any of them
     say: Callable[[str], None]
     stop_asked: Callable[[], bool]
@@ -208,6 +208,9 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
     """
     stage, n_steps, world = _Stage(run, trainable, hooks), run.data.n_steps, trainable.world
     first = stage.resume()
+    stage.log(
+        "machine", peak_flops=peak_flops(trainable.loaded.machine) * world.size, device=trainable.loaded.machine.name
+    )
     for step in range(first, n_steps):
         started = time.perf_counter()
         batch, lr, done = run.data.batch(step), run.rate(step), step + 1
@@ -241,12 +244,13 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
                 tokens={name: int((batch.sources_N == s).sum()) for s, name in enumerate(stage.names)},
                 source_loss={stage.names[s]: t / max(1, n) for s, (t, n) in sorted(gradient.per_source.items())},
                 seconds=round(time.perf_counter() - started, 3),
+                flops=flops(trainable, len(batch.tokens_N), sum(n for _, n in gradient.per_source.values())),
+                memory=peak_memory(),
             )
         else:
             stage.skip(step, batch, gradient)
             if decision == "roll back":
                 stage.roll_back(step, batch)
-        hooks.on_step(done, n_steps, gradient.loss)
         forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
         stop = gradient.stop or (world.alone and hooks.stop_asked())
         due = done % run.checkpoint_every == 0 and not stage.guard.in_a_row  # never keep what may have gone wrong

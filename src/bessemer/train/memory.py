@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,6 +36,13 @@ def fitting(compute: Callable[[int], T], tokens: int, least: int, clean_up: Call
                 fix=f"row_tokens: {max(32, least // 2)}, raise freeze, method: lora, or more processes (--on local:N)",
             )
         tokens = max(least, tokens // 2)
+
+
+def peak_memory() -> int:
+    """Bytes that this process had at most: of the GPU where there is one, else of main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
