@@ -7,8 +7,8 @@ from bessemer.track.live import PLAIN_BARS, StageView, sparkline
 
 def step(n: int, loss: float, **more: Any) -> dict[str, Any]:
     return {
-        "event": "step", "stage": "01-cpt", "step": n, "loss": loss, "lr": 3e-4, "tokens": {"own": 1500, "general": 500},
-        "source_loss": {"own": loss, "general": 2.0}, "seconds": 2.0, "flops": 1e12, "memory": 3 * 2**30, **more,
+        "event": "step", "stage": "01-cpt", "step": n, "loss": loss, "lr": 3e-4,
+        "tokens": {"own": 1500, "general": 500}, "source_loss": {"own": loss, "general": 2.0}, "seconds": 2.0, "flops": 1e12, "memory": 3 * 2**30, **more,
     }  # fmt: skip
 
 

@@ -9,11 +9,12 @@ tokens come from the template only. A template that marks turns with mere words 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ class Example:
     ids_L: NDArray[np.int32]
     supervised_L: NDArray[np.bool_]
     n_bytes: int  # UTF-8 length of the text the ids stand for (documents)
+
+
+PIECE = 1 << 16  # characters of a piece of a long text, at least
+CALL = 1 << 20  # characters encoded in one call, about
+LINE_END = re.compile(r"(?<=\S)(?=\n)|(?<=\S\n)(?=\S)")  # before or after it: families differ
+AROUND, TRIES = 256, 64  # characters that are looked at beside a place to cut; places that are tried
 
 
 class Renderer:
@@ -129,8 +136,32 @@ class Renderer:
     # -- text -----------------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts without special tokens, in one threaded call."""
-        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Texts without special tokens, in threaded calls. Long ones in pieces: a token takes 270 bytes on its way."""
+        pieces = [list(self._cut(text)) for text in texts]
+        encoded = (
+            e.ids
+            for call in _calls(piece for own in pieces for piece in own)
+            for e in self._plain.encode_batch_fast(call, add_special_tokens=False)
+        )
+        return [next(encoded) if len(own) == 1 else [i for _ in own for i in next(encoded)] for own in pieces]
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """Pieces of a long text, cut at line ends where the tokenizer cuts too: around the place, the ids of both
+        sides are the ids of the whole. A text without such places stays whole."""
+        start = 0
+        while len(text) - start > 2 * PIECE:
+            places = LINE_END.finditer(text, start + PIECE, start + 2 * PIECE)
+            at = next((m.start() for m in islice(places, TRIES) if self._cuts_at(text, m.start())), None)
+            if at is None:
+                break
+            yield text[start:at]
+            start = at
+        yield text[start:]
+
+    def _cuts_at(self, text: str, at: int) -> bool:
+        around = (text[at - AROUND : at + AROUND], text[at - AROUND : at], text[at : at + AROUND])
+        whole, left, right = (e.ids for e in self._plain.encode_batch_fast(list(around), add_special_tokens=False))
+        return left + right == whole
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._with_special.decode(list(ids), skip_special_tokens=True)
@@ -383,3 +414,16 @@ def eos_ids(renderer: Renderer, generation_config: dict[str, Any]) -> set[int]:
     named = generation_config.get("eos_token_id")
     ids = set(named) if isinstance(named, list) else {named}
     return {i for i in ids | {renderer.chat.eos_token_id, renderer.end_of_text_id} if i is not None}
+
+
+def _calls(pieces: Iterable[str]) -> Iterator[list[str]]:
+    call: list[str] = []
+    size = 0
+    for piece in pieces:
+        call.append(piece)
+        size += len(piece)
+        if size >= CALL:
+            yield call
+            call, size = [], 0
+    if call:
+        yield call
