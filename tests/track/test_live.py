@@ -6,9 +6,10 @@ from bessemer.track.live import PLAIN_BARS, StageView, sparkline
 
 
 def step(n: int, loss: float, **more: Any) -> dict[str, Any]:
+    tokens = {"own": 1500, "general": 500}
     return {
-        "event": "step", "stage": "01-cpt", "step": n, "loss": loss, "lr": 3e-4,
-        "tokens": {"own": 1500, "general": 500}, "source_loss": {"own": loss, "general": 2.0}, "seconds": 2.0, "flops": 1e12, "memory": 3 * 2**30, **more,
+        "event": "step", "stage": "01-cpt", "step": n, "loss": loss, "lr": 3e-4, "tokens": tokens, "seconds": 2.0,
+        "source_loss": {"own": loss, "general": 2.0}, "flops": 1e12, "memory": 3 * 2**30, **more,
     }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def test_a_stage_is_followed_by_its_events() -> None:
     view.see({"event": "probe", "stage": "01-cpt", "step": 10, "probe": "topics", "bits_per_byte": 1.02, "start": 1.0})
     view.see({"event": "skip", "stage": "01-cpt", "step": 11, "why": "loss nan"})
     assert view.share == 11 / 20
-    assert view.note() == "step 11/20  loss 3.000  1k tokens/s  50% of peak  3.0 GiB"
+    assert view.note() == "step 11/20  loss 3.000  1.0k tokens/s  50% of peak  3.0 GiB"
     first, sources, probes = view.lines()
     assert first.startswith("loss 3.000  █") and "rate 3.00e-04" in first and first.endswith("1 skipped")
     assert sources == "own 3.000  general 2.000" and probes == "topics +2.0%  +1.0% allowed"
