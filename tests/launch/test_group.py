@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,17 +30,13 @@ class Played:
         self.stage = self.run / "01-cpt"
         write_json(self.run / PLAN, {"stages": [{"name": "01-cpt", "steps": 4}]})
         self.screen = Screen(quiet=True, log=self.run / "log.txt")
-        self.asked, self.shares, self.notes = False, list[float](), list[str]()
+        self.asked, self.events = False, list[dict[str, Any]]()
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
         command = [sys.executable, *(torchrun if workers > 1 else []), STAND_IN, str(self.run), str(self.stage), play]
         self.group = Group("play", lambda number: command, self.screen, lambda: self.asked, patience=patience)
 
     def train(self) -> None:
-        self.group.train(0, self.advance)
-
-    def advance(self, share: float, note: str = "") -> None:
-        self.shares.append(share)
-        self.notes.append(note)
+        self.group.train(0, self.events.append)
 
     def pids(self, rank: int = 0) -> list[int]:
         path = self.stage / f"starts-{rank}"
@@ -61,7 +58,7 @@ def alive(pid: int) -> bool:
 def test_what_workers_say_and_how_far_they_are_is_shown() -> None:
     played = Played("d")
     played.train()
-    assert "start 1" in played.log and played.notes == ["step 1/4 loss 1.500"] and sum(played.shares) == 0.25
+    assert "start 1" in played.log and [(e["step"], e["loss"]) for e in played.events] == [(1, 1.5)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -70,7 +67,7 @@ def test_a_killed_worker_takes_the_group_with_it_and_all_start_again(workers: in
     played.train()
     assert [len(played.pids(rank)) for rank in range(workers)] == [4] * workers
     assert "all are started again after step 0" in played.log and "started again after step 2" in played.log
-    assert sum(played.shares) == 1.0
+    assert [e["step"] for e in played.events] == [1, 2, 3, 4]
 
 
 def test_three_failures_without_a_checkpoint_between_are_the_end() -> None:
