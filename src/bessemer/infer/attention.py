@@ -24,26 +24,36 @@ from bessemer.errors import BessemerError
 
 NAME = "bessemer_documents"
 FUSED_FROM = 1024  # places from which the fused kernel is used
+TILE = 256  # queries of long documents go in tiles, each looking at the keys up to its own end
 PAD_SHARE = 0.12  # a block may be padded by about this much
 
 
 @dataclass(frozen=True)
 class Block:
-    gather_P: Tensor  # token of each of the D * L places; N (a zero row) where a document is shorter
+    """Documents of about one length."""
+
+    n_documents: int
     causal_LL: Tensor  # 0 where a query may look, -inf where not
     sees_prefix: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the documents of a batch lie. `back_N`: place of each token in the blocks' concatenation.
+    """Where the documents of a batch lie.
+
+    places_P: token of each of the blocks' places, one block after the other; some token where a document is shorter
+    than its block (those places are `pads_Q`; causality keeps them out of sight). back_N: place of each token.
+    in_order: the places are the tokens.
 
     prefix: when not 0, the first document has so many tokens, is a block of its own (the first), and blocks with
     `sees_prefix` see it before themselves: what many documents begin with is computed once, gradients included.
     """
 
     blocks: tuple[Block, ...]
+    places_P: Tensor
+    pads_Q: Tensor
     back_N: Tensor
+    in_order: bool
     prefix: int = 0
 
 
@@ -66,8 +76,9 @@ def make_layout(
     kinds = [(prefix and d > 0, not (prefix and sees[d])) for d in range(len(lengths))]
     order = sorted(range(len(lengths)), key=lambda d: (kinds[d], lengths[d], d))
     blocks: list[Block] = []
-    back_N = torch.empty(n_tokens, dtype=torch.long)
-    offset, first = 0, 0
+    places: list[Tensor] = []
+    pad = -1
+    first = 0
     while first < len(order):
         last, most = first, lengths[order[first]] * (1 + PAD_SHARE) + 2
         while (
@@ -75,49 +86,69 @@ def make_layout(
         ):
             last += 1
         members = order[first : last + 1]
-        places = lengths[members[-1]]
-        gather_DL = torch.full((len(members), places), n_tokens, dtype=torch.long)
+        length = lengths[members[-1]]
+        places_DL = torch.full((len(members), length), pad, dtype=torch.long)
         for i, d in enumerate(members):
-            span = torch.arange(lengths[d])
-            gather_DL[i, : lengths[d]] = starts[d] + span
-            back_N[starts[d] : starts[d + 1]] = offset + i * places + span
-        causal = torch.full((places, places), -math.inf).triu(1)
-        sees_prefix = prefix and bool(sees[members[0]])
-        blocks.append(Block(gather_DL.flatten().to(device), causal.to(device=device, dtype=dtype), sees_prefix))
-        offset += len(members) * places
+            places_DL[i, : lengths[d]] = torch.arange(starts[d], starts[d + 1])
+        places.append(places_DL.flatten())
+        causal_LL = torch.full((length, length), -math.inf).triu(1).to(device=device, dtype=dtype)
+        blocks.append(Block(len(members), causal_LL, prefix and bool(sees[members[0]])))
         first += len(members)
-    return Layout(tuple(blocks), back_N.to(device), lengths[0] if prefix else 0)
+    places_P = torch.cat(places)
+    real_P = places_P != pad
+    back_N = torch.empty(n_tokens, dtype=torch.long)
+    back_N[places_P[real_P]] = real_P.nonzero()[:, 0]
+    return Layout(
+        tuple(blocks),
+        places_P.clamp(min=0).to(device),
+        (~real_P).nonzero()[:, 0].to(device),
+        back_N.to(device),
+        in_order=bool(real_P.all()) and torch.equal(places_P, torch.arange(n_tokens)),
+        prefix=lengths[0] if prefix else 0,
+    )
 
 
 class _Gather(torch.autograd.Function):
     """x_NC -> blocks' places; the backward pass is a gather too, because every token has exactly one place."""
 
     @staticmethod
-    def forward(ctx: Any, x_NC: Tensor, places_P: Tensor, back_N: Tensor) -> Tensor:
-        ctx.save_for_backward(back_N)
-        zero_row = x_NC.new_zeros(1, x_NC.shape[1])
-        return torch.cat([x_NC, zero_row]).index_select(0, places_P)
+    def forward(ctx: Any, x_NC: Tensor, documents: Layout) -> Tensor:
+        ctx.documents = documents
+        return x_NC.index_select(0, documents.places_P)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
-        (back_N,) = ctx.saved_tensors
-        return grad_outputs[0].index_select(0, back_N), None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        return grad_outputs[0].index_select(0, ctx.documents.back_N), None
 
 
 class _Return(torch.autograd.Function):
     """Blocks' places -> tokens; the backward pass gathers, with zeros for padding."""
 
     @staticmethod
-    def forward(ctx: Any, x_PC: Tensor, places_P: Tensor, back_N: Tensor) -> Tensor:
-        ctx.save_for_backward(places_P)
-        return x_PC.index_select(0, back_N)
+    def forward(ctx: Any, x_PC: Tensor, documents: Layout) -> Tensor:
+        ctx.documents = documents
+        return x_PC.index_select(0, documents.back_N)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
-        (places_P,) = ctx.saved_tensors
-        grad_NC = grad_outputs[0]
-        zero_row = grad_NC.new_zeros(1, grad_NC.shape[1])
-        return torch.cat([grad_NC, zero_row]).index_select(0, places_P), None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        grad_PC = grad_outputs[0].index_select(0, ctx.documents.places_P)
+        return grad_PC.index_fill_(0, ctx.documents.pads_Q, 0.0), None
+
+
+class _CausalSoftmax(torch.autograd.Function):
+    """softmax over keys; the last T of them under a mask [T, T]. The scores are overwritten: nobody else needs them."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_XGTM: Tensor, mask_TT: Tensor) -> Tensor:
+        scores_XGTM[..., -mask_TT.shape[0] :].add_(mask_TT)
+        weights_XGTM = torch.softmax(scores_XGTM, dim=-1)
+        ctx.save_for_backward(weights_XGTM)
+        return weights_XGTM
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        (weights_XGTM,) = ctx.saved_tensors
+        return torch._softmax_backward_data(grad_outputs[0], weights_XGTM, -1, weights_XGTM.dtype), None
 
 
 def _block_attention(
@@ -137,7 +168,6 @@ def _block_attention(
             torch.cat([p_PKE.expand(D, *p_PKE.shape), own], dim=1)
             for p_PKE, own in zip(before, (k_DLKE, v_DLKE), strict=True)
         )
-        causal_LL = F.pad(causal_LL, (before[0].shape[0], 0))
     M = k_DLKE.shape[1]
     if L >= FUSED_FROM and before is None:
         out = F.scaled_dot_product_attention(
@@ -149,13 +179,20 @@ def _block_attention(
             enable_gqa=K != H,
         )
         return out.transpose(1, 2)
-    # The G query heads of a key-value head become rows of one product: [D*K, G*L, E] x [D*K, E, M].
-    q = q_DLHE.view(D, L, K, G, E).permute(0, 2, 3, 1, 4).reshape(D * K, G * L, E)
+    # The G query heads of a key-value head become rows of one product: [D*K, G*T, E] x [D*K, E, keys].
+    q = (q_DLHE * scale).view(D, L, K, G, E).permute(0, 2, 3, 1, 4).reshape(D * K, G, L, E)
     k = k_DLKE.transpose(1, 2).reshape(D * K, M, E)
     v = v_DLKE.transpose(1, 2).reshape(D * K, M, E)
-    scores = torch.bmm(q * scale, k.transpose(1, 2)).view(D * K, G, L, M) + causal_LL
-    weights = torch.softmax(scores, dim=-1).view(D * K, G * L, M)
-    return torch.bmm(weights, v).view(D, K, G, L, E).permute(0, 3, 1, 2, 4).reshape(D, L, H, E)
+    outputs: list[Tensor] = []
+    for begin in range(0, L, TILE):
+        queries, seen = q[:, :, begin : begin + TILE], M - L + min(L, begin + TILE)  # later keys are not looked at
+        T = queries.shape[2]
+        scores = torch.bmm(queries.reshape(D * K, G * T, E), k[:, :seen].transpose(1, 2))
+        weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), causal_LL[:T, :T])
+        assert isinstance(weights, Tensor)
+        outputs.append(torch.bmm(weights.view(D * K, G * T, seen), v[:, :seen]).view(D, K, G, T, E))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=3)
+    return out.permute(0, 3, 1, 2, 4).reshape(D, L, H, E)
 
 
 def document_attention(
@@ -187,26 +224,23 @@ def document_attention(
     H, K, N = query_1HNE.shape[1], key_1KNE.shape[1], query_1HNE.shape[2]
     E = query_1HNE.shape[3]
     packed = torch.cat([query_1HNE, key_1KNE, value_1KNE], dim=1)[0].transpose(0, 1).reshape(N, -1)
-    places_P = torch.cat([b.gather_P for b in documents.blocks])
-    at_places = _Gather.apply(packed, places_P, documents.back_N)
+    at_places = packed if documents.in_order else _Gather.apply(packed, documents)
     assert isinstance(at_places, Tensor)
     outputs: list[Tensor] = []
-    offset = 0
     prefix: tuple[Tensor, Tensor] | None = None
-    for block in documents.blocks:
+    sizes = [b.n_documents * b.causal_LL.shape[0] for b in documents.blocks]
+    # split, not slices: the gradient of a slice is as large as what it was cut from
+    for block, x_PC in zip(documents.blocks, at_places.split(sizes), strict=True):
         L = block.causal_LL.shape[0]
-        size = block.gather_P.shape[0]
-        x = at_places[offset : offset + size].view(size // L, L, H + 2 * K, E)
-        k_DLKE, v_DLKE = x[:, :, H : H + K], x[:, :, H + K :]
-        out = _block_attention(
-            x[:, :, :H], k_DLKE, v_DLKE, block.causal_LL, scaling, prefix if block.sees_prefix else None
-        )
+        q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, L, H + 2 * K, E).split([H, K, K], dim=2)
+        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_LL, scaling, prefix if block.sees_prefix else None)
         if documents.prefix and prefix is None:
             prefix = k_DLKE[0], v_DLKE[0]
-        outputs.append(out.reshape(size, H * E))
-        offset += size
-    result = _Return.apply(torch.cat(outputs), places_P, documents.back_N)
-    assert isinstance(result, Tensor)
+        outputs.append(out.reshape(-1, H * E))
+    result = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    if not documents.in_order:
+        result = _Return.apply(result, documents)
+        assert isinstance(result, Tensor)
     return result.view(1, N, H, E), None
 
 
