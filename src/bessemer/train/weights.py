@@ -73,6 +73,7 @@ class Trainable:
     start: Weights  # of the start checkpoint, where they differ from the model's; empty when nothing asks for them
     start_model: Loaded | None = None  # the start checkpoint itself; only in a world of several processes
     world: World = World()  # noqa: RUF009 - frozen
+    fused: bool = False  # whether layers and loss are compiled: see compiled.py
 
     def take_gradients(self) -> None:
         """Add the model's gradients to the masters' in fp32 and clear them."""
