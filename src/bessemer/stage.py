@@ -19,7 +19,9 @@ from bessemer.track.metrics import MetricsFile
 from bessemer.track.runs import DONE, METRICS
 from bessemer.track.screen import See
 from bessemer.train import checkpoint
+from bessemer.train.compiled import compile_layers, is_worth
 from bessemer.train.loop import Hooks, StageRun, train_stage
+from bessemer.train.speed import flops
 from bessemer.train.weights import Trainable, merged, what_is_trained
 from bessemer.train.weights import prepare as prepare_weights
 from bessemer.train.world import World
@@ -88,6 +90,8 @@ class Training:
         """
         planned, trainable = self.plan["stages"][n], self.weights(n)
         data: StageData = self.prepared.stages[n]
+        if is_worth(flops(trainable, planned["tokens"], sum(s["supervised"] for s in planned["sources"].values()))):
+            compile_layers(trainable)
         probe_every, checkpoint_every = (
             max(LEAST_STEPS, round(share * data.n_steps))
             for share in (self.recipe.probe_every, self.recipe.checkpoint_every)
@@ -165,7 +169,9 @@ class Training:
         """
         start, shown, worst = self._start_bits(), list[str](), -1.0
         for name, windows in self._probe_windows(trainable).items():
-            now = bits_per_byte(trainable.root(window_bits, trainable.loaded, windows), windows)
+            with trainable.as_written():
+                bits = trainable.root(window_bits, trainable.loaded, windows)
+            now = bits_per_byte(bits, windows)
             if metrics is not None:
                 metrics.log("probe", stage=stage, step=step, probe=name, bits_per_byte=now, start=start[name])
             shown.append(f"{name} {now:.3f} ({show_change(now, start[name])})")

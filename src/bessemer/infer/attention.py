@@ -148,7 +148,7 @@ class _CausalSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
         (weights_XGTM,) = ctx.saved_tensors
-        return torch._softmax_backward_data(grad_outputs[0], weights_XGTM, -1, weights_XGTM.dtype), None
+        return torch.ops.aten._softmax_backward_data(grad_outputs[0], weights_XGTM, -1, weights_XGTM.dtype), None
 
 
 def _block_attention(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from bessemer.infer import attention
 from bessemer.train.weights import Trainable, decoder_layers
 
 WORTH_FLOPS = 1e14  # of a stage; less is done before a compiler has paid for its half minute
-eager = torch.compiler.set_stance  # `with eager("force_eager")`: what was compiled runs as written
 
 
 def is_worth(stage_flops: float) -> bool:
@@ -35,10 +36,8 @@ def is_worth(stage_flops: float) -> bool:
 
 def has_compiler() -> bool:
     """g++, and the headers of this Python, which what is compiled includes."""
-    import sysconfig
-
-    header = os.path.join(sysconfig.get_path("include"), "Python.h")
-    return shutil.which(os.environ.get("CXX") or "g++") is not None and os.path.exists(header)
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return shutil.which(os.environ.get("CXX") or "g++") is not None and header.exists()
 
 
 def compile_layers(trainable: Trainable) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_prefix
 from bessemer.errors import BessemerError, StoppedByUserError
@@ -87,21 +86,19 @@ def compute_gradient(
     for part in map(share_prefix, divide(batch, world.size, micro_tokens)[world.rank]):
         part_loss, losses_S = trainable.root(OBJECTIVES[objective], trainable, part, z_loss)
         part_loss.backward()
-        trainable.take_gradients()
         loss += part_loss.item()
         sources_S = torch.from_numpy(part.sources_N[part.targets_N != NO_TARGET])
         for source in sources_S.unique().tolist():
             mine = losses_S.cpu()[sources_S == source]
             total, count = per_source.get(source, (0.0, 0))
             per_source[source] = (total + mine.double().sum().item(), count + len(mine))
-    norm = torch.nn.utils.clip_grad_norm_(list(trainable.masters.values()), clip, foreach=True)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    norm = trainable.clip(clip)
     if not world.alone:
         known = sorted(set(batch.sources_N.tolist()))
         own = [x for s in known for x in per_source.get(s, (0.0, 0))]
         loss, stops, *sums = world.total([loss, float(stop), *own])
         per_source, stop = {s: (sums[2 * i], int(sums[2 * i + 1])) for i, s in enumerate(known)}, stops > 0
-    return Gradient(loss, float(norm), per_source, stop)
+    return Gradient(loss, norm, per_source, stop)
 
 
 def train_step(

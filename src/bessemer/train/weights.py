@@ -7,6 +7,7 @@ lose their first updates, which shows as a slow but healthy-looking loss.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -75,14 +76,16 @@ class Trainable:
     world: World = World()  # noqa: RUF009 - frozen
     fused: bool = False  # whether layers and loss are compiled: see compiled.py
 
-    def take_gradients(self) -> None:
-        """Add the model's gradients to the masters' in fp32 and clear them."""
-        for name, param in self.params.items():
-            master = self.masters[name]
-            if param is not master and param.grad is not None:
-                grad = param.grad.float()
-                master.grad = grad if master.grad is None else master.grad.add_(grad)
-                param.grad = None
+    def clip(self, most: float) -> float:
+        """The norm of the gradient before it was scaled down to norm `most`; a smaller one is left as it is."""
+        from torch.distributed.tensor import DTensor
+
+        masters = list(self.masters.values())
+        norm = torch.nn.utils.get_total_norm([m.grad for m in masters if m.grad is not None], foreach=True)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if float(norm) > most:
+            torch.nn.utils.clip_grads_with_norm_(masters, most, norm, foreach=True)
+        return float(norm)
 
     def whole_masters(self) -> Weights:
         """The masters in main memory; in a world, gathered by all processes together."""
@@ -96,6 +99,10 @@ class Trainable:
         for tensor in (*self.params.values(), *self.masters.values()):
             tensor.grad = None
 
+    def as_written(self) -> AbstractContextManager[Any]:
+        """Inside, compiled layers run as transformers wrote them: for measuring, and for the weights of the start."""
+        return torch.compiler.set_stance("force_eager") if self.fused else nullcontext()
+
     def anchors(self, batch: Batch) -> bool:
         return any(batch.anchored_D)
 
@@ -108,7 +115,8 @@ class Trainable:
         prefix = model.base_model_prefix + "."
         weights = {n.removeprefix(prefix): w for n, w in self.start.items() if n.startswith(prefix)}
         inputs = {"input_ids": tokens_N[None], "position_ids": positions_N[None], "documents": documents}
-        out = functional_call(model.base_model, weights, kwargs={**inputs, "use_cache": False})
+        with self.as_written():
+            out = functional_call(model.base_model, weights, kwargs={**inputs, "use_cache": False})
         own = self.loaded.head.weight
         name = next(n for n, p in model.named_parameters() if p is own)
         return out.last_hidden_state[0], self.start.get(name, own)
@@ -172,7 +180,20 @@ def prepare(
         masters = {name: p.detach().clone().requires_grad_(True) for name, p in params.items()}
         for p in model.parameters():  # parameters only: rotary tables stay fp32
             p.data = p.data.to(machine.dtype)
+        for name, p in params.items():
+            p.register_post_accumulate_grad_hook(_give_gradient_to(masters[name]))
     return Trainable(loaded, Root(model), params, masters, old)
+
+
+def _give_gradient_to(master: Tensor) -> Callable[[Tensor], None]:
+    """A weight's gradient goes to its master in fp32 as soon as it is known: never are there two of all weights."""
+
+    def give(param: Tensor) -> None:
+        assert param.grad is not None
+        grad, param.grad = param.grad.float(), None
+        master.grad = grad if master.grad is None else master.grad.add_(grad)
+
+    return give
 
 
 def choose_trained(model: Any, trained: Trained) -> None:
