@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable, Generator
 from types import FrameType
 
+from bessemer.files import home
+
 
 @contextlib.contextmanager
 def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], bool]]:
@@ -30,7 +32,9 @@ def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], boo
 
 
 def quiet_libraries() -> None:
-    """Nothing is downloaded behind the user's back, and no library paints bars over ours."""
+    """Nothing is downloaded behind the user's back, no library paints bars over ours, and compiled code is loaded from
+    a folder of the user's own instead of one in /tmp. Before torch is imported."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "compiled"))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

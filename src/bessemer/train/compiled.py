@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from bessemer.errors import BessemerError
-from bessemer.files import home
 from bessemer.infer import attention
 from bessemer.train.weights import Trainable, decoder_layers
 
@@ -44,8 +43,6 @@ def compile_layers(trainable: Trainable) -> None:
     """Compile every layer and the head's loss when they are first trained; one kernel for all lengths of batches."""
     from transformers import AttentionInterface
 
-    # Compiled code is loaded from there: a folder of our own, not one that all users of the machine can write.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "compiled"))
     apart: Any = torch.compiler.disable(attention.document_attention)  # its shapes differ from batch to batch
     AttentionInterface.register(attention.NAME, apart)
     for layer in decoder_layers(trainable.loaded.model):
