@@ -31,7 +31,7 @@ test: $(STAMP)
 # Slurm and Chromium come from the system; without root, tests that need what is missing are skipped and say so.
 test-full: $(STAMP)
 	@test "$$(id -u)" != 0 || apt-get install -y -qq slurm-wlm munge chromium || true
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench,track]'
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bessemer.files import (
     write_record,
     write_text,
 )
-from bessemer.plan.resolve import Plan, Prepared, add_estimate, drift, prepare
+from bessemer.plan.resolve import Plan, Prepared, add_estimate, drift, keep_estimate, prepare
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
@@ -38,8 +38,9 @@ from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
 from bessemer.track.screen import Screen, See
+from bessemer.track.trackers import following
 from bessemer.train.export import export_model
-from bessemer.units import show_count
+from bessemer.units import show_bytes, show_count
 
 TrainStage = Callable[[int, See], None]  # number of the stage from 0; what is told of every event
 
@@ -77,7 +78,7 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
     else:
         add_estimate(prepared, measured=False, here=here)
         if old.get("identity") == prepared.identity:
-            prepared.plan["estimate"] = old["estimate"]
+            keep_estimate(old, prepared.plan)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     write_json(folder / PLAN, prepared.plan)
@@ -111,8 +112,11 @@ def run_recipe(
     *,
     restart: bool = False,
     elsewhere: TrainStage | None = None,
+    track: Sequence[str] = (),
 ) -> Result:
     """Do whatever of the recipe's run is not done yet. elsewhere: who trains a stage, when not this process.
+
+    track: trackers that follow the run.
 
     Raises BessemerError for bad input (nothing half-written), StoppedByUserError after Ctrl-C or `runs stop`.
     """
@@ -121,7 +125,7 @@ def run_recipe(
         (folder / STOP).unlink(missing_ok=True)
         prepared = make_plan(recipe, screen, measured=False, restart=restart)
         screen.to_file(folder / LOG)
-        with ending(folder):
+        with ending(folder), following(folder, track, screen.say):
             return _Story(prepared, folder, screen, lambda: stop_asked() or (folder / STOP).exists(), elsewhere).tell()
 
 
@@ -163,6 +167,10 @@ class _Story:
             self.screen.say(
                 f"{stage['name']}: {stage['steps']} steps, {show_count(stage['tokens'])} tokens ({mixture})"
             )
+        cost = self.plan["estimate"]
+        self.screen.say(
+            f"needs about {show_bytes(cost['memory_bytes'])} of memory, {show_bytes(cost['disk_bytes'])} of disk"
+        )
 
     # -- measuring --------------------------------------------------------------------------------------------
 

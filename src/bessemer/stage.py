@@ -15,7 +15,7 @@ from bessemer.evaluate.measure import Measured, cut_probes
 from bessemer.files import read_json, read_record, sha256_file, write_json
 from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.resolve import Prepared
-from bessemer.track.metrics import MetricsFile
+from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.track.runs import DONE, METRICS
 from bessemer.track.screen import See
 from bessemer.train import checkpoint
@@ -25,7 +25,7 @@ from bessemer.train.speed import flops
 from bessemer.train.weights import Trainable, merged, what_is_trained
 from bessemer.train.weights import prepare as prepare_weights
 from bessemer.train.world import World
-from bessemer.units import show_change
+from bessemer.units import show_bytes, show_change, show_seconds
 
 LEAST_STEPS = 10  # between two probes or checkpoints
 PROBE_SHARE = 4  # probes during training measure every fourth window
@@ -107,6 +107,7 @@ class Training:
             checkpoint_every,
             read_json(self.stage_folder(n - 1) / DONE)["metrics_offset"] if n else 0,
             untouched=n == 0,
+            micro_tokens=self.plan["estimate"]["micro_tokens"][n],
         )
         metrics = MetricsFile(self.folder / METRICS, see) if self.world.leads else None
         hooks = Hooks(
@@ -118,6 +119,20 @@ class Training:
         )
         train_stage(run, trainable, hooks)
         self._finish(n, run, trainable, metrics)
+        self._compare(run.name)
+
+    def _compare(self, stage: str) -> None:
+        """Say what was estimated beside what it took."""
+        events = [e for e in read_metrics(self.folder / METRICS) if e.get("stage") == stage]
+        said = next((e for e in reversed(events) if e["event"] == "estimate"), None)
+        steps = [e for e in events if e["event"] == "step"]
+        if said is not None and steps:
+            took = sum(e["seconds"] for e in steps if e["step"] > said["step"])
+            memory, planned = max(e["memory"] for e in steps), self.plan["estimate"]["memory_bytes"]
+            self.say(
+                f"  {stage}: steps took {show_seconds(took)} (estimated {show_seconds(said['seconds'])}), "
+                f"memory {show_bytes(memory)} (estimated {show_bytes(planned)})"
+            )
 
     def _finish(self, n: int, run: StageRun, trainable: Trainable, metrics: MetricsFile | None) -> None:
         """Keep the stage's fp32 weights (and those of earlier stages that it froze), drop its checkpoints."""

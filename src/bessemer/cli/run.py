@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,12 @@ Workers = Annotated[int | None, typer.Option(help="Processes that train a stage 
 Cpus = Annotated[int | None, typer.Option(help="Cores for each worker, asked of the cluster; else 1.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="Ask the cluster for one GPU for each worker.")]
 Time = Annotated[str, typer.Option(metavar="HH:MM:SS", help="Slurm: limit of one job; it goes on in a next one.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", envvar="BESSEMER_TRACK", metavar="TRACKER", help="tensorboard, trackio, wandb, mlflow; repeatable."
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Slurm: show the log until the run has ended.")]
 
 
@@ -37,6 +44,7 @@ def run(
     time: Time = "",
     wait: Wait = False,
     manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="k8s and sky: only write it.")] = None,
+    track: Track = None,
     json: Json = False,
 ) -> int:
     """Train, measure and release. The same command continues after a stop, a crash or a kill."""
@@ -44,10 +52,20 @@ def run(
     from bessemer.recipe.load import load_recipe
 
     place = parse_place(on, workers=workers, cpus=cpus, gpus=gpus, time=time)
-    return launch(load_recipe(recipe, set_ or []), place, restart=restart, wait=wait, manifest=manifest, json=json)
+    loaded = load_recipe(recipe, set_ or [])
+    return launch(loaded, place, restart=restart, wait=wait, manifest=manifest, track=track or [], json=json)
 
 
-def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: bool, manifest: Path | None = None) -> int:
+def launch(
+    recipe: Recipe,
+    place: Place,
+    *,
+    restart: bool,
+    wait: bool,
+    json: bool,
+    track: Sequence[str],
+    manifest: Path | None = None,
+) -> int:
     """Run a recipe at a place, hand it to Slurm, or write a manifest; returns the exit code."""
     from bessemer.launch.here import quiet_libraries, stop_requests
     from bessemer.launch.start import start
@@ -56,7 +74,7 @@ def launch(recipe: Recipe, place: Place, *, restart: bool, wait: bool, json: boo
     quiet_libraries()
     screen = Screen()
     with stop_requests(screen.say) as stop_asked:
-        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait, manifest=manifest)
+        result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait, manifest=manifest, track=track)
     if result is None:
         return 0
     from bessemer.evaluate.verdict import Verdict

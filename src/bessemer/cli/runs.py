@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bessemer.cli.options import Json, print_json, print_table
-from bessemer.cli.run import Cpus, Gpus, On, Time, Wait, Workers, launch
+from bessemer.cli.run import Cpus, Gpus, On, Time, Track, Wait, Workers, launch
 
 Name = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
@@ -71,6 +71,7 @@ def resume(
     gpus: Gpus = False,
     time: Time = "",
     wait: Wait = False,
+    track: Track = None,
     json: Json = False,
 ) -> int:
     """Continue a run from the recipe in its plan, here or at another place."""
@@ -81,7 +82,7 @@ def resume(
 
     place = parse_place(on, workers=workers, cpus=cpus, gpus=gpus, time=time)
     recipe = Recipe.model_validate(read_json(run_folder(name) / PLAN)["recipe"])
-    return launch(recipe, place, restart=False, wait=wait, json=json)
+    return launch(recipe, place, restart=False, wait=wait, track=track or [], json=json)
 
 
 @app.command()
@@ -91,3 +92,23 @@ def logs(name: Name, follow: Annotated[bool, typer.Option("--follow", "-f", help
 
     for line in read_logs(name, follow=follow):
         print(line, flush=True)
+
+
+@app.command()
+def export(
+    name: Name,
+    track: Annotated[str, typer.Option("--track", metavar="TRACKER", help="tensorboard, trackio, wandb, mlflow.")],
+    json: Json = False,
+) -> None:
+    """Send all metrics of a run to a tracker."""
+    import os
+
+    from bessemer.track.runs import run_folder
+    from bessemer.track.trackers import QUIET, send
+
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    n = send(run_folder(name), track)
+    print_json({"name": name, "tracker": track, "events": n}) if json else print(
+        f"{n} events of {name} sent to {track}"
+    )

@@ -7,7 +7,6 @@ whatever fails, all of it is killed and a new group continues from the newest ch
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import read_json
 from bessemer.launch.place import Place
 from bessemer.launch.processes import dump_stacks, kill_tree
+from bessemer.track.metrics import Tail
 from bessemer.track.runs import (
     DONE,
     ERROR,
@@ -163,15 +163,15 @@ class _Watch:
 
     def __init__(self, folder: Path, metrics: Path, screen: Screen, see: See) -> None:
         self.folder, self.screen, self.see = folder, screen, see
-        self.said, self.metrics = _Tail(folder / SAID), _Tail(metrics)
+        self.said, self.metrics = Tail(folder / SAID, skip=True), Tail(metrics, skip=True)
         self.signs: set[tuple[str, int, int]] = set()
 
     def look(self) -> bool:
         """Pass on what is new; True when anything in the stage's folder or the metrics moved."""
         moved = False
-        for line in self.said.lines():
+        for line in self.said.new():
             self.screen.say(line)
-        for event in self.metrics.lines():
+        for event in self.metrics.new():
             moved = True
             self.see(event)
         signs = set(_signs(self.folder))
@@ -186,27 +186,3 @@ def _signs(folder: Path) -> Iterator[tuple[str, int, int]]:
         with contextlib.suppress(FileNotFoundError):  # a temporary file
             found = path.stat()
             yield path.name, found.st_size, found.st_mtime_ns
-
-
-class _Tail:
-    """Whole new lines of a file of JSON lines that grows, or is cut and grows again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offset = path.stat().st_size if path.exists() else 0
-
-    def lines(self) -> Iterator[Any]:
-        size = self.path.stat().st_size if self.path.exists() else 0
-        self.offset = min(self.offset, size)
-        if size == self.offset:
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            new = file.read()
-        new = new[: new.rfind(b"\n") + 1]
-        self.offset += len(new)
-        for line in new.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # cut and grown beyond our offset since the last look
-                continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bessemer.errors import BessemerError, StoppedByUserError
@@ -14,6 +14,7 @@ from bessemer.launch.place import Place
 from bessemer.recipe.schema import Recipe
 from bessemer.run import Result, load_result, run_recipe
 from bessemer.track.screen import Screen
+from bessemer.track.trackers import check_trackers
 
 
 def start(
@@ -25,8 +26,11 @@ def start(
     restart: bool = False,
     wait: bool = False,
     manifest: Path | None = None,
+    track: Sequence[str] = (),
 ) -> Result | None:
     """Do whatever of the recipe's run is not done yet. wait: for a job of Slurm. manifest: where to write it.
+
+    track: trackers that follow the run; a job of Slurm finds them in its environment.
 
     Returns None when the run was handed to a queue or only a manifest was written.
 
@@ -37,7 +41,9 @@ def start(
         raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
     if wait and place.kind != "slurm":
         raise BessemerError("only a job of Slurm is waited for", where="--wait", fix="leave it out")
+    check_trackers(track)
     if place.kind == "slurm":
+        os.environ["BESSEMER_TRACK"] = " ".join(track)
         job = slurm.submit(recipe, place, screen, restart=restart)
         screen.say(f"job {job} submitted: bessemer runs logs {recipe.name} -f; bessemer runs stop {recipe.name}")
         return _follow(recipe.name, screen) if wait else None
@@ -57,7 +63,7 @@ def start(
             threads=threads if place.workers > 1 else None,
             queues=place.kind == "ray",
         ).train
-    return run_recipe(recipe, screen, stop_asked, restart=restart, elsewhere=train)
+    return run_recipe(recipe, screen, stop_asked, restart=restart, elsewhere=train, track=track)
 
 
 def _follow(name: str, screen: Screen) -> Result:

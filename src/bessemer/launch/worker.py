@@ -88,6 +88,7 @@ def _train(
             where=str(folder / PLAN),
             fix="the same code and data on every machine",
         )
+    prepared.plan["estimate"] = plan["estimate"]
     Training(prepared, folder, say, stop_asked, world).train(n)
     close_world()
 

@@ -18,6 +18,7 @@ from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_bytes
 
 RUNTIME_BYTES = 900_000_000  # Python, torch and transformers in memory
+SAFE_SHARE = 0.8  # of the free memory that a run may plan with
 EVALUATION_SPEEDUP = 3.0  # a token that is only read costs about a third of one that is trained on
 
 
@@ -64,23 +65,39 @@ def trained_parameters(size: Size, stage: Stage) -> int:
     return round((size.parameters - size.embedding) * share)
 
 
-def memory_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
-    """Peak of the training process. half: weights compute in 16 bits beside fp32 masters."""
-    peak = 0
+def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool) -> int:
+    """Bytes while `tokens` tokens of a stage are computed at once, without what Python and libraries take.
+
+    half: weights compute in 16 bits beside fp32 masters.
+    """
+    trained, width = trained_parameters(size, stage), 2 if half else 4
+    # Weights; then per trained parameter: master, gradient, two moments.
+    state = size.parameters * width + trained * (16 + (width if stage.general == "start" else 0))
+    trained_layers = size.layers - round(stage.freeze * size.layers)
+    per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
+    logits = 512 * size.vocabulary * (4 + 2 * width)
+    return state + tokens * per_token + logits
+
+
+def fit(size: Size, recipe: Recipe, free: int, *, half: bool, most: int) -> tuple[list[int], int]:
+    """(tokens of each stage that are computed at once, bytes of the training process at its peak).
+
+    As many as a step has, at most `most`; halved until they fit into the share of the free memory that is safe, but
+    never less than a row. free: bytes, 0 when nobody knows.
+    """
+    chosen: list[int] = []
+    peak = size.parameters * 4 * 2  # while loading
     for stage in recipe.stages:
-        trained = trained_parameters(size, stage)
-        tokens = min(stage.rows * stage.row_tokens, 4096 + stage.row_tokens)
-        width = 2 if half else 4
-        # Weights, then per trained parameter: master, gradient, two moments; and the rounded gradient.
-        state = size.parameters * width + trained * (
-            16 + (2 if half else 0) + (width if stage.general == "start" else 0)
-        )
-        trained_layers = size.layers - round(stage.freeze * size.layers)
-        per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
-        logits = 512 * size.vocabulary * (4 + 2 * width)
-        peak = max(peak, state + tokens * per_token + logits)
-    loading = size.parameters * 4 * 2
-    return RUNTIME_BYTES + max(peak, loading)
+        tokens = min(most, stage.rows * stage.row_tokens)
+        while free and tokens > stage.row_tokens and _over(size, stage, tokens, free, half=half):
+            tokens //= 2
+        chosen.append(max(tokens, stage.row_tokens))
+        peak = max(peak, stage_memory(size, stage, chosen[-1], half=half))
+    return chosen, RUNTIME_BYTES + peak
+
+
+def _over(size: Size, stage: Stage, tokens: int, free: int, *, half: bool) -> bool:
+    return RUNTIME_BYTES + stage_memory(size, stage, tokens, half=half) > SAFE_SHARE * free
 
 
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
@@ -92,7 +109,27 @@ def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that processes can still take; 0 when the system does not say."""
+    """Bytes that a process can still take where it trains; 0 when the system does not say.
+
+    Of the GPU where there is one. BESSEMER_MEMORY_LIMIT lowers it.
+    """
+    free = _free_of_gpu() or _free_of_system()
+    if limit := os.environ.get("BESSEMER_MEMORY_LIMIT"):
+        if not limit.isdecimal():
+            raise BessemerError(f"{limit!r} is no number of bytes", where="BESSEMER_MEMORY_LIMIT")
+        free = min(free or int(limit), int(limit))
+    return free
+
+
+def _free_of_gpu() -> int:
+    import torch
+
+    from bessemer.infer.model import detect_machine
+
+    return torch.cuda.mem_get_info()[0] if detect_machine().device.type == "cuda" else 0
+
+
+def _free_of_system() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -103,12 +140,8 @@ def available_memory() -> int:
 
 
 def need_resources(memory: int, disk: int) -> None:
-    """Raises BessemerError when memory or disk cannot hold the run. BESSEMER_MEMORY_LIMIT lowers the memory."""
+    """Raises BessemerError when memory or disk cannot hold the run."""
     free = available_memory()
-    if limit := os.environ.get("BESSEMER_MEMORY_LIMIT"):
-        if not limit.isdecimal():
-            raise BessemerError(f"{limit!r} is no number of bytes", where="BESSEMER_MEMORY_LIMIT")
-        free = min(free or int(limit), int(limit))
     if free and memory > free:
         raise BessemerError(
             f"the run needs about {show_bytes(memory)} of memory, {show_bytes(free)} are available",

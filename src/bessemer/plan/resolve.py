@@ -117,14 +117,18 @@ def without_addresses(recipe: Plan) -> Plan:
 def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> None:
     """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when `here` does not have them."""
     from bessemer.infer.model import detect_machine
+    from bessemer.train.memory import GPU_MICRO_TOKENS, MICRO_TOKENS
 
     recipe, size = prepared.recipe, estimate.size_of(prepared.checkpoint)
-    half = str(detect_machine().dtype) != "torch.float32"
-    memory = estimate.memory_bytes(size, recipe, half=half)
+    machine = detect_machine()
+    half = str(machine.dtype) != "torch.float32"
+    most = GPU_MICRO_TOKENS if machine.device.type == "cuda" else MICRO_TOKENS
+    micro, memory = estimate.fit(size, recipe, estimate.available_memory() if here else 0, half=half, most=most)
     disk = estimate.disk_bytes(size, recipe, half=half)
     found: Plan = {
         "parameters": size.parameters,
         "trained_parameters": [estimate.trained_parameters(size, s) for s in recipe.stages],
+        "micro_tokens": micro,
         "memory_bytes": memory,
         "disk_bytes": disk,
     }
@@ -145,6 +149,12 @@ def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> No
             "step_seconds": [round(s, 3) for s in seconds],
             "minutes": round((sum(training) * 1.05 + evaluation) / 60, 1),
         }
+
+
+def keep_estimate(old: Plan, new: Plan) -> None:
+    """What was estimated stays, measured minutes too, so that a run continues as it began; unless memory got scarce."""
+    fewer = [min(pair) for pair in zip(old["estimate"]["micro_tokens"], new["estimate"]["micro_tokens"], strict=True)]
+    new["estimate"] = old["estimate"] | {"micro_tokens": fewer}
 
 
 def drift(old: Plan, new: Plan) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +47,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Tail:
+    """Whole new lines of a file of JSON lines that grows, or is cut and grows again."""
+
+    def __init__(self, path: Path, *, skip: bool = False) -> None:
+        """skip: pass over what is there already."""
+        self.path = path
+        self.offset = path.stat().st_size if skip and path.exists() else 0
+
+    def new(self) -> Iterator[Any]:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        self.offset = min(self.offset, size)
+        if size == self.offset:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self.offset += len(new)
+        for line in new.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # cut and grown beyond our offset since the last look
+                continue

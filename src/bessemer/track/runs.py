@@ -21,7 +21,17 @@ STOPPED = "stopped.json"  # in a run's or a stage's folder: ended by a request, 
 ERROR = "error.json"  # there too: ended by an error
 SAID = "said.jsonl"  # in a stage's folder: lines that a worker wants said
 WORKERS_LOG = "workers.log"  # there too: what the workers' processes wrote
-PAPERS = {PLAN, LOG, STOP, JOB, STOPPED, ERROR, "job.sbatch", "slurm.log"}  # a run with these alone has not begun
+PAPERS = {
+    PLAN,
+    LOG,
+    STOP,
+    JOB,
+    STOPPED,
+    ERROR,
+    "job.sbatch",
+    "slurm.log",
+    "trackers",
+}  # a run with these alone has not begun
 
 
 def runs_folder() -> Path:

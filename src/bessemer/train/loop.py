@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from bessemer.train.preflight import check_first_step
 from bessemer.train.schedule import learning_rate
 from bessemer.train.speed import flops, peak_flops
 from bessemer.train.weights import Trainable
+from bessemer.units import show_seconds
+
+TIMED = 6  # steps that are measured before it is said how long the rest will take
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class _Stage:
         self.writer = checkpoint.Writer(run.folder, trainable.world)
         self.names = [s.name for s in run.data.sources]
         self.micro_tokens = run.micro_tokens
+        self.timed: list[float] = []
 
     def resume(self) -> int:
         """Restore the newest good checkpoint; returns the first step to do. Metrics written after it are forgotten."""
@@ -166,6 +171,14 @@ class _Stage:
     def log(self, event: str, **values: Any) -> None:
         if self.hooks.metrics is not None:
             self.hooks.metrics.log(event, stage=self.run.name, **values)
+
+    def estimate(self, done: int, seconds: float) -> None:
+        """Say how long the stage will take, once, when a few steps were measured."""
+        self.timed.append(seconds)
+        if len(self.timed) == TIMED and self.run.data.n_steps > 2 * TIMED:
+            left = (self.run.data.n_steps - done) * statistics.median(self.timed[1:])  # the first may compile
+            self.log("estimate", step=done, seconds=left)
+            self.hooks.say(f"  {self.run.name}: about {show_seconds(left)} for the steps that are left")
 
     def give_up(self, step: int, batch: Batch) -> BessemerError:
         return BessemerError(
@@ -244,6 +257,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
                 flops=flops(trainable, len(batch.tokens_N), sum(n for _, n in gradient.per_source.values())),
                 memory=peak_memory(),
             )
+            stage.estimate(done, time.perf_counter() - started)
         else:
             stage.skip(step, batch, gradient)
             if decision == "roll back":

@@ -10,7 +10,7 @@ import torch
 
 from bessemer.errors import BessemerError
 
-MICRO_TOKENS = 4096  # where nothing is known about the memory
+MICRO_TOKENS, GPU_MICRO_TOKENS = 4096, 65536  # more at once would not be faster
 T = TypeVar("T")
 
 
