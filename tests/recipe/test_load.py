@@ -65,6 +65,7 @@ def test_five_mistakes_are_reported_at_once() -> None:
         ("test.jsonl", "own.jsonl", "tasks.t.from"),
         ("metric: bits_per_byte", "metric: bits_per_byte, at_least: 0.7", "tasks.t.at_least"),
         ("lr: 1e-4", "lr: -1", "stages[0].lr"),
+        ("lr: 1e-4", "lr: inhert", "stages[0].lr"),
         ("lr: 1e-4", "tokens: lots", "stages[0].tokens"),
         ("lr: 1e-4", "loss_weight: {chat: 1}", "stages[0].loss_weight.chat"),
         ("own: {from: own.jsonl}", "own: {from: own.jsonl}\n  extra: {from: x.jsonl}", "sources.extra"),
@@ -113,3 +114,11 @@ def test_a_recipe_is_a_page_of_text() -> None:
 @pytest.mark.parametrize("value", ["1.5", "[1]", "true", "-5", "0", "10q"])
 def test_what_is_no_number_of_tokens_is_a_mistake_of_the_recipe(value: str) -> None:
     assert "stages[0].tokens" in problems(GOOD, f"stages[0].tokens={value}")
+
+
+def test_a_number_or_a_word_is_said_once() -> None:
+    assert problems(GOOD.replace("lr: 1e-4", "lr: inhert")) == {
+        "stages[0].lr": "'inhert' is none of the choices did you mean 'inherit'?"
+    }
+    assert problems(GOOD.replace("lr: 1e-4", "lr: 3")) == {"stages[0].lr": "Input should be less than 1 (it is 3) "}
+    assert parse_recipe(GOOD, overrides=["stages[0].lr=inherit"]).stages[0].lr == "inherit"

@@ -15,6 +15,7 @@ from bessemer.units import GIB, show_bytes
 
 NEED_MEMORY = 4 * GIB
 NEED_DISK = 5 * GIB
+NO_COMPILER = "long stages train a fifth faster with one: apt-get install g++ python3-dev"
 
 
 @dataclass(frozen=True)
@@ -91,4 +92,7 @@ def _torch() -> list[Finding]:
         else "no GPU seen: everything works on the CPU, models up to some 100M parameters train in minutes",
     )
     slow = "" if precision == "bfloat16" else "this machine has no fast bf16: training takes two to three times as long"
-    return [device, Finding("bf16", True, precision, slow)]
+    from bessemer.train.compiled import has_compiler
+
+    compiler = Finding("compiler", True, "found" if has_compiler() else "none", "" if has_compiler() else NO_COMPILER)
+    return [device, Finding("bf16", True, precision, slow), compiler]

@@ -28,7 +28,7 @@ from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
-from bessemer.plan.defaults import choose
+from bessemer.plan.defaults import Chosen, choose, end_of_checkpoint, end_of_stage
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
         "code_sha256": code_sha256(),
         "sources": {name: _describe_source(recipe.sources[name].role, s) for name, s in sets.items()},
         "held_out": {name: _describe_held_out(i) for name, i in (tasks | probes).items()},
-        "stages": [_stage_plan(n, recipe, data, checkpoint.stage, size.hidden) for n, data in enumerate(stages)],
+        "stages": _stage_plans(recipe, stages, checkpoint, size.hidden),
     }
     plan: Plan = {
         "format": FORMAT,
@@ -228,9 +228,18 @@ def _describe_held_out(items: list[Item]) -> Plan:
     return {"role": "held out", "items": len(items), "digest": digest_items(items), "licences": licences}
 
 
-def _stage_plan(number: int, recipe: Recipe, data: StageData, checkpoint_stage: str, hidden: int) -> Plan:
+def _stage_plans(recipe: Recipe, stages: list[StageData], checkpoint: Checkpoint, hidden: int) -> list[Plan]:
+    plans: list[Plan] = []
+    ended = end_of_checkpoint(checkpoint.path)
+    for number, (stage, data) in enumerate(zip(recipe.stages, stages, strict=True)):
+        chosen = choose(stage, checkpoint.stage, hidden, ended)
+        plans.append(_stage_plan(number, recipe, data, chosen))
+        ended = end_of_stage(stage, chosen.lr, plans[-1]["name"])
+    return plans
+
+
+def _stage_plan(number: int, recipe: Recipe, data: StageData, chosen: Chosen) -> Plan:
     stage = recipe.stages[number]
-    chosen = choose(stage, checkpoint_stage, hidden)
     sources: Plan = {}
     taken = data.mixture.taken(len(data.mixture))
     share = mean_shares(data.phases)

@@ -84,10 +84,23 @@ def _show_path(path: Sequence[str | int]) -> str:
     return text
 
 
+def _member(item: Any) -> str:
+    """Of which member of a union of number and word an error tells; empty for errors elsewhere."""
+    last = str(item["loc"][-1]) if item["loc"] else ""
+    return "number" if last == "constrained-float" else "word" if last.startswith("literal[") else ""
+
+
 def _problems(error: ValidationError, raw: Mapping[str, Any], model: type[BaseModel]) -> list[Problem]:
     found: list[Problem] = []
-    for item in error.errors(include_url=False):
-        path = [p for p in item["loc"] if p != "[key]"]
+    items = error.errors(include_url=False)
+    # A number or a word (`lr: inherit`) fails twice: said once, as a bad number unless it is none at all.
+    numbers = {item["loc"][:-1] for item in items if _member(item) == "number" and item["type"] != "float_parsing"}
+    for item in items:
+        if (_member(item) == "word" and item["loc"][:-1] in numbers) or (
+            _member(item) == "number" and item["loc"][:-1] not in numbers
+        ):
+            continue
+        path = [p for p in (item["loc"][:-1] if _member(item) else item["loc"]) if p != "[key]"]
         where = _show_path(path)
         match item["type"]:
             case "extra_forbidden":

@@ -129,8 +129,10 @@ class Stage(Strict):
         description="What general sources teach. text: their own words; start: what the start checkpoint "
         "predicts there (KL divergence, zero at the start: keeps more and disturbs learning less)",
     )
-    lr: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Peak learning rate; default: by the checkpoint's stage and the objective"
+    lr: Annotated[float, Field(gt=0, lt=1)] | Literal["inherit"] | None = Field(
+        None,
+        description="Peak learning rate; default: by the checkpoint's stage and the objective; inherit: the rate at "
+        "which the stage before, or the training of the start checkpoint, ended",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="Share of the stage's tokens over which the rate rises; default: by the stage"

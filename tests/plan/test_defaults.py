@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.errors import BessemerError
+from bessemer.plan.defaults import Ended, choose, end_of_checkpoint, end_of_stage
+from bessemer.recipe.schema import Stage
+
+
+def stage(**fields: Any) -> Stage:
+    return Stage.model_validate({"objective": "cpt", "mixture": {"a": 1.0}} | fields)
+
+
+def test_adapters_take_ten_times_the_rate_of_full_rank() -> None:
+    full, lora = choose(stage(), "post", 576), choose(stage(method="lora"), "post", 576)
+    assert lora.lr == pytest.approx(10 * full.lr, rel=0.05)
+    assert full.warmup == 0.06 and choose(stage(), "pre", 576).warmup == 0
+
+
+def test_an_inherited_rate_is_where_the_stage_before_ended() -> None:
+    before = end_of_stage(stage(final_lr=0.1), 2e-4, "01-cpt")
+    chosen = choose(stage(lr="inherit"), "post", 576, before)
+    assert chosen.lr == pytest.approx(2e-5) and chosen.warmup == 0
+    assert "01-cpt ended there" in chosen.why["lr"]
+    assert choose(stage(lr="inherit", warmup=0.3), "post", 576, before).warmup == 0.3
+    assert end_of_stage(stage(schedule="constant"), 2e-4, "a") == Ended(2e-4, "a")
+
+
+def test_nobody_knows_the_rate_of_bare_weights(tmp_path: Path) -> None:
+    assert end_of_checkpoint(tmp_path) is None
+    with pytest.raises(BessemerError, match="does not say at which rate"):
+        choose(stage(lr="inherit"), "post", 576, None)
+
+
+def test_a_checkpoint_says_its_rate_in_its_plan_or_its_trainers_state(tmp_path: Path) -> None:
+    state = {"log_history": [{"learning_rate": 3e-4}, {"eval_loss": 1.0}, {"learning_rate": 7e-5}]}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    assert end_of_checkpoint(tmp_path) == Ended(7e-5, "the start's trainer_state.json")
+    last = stage(final_lr=0.5).model_dump(by_alias=True)
+    plan = {"recipe": {"stages": [last]}, "stages": [{"name": "01-cpt", "lr": 1e-4}]}
+    (tmp_path / "plan.lock.json").write_text(json.dumps(plan))
+    assert end_of_checkpoint(tmp_path) == Ended(pytest.approx(5e-5), "the start's 01-cpt")
