@@ -41,6 +41,7 @@ from bessemer.families.fetch import Checkpoint, resolve
 
 ROW, ROWS, CHATS = 512, 4, 16  # tokens of a row, rows of a cpt step, conversations of a chat step
 RATE = 1e-5
+WARM = 2  # steps of a process that are not counted
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,16 @@ def make_work(kind: str, start: Checkpoint, n_steps: int) -> Work:
 Timed = list[tuple[float, float]]
 
 
-def ours(work: Work, start: Checkpoint, *, freeze: float = 0.0) -> Timed:
+def ours(work: Work, start: Checkpoint, *, freeze: float = 0.0, fused: bool = True) -> Timed:
     from bessemer.recipe.schema import Stage
+    from bessemer.train.compiled import compile_layers
     from bessemer.train.loop import train_step
     from bessemer.train.optimizers import make_optimizer
     from bessemer.train.weights import Trained, prepare
 
     trainable = prepare(start, None, Trained(freeze))
+    if fused:
+        compile_layers(trainable)
     optimizer = make_optimizer(trainable, Stage.model_validate({"objective": "cpt", "mixture": {"a": 1}}))
     timed: Timed = []
     for segments in work.steps:
@@ -213,6 +217,7 @@ def _seen(made: Any) -> list[tuple[int, int]]:
 
 ARMS: dict[str, Callable[[Work, Checkpoint], Timed]] = {
     "bessemer": ours,
+    "bessemer, not compiled": lambda w, s: ours(w, s, fused=False),
     "bessemer, lower half frozen": lambda w, s: ours(w, s, freeze=0.5),
     "Trainer, autocast": lambda w, s: trainer(w, s, autocast=True),
     "Trainer, bf16": lambda w, s: trainer(w, s, autocast=False),
@@ -262,7 +267,7 @@ def compare(kind: str, arms: list[str], rounds: int, n_steps: int, start: str) -
         table.add_column(column, justify="left" if column in {"arm", columns[4]} else "right")
     rate: dict[str, float] = {}
     for name in arms:
-        rows = [r for one in seen[name] for r in one["rows"][1:]]
+        rows = [r for one in seen[name] for r in one["rows"][WARM:]]
         tokens, supervised = (statistics.median(r[i] / r[0] for r in rows) for i in (2, 3))
         rate[name] = tokens if kind == "cpt" else supervised
         losses = " ".join(f"{r[1]:.3f}" for r in seen[name][0]["rows"][:4])
@@ -280,7 +285,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--work", choices=["cpt", "chat"], nargs="*", default=["cpt", "chat"])
     asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--steps", type=int, default=5)
+    asked.add_argument("--steps", type=int, default=7)
     asked.add_argument("--start", default="smollm2-135m@post")
     asked.add_argument("--arms", nargs="*", default=list(ARMS))
     options = asked.parse_args()
