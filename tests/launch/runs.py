@@ -82,3 +82,25 @@ def worker_of(process: subprocess.Popen[str]) -> int | None:
         check=False,
     ).stdout.split()
     return int(found[0]) if found else None
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """Pids of the ranks that torchrun started below a supervisor."""
+    found = subprocess.run(
+        ["/usr/bin/pgrep", "-f", "^[^ ]*python[^ ]* -u -m bessemer.launch.worker"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    return sorted(pid for pid in map(int, found) if process.pid in _ancestors(pid))
+
+
+def _ancestors(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        while pid > 1:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            found.append(pid)
+    except FileNotFoundError:  # it has just ended
+        return []
+    return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ class Layout:
 
     prefix: when not 0, the first document has so many tokens, is a block of its own (the first), and blocks with
     `sees_prefix` see it before themselves: what many documents begin with is computed once, gradients included.
+
+    bounds: where each document begins, and the end; on a GPU, where a kernel takes documents of any lengths.
     """
 
     blocks: tuple[Block, ...]
@@ -55,6 +58,11 @@ class Layout:
     back_N: Tensor
     in_order: bool
     prefix: int = 0
+    bounds: Tensor | None = None
+
+    @property
+    def longest(self) -> int:
+        return self.prefix + max(b.causal_LL.shape[0] for b in self.blocks)
 
 
 def make_layout(
@@ -105,6 +113,9 @@ def make_layout(
         back_N.to(device),
         in_order=bool(real_P.all()) and torch.equal(places_P, torch.arange(n_tokens)),
         prefix=lengths[0] if prefix else 0,
+        bounds=torch.tensor(starts, dtype=torch.int32, device=device)
+        if torch.device(device).type == "cuda" and not prefix
+        else None,
     )
 
 
@@ -215,15 +226,21 @@ def document_attention(
     """
     if softcap is not None or s_aux is not None:
         raise BessemerError("the model's attention has soft-capping or sinks, which is not supported yet")
-    longest = documents.prefix + max(b.causal_LL.shape[0] for b in documents.blocks)
-    if sliding_window is not None and longest > sliding_window:
+    if sliding_window is not None and documents.longest > sliding_window:
         raise BessemerError(
-            f"a document of {longest} tokens is longer than the model's sliding window of {sliding_window}",
+            f"a document of {documents.longest} tokens is longer than the model's sliding window of {sliding_window}",
             fix=f"set row_tokens to at most {sliding_window}",
         )
-    H, K, N = query_1HNE.shape[1], key_1KNE.shape[1], query_1HNE.shape[2]
-    E = query_1HNE.shape[3]
-    packed = torch.cat([query_1HNE, key_1KNE, value_1KNE], dim=1)[0].transpose(0, 1).reshape(N, -1)
+    q_NHE, k_NKE, v_NKE = (x[0].transpose(0, 1) for x in (query_1HNE, key_1KNE, value_1KNE))
+    if documents.bounds is not None and _varlen_is_right(q_NHE.dtype, *q_NHE.shape[1:], k_NKE.shape[1]):
+        return _varlen(q_NHE, k_NKE, v_NKE, scaling, documents)[None], None
+    return _by_blocks(q_NHE, k_NKE, v_NKE, scaling, documents)[None], None
+
+
+def _by_blocks(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, documents: Layout) -> Tensor:
+    N, H, E = q_NHE.shape
+    K = k_NKE.shape[1]
+    packed = torch.cat([q_NHE, k_NKE, v_NKE], dim=1).reshape(N, -1)
     at_places = packed if documents.in_order else _Gather.apply(packed, documents)
     assert isinstance(at_places, Tensor)
     outputs: list[Tensor] = []
@@ -233,7 +250,7 @@ def document_attention(
     for block, x_PC in zip(documents.blocks, at_places.split(sizes), strict=True):
         L = block.causal_LL.shape[0]
         q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, L, H + 2 * K, E).split([H, K, K], dim=2)
-        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_LL, scaling, prefix if block.sees_prefix else None)
+        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_LL, scale, prefix if block.sees_prefix else None)
         if documents.prefix and prefix is None:
             prefix = k_DLKE[0], v_DLKE[0]
         outputs.append(out.reshape(-1, H * E))
@@ -241,7 +258,41 @@ def document_attention(
     if not documents.in_order:
         result = _Return.apply(result, documents)
         assert isinstance(result, Tensor)
-    return result.view(1, N, H, E), None
+    return result.view(N, H, E)
+
+
+def _varlen(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, documents: Layout) -> Tensor:
+    """All documents in one kernel of the GPU."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        q_NHE.contiguous(), k_NKE.contiguous(), v_NKE.contiguous(), documents.bounds, documents.bounds,
+        documents.longest, documents.longest, scale=scale, window_size=(-1, 0), enable_gqa=True,
+    )  # type: ignore[arg-type]  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out
+
+
+@cache
+def _varlen_is_right(dtype: torch.dtype, H: int, E: int, K: int) -> bool:
+    """Whether this machine's kernel exists and agrees with the blocks on a few documents, gradients included."""
+    if dtype not in {torch.bfloat16, torch.float16}:
+        return False
+    documents = make_layout([5, 130, 1, 64], dtype=dtype, device="cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (torch.randn(200, n, E, device="cuda", generator=generator).to(dtype) for n in (H, K, K))
+    try:
+        with torch.enable_grad():
+            found, wanted = (_with_gradients(f, q, k, v, documents) for f in (_varlen, _by_blocks))
+    except (RuntimeError, ImportError, TypeError):  # an older torch, a GPU that the kernel does not know
+        return False
+    return all(bool((a - b).float().norm() <= 0.02 * b.float().norm()) for a, b in zip(found, wanted, strict=True))
+
+
+def _with_gradients(attend: Any, q: Tensor, k: Tensor, v: Tensor, documents: Layout) -> list[Tensor]:
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = attend(*inputs, q.shape[-1] ** -0.5, documents)
+    return [out, *torch.autograd.grad(out.float().square().mean(), inputs)]
 
 
 def register() -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 512  # positions that go through the head at once
-FUSED_CHUNK = 1024  # where nothing of a chunk but its logits and their gradient ever exists
+FUSED_CHUNK = 2048  # where nothing of a chunk but its logits and their gradient ever exists
+SLICES = 4  # of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class _HeadLoss(torch.autograd.Function):
                 start_cV = anchor.hidden_AC[anchored_c] @ anchor.head_VC.T
                 losses_S[rows_c], grad_cV = of_anchors(logits_cV, start_cV, weights_c)
             if grad_hidden_SC is not None:
-                grad_hidden_SC[rows_c] = grad_cV @ head_VC
+                grad_hidden_SC[rows_c] = _over_vocabulary(grad_cV, head_VC)
             if needs_head:
                 more_VC = grad_cV.T @ hidden_cC
                 grad_head_VC = more_VC.float() if grad_head_VC is None else grad_head_VC.add_(more_VC)
@@ -141,6 +142,15 @@ class _HeadLoss(torch.autograd.Function):
             None if grad_head_VC is None else grad_head_VC.to(ctx.head_dtype).mul_(scale),
             *[None] * 5,
         )
+
+
+def _over_vocabulary(grad_cV: Tensor, head_VC: Tensor) -> Tensor:
+    """grad_cV @ head_VC. Its inner dimension is so long that a CPU does it a third faster in slices. [c, C]"""
+    V, C = head_VC.shape
+    if grad_cV.device.type != "cpu" or V % SLICES:
+        return grad_cV @ head_VC
+    slices = grad_cV.view(-1, SLICES, V // SLICES).transpose(0, 1)
+    return torch.bmm(slices, head_VC.view(SLICES, V // SLICES, C)).sum(0, dtype=torch.float32).to(grad_cV.dtype)
 
 
 def _chunks(n: int, anchor: Anchor | None, size: int) -> Iterator[tuple[Any, Tensor | None]]:

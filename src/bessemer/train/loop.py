@@ -87,7 +87,10 @@ def compute_gradient(
     """
     world, loss = trainable.world, 0.0
     per_source: dict[int, tuple[float, int]] = {}
-    for part in map(share_prefix, divide(batch, world.size, micro_tokens)[world.rank]):
+    parts = divide(batch, world.size, micro_tokens)[world.rank]
+    if trainable.loaded.machine.device.type == "cpu":  # a GPU has a kernel for documents as they are
+        parts = [share_prefix(part) for part in parts]
+    for part in parts:
         part_loss, losses_S = trainable.root(OBJECTIVES[objective], trainable, part, z_loss)
         part_loss.backward()
         loss += part_loss.item()
