@@ -3,7 +3,7 @@
     python benchmarks/checkpoints.py [--steps 41] [--every 20] [--rounds 3] [--start CHECKPOINT]
 
 Stages of so many steps of 2,048 tokens, with and without a checkpoint every so many steps, one after the other. Then a
-fresh process that resumes from the newest checkpoint: seconds from its start until its first step is done, imports and all.
+fresh process that resumes from the newest checkpoint: seconds until its first step is done, imports and all.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def train(folder: Path, start: str, n_steps: int, every: int, stop_after: int = 
     from bessemer.families.fetch import resolve
     from bessemer.recipe.load import load_recipe
     from bessemer.track.metrics import MetricsFile
+    from bessemer.train.compiled import compile_layers
     from bessemer.train.loop import Hooks, StageRun, train_stage
     from bessemer.train.weights import prepare
 
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "demo.yaml", [f"start={start}"])
     checkpoint = resolve(start)
     trainable = prepare(checkpoint, None)
+    compile_layers(trainable)
     fields = {"objective": "cpt", "mixture": {"docstrings": 1.0}, "tokens": n_steps * ROW * ROWS, "rows": ROWS}
     stage = recipe.stages[0].model_copy(update={**fields, "row_tokens": ROW, "freeze": 0.0, "general": "text"})
     recipe = recipe.model_copy(update={"stages": [stage]})
@@ -91,7 +93,8 @@ def main() -> None:
     plain, kept = (statistics.median(found[k]) for k in ("without", "with"))
     n = (options.steps - 1) // options.every
     print(
-        f"{options.steps} steps: {plain:.1f} s without, {kept:.1f} s with {n} checkpoints: {(kept - plain) / n:.2f} s each"
+        f"{options.steps} steps: {plain:.1f} s without, {kept:.1f} s with {n} checkpoints, "
+        f"{(kept - plain) / n:.2f} s each"
     )
     print(f"resumed: first step done after {statistics.median(resumed):.1f} s")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bessemer import files
 from bessemer.errors import BessemerError
@@ -184,3 +188,33 @@ def test_manifests_are_json_for_people(tmp_path: Path) -> None:
     files.write_json(tmp_path / "m.json", {"a": 1})
     text = (tmp_path / "m.json").read_text()
     assert text.endswith("}\n") and "\n" in text.strip() and json.loads(text) == {"a": 1}
+
+
+@given(st.lists(st.integers(0, 3 * files.DIRECT_BYTES // 2), max_size=3))
+@settings(max_examples=10)
+def test_what_is_written_hashed_is_there_and_has_the_digest(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    """Pieces of any length, below, at and above what is written at once."""
+    path = tmp_path_factory.mktemp("hashed") / "file"
+    pieces = [bytes([i + 1]) * size for i, size in enumerate([*sizes, files.DIRECT_BYTES])]
+    said = files.write_hashed(path, map(memoryview, pieces))
+    assert path.read_bytes() == b"".join(pieces)
+    assert said == {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+
+
+def test_a_file_system_that_refuses_direct_writing_gets_plain_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.write, list[int]()
+
+    def write(fd: int, data: memoryview) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(len(data))
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    content = b"x" * (files.DIRECT_BYTES + 5)
+    said = files.write_hashed(tmp_path / "file", [memoryview(content)])
+    assert refused and (tmp_path / "file").read_bytes() == content and said["bytes"] == len(content)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import resolve
@@ -99,13 +100,13 @@ def test_what_is_saved_is_what_was_there_when_saving_began(
     """The next step changes every weight while the file is still being written."""
     trainable, optimizer = trained
     before = {n: m.detach().clone() for n, m in trainable.masters.items()}
-    begin, real = threading.Event(), checkpoint.save_file
+    begin, real = threading.Event(), checkpoint.write_hashed
 
-    def slow(*args: Any) -> None:
+    def slow(*args: Any) -> Any:
         assert begin.wait(20)
-        real(*args)
+        return real(*args)
 
-    monkeypatch.setattr(checkpoint, "save_file", slow)
+    monkeypatch.setattr(checkpoint, "write_hashed", slow)
     writer = checkpoint.Writer(tmp_path, World())
     writer.save(1, trainable, optimizer, {})
     for master in trainable.masters.values():
@@ -137,7 +138,7 @@ def test_a_full_disk_is_said_with_the_bytes_and_harms_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_hashed", full)
     with pytest.raises(BessemerError, match=r"No space left on device.*needs \d"):
         save(tmp_path, 2, *trained, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
@@ -163,3 +164,12 @@ def test_every_kind_of_damage_is_found(trained: tuple[Trainable, Optimizers], tm
         (folder / "manifest.json").write_text("{}")
     path, refused = checkpoint.newest_good(tmp_path)
     assert path is not None and path.name == "step-0000001" and len(refused) == 1 and "step-0000002" in refused[0]
+
+
+def test_parts_are_safetensors_that_the_library_reads(trained: tuple[Trainable, Optimizers], tmp_path: Path) -> None:
+    trainable, _ = trained
+    save(tmp_path, 1, *trained, {})
+    (part,) = (tmp_path / "step-0000001").glob("part-*")
+    read = load_file(part)
+    assert all(torch.equal(read[name], master) for name, master in trainable.masters.items())
+    assert {str(t.dtype) for t in read.values()} == {"torch.float32"}

@@ -265,6 +265,7 @@ def _varlen(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, documents
     """All documents in one kernel of the GPU."""
     from torch.nn.attention.varlen import varlen_attn
 
+    assert documents.bounds is not None
     out = varlen_attn(
         q_NHE.contiguous(), k_NKE.contiguous(), v_NKE.contiguous(), documents.bounds, documents.bounds,
         documents.longest, documents.longest, scale=scale, window_size=(-1, 0), enable_gqa=True,

@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from bessemer.errors import BessemerError
-from bessemer.files import check_files, digest_files, finish_folder, fsync_file, read_json, write_json
+from bessemer.files import check_files, digest_files, finish_folder, read_json, write_hashed, write_json
 from bessemer.train.optimizers import Optimizers
 from bessemer.train.weights import Trainable
 from bessemer.train.world import World
 from bessemer.units import show_bytes
 
 KEEP = 2
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
 MANIFEST = "manifest.json"
 PINNED = "pinned"  # a file of this name in a checkpoint's folder keeps it for ever
 ROWS = "rows"  # key of the header: {tensor: [first row, shape of the whole]}
@@ -81,14 +81,13 @@ class Writer:
     ) -> None:
         part = f"part-{self.world.rank:05d}-of-{self.world.size:05d}.safetensors"
         try:
-            save_file(tensors, tmp / part, header)
-            fsync_file(tmp / part)
+            manifest = {part: write_hashed(tmp / part, _safetensors(tensors, header))}
             if not self.world.leads:
-                (tmp / f".done-{self.world.rank}").touch()
+                write_json(tmp / f".done-{self.world.rank}", manifest)
                 return
-            self._wait_for_peers(tmp)
+            manifest |= self._wait_for_peers(tmp)
             write_json(tmp / "state.json", state)
-            write_json(tmp / MANIFEST, digest_files(tmp))
+            write_json(tmp / MANIFEST, manifest | digest_files(tmp, skip=frozenset(manifest)))
             shutil.rmtree(final, ignore_errors=True)
             finish_folder(tmp, final)
             purge(self.folder)
@@ -104,7 +103,8 @@ class Writer:
         except BaseException as error:  # shown by the next wait(), in the training thread
             self._failure = error
 
-    def _wait_for_peers(self, tmp: Path) -> None:
+    def _wait_for_peers(self, tmp: Path) -> dict[str, Any]:
+        """Returns what they say of their parts."""
         peers = [tmp / f".done-{rank}" for rank in range(1, self.world.size)]
         end = time.monotonic() + PEERS_WRITE_S
         while not all(p.exists() for p in peers):
@@ -115,8 +115,28 @@ class Writer:
                     fix="all processes need the same BESSEMER_HOME on a shared disk",
                 )
             time.sleep(0.02)
+        found: dict[str, Any] = {}
         for peer in peers:
+            found |= read_json(peer)
             peer.unlink()
+        return found
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file: length of the header, header, tensors (the format's own documentation)."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.nbytes],
+        }
+        at += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    yield from (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in tensors.values())
 
 
 def purge(folder: Path) -> None:
