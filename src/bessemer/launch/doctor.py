@@ -13,7 +13,7 @@ from bessemer.errors import BessemerError
 from bessemer.files import home, need_writable
 from bessemer.units import GIB, show_bytes
 
-NEED_MEMORY = 4 * GIB
+NEED_MEMORY = 6 * GIB
 NEED_DISK = 5 * GIB
 NO_COMPILER = "long stages train a fifth faster with one: apt-get install g++ python3-dev"
 
