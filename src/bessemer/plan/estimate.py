@@ -17,7 +17,7 @@ from bessemer.files import home, read_json
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_bytes
 
-RUNTIME_BYTES = 900_000_000  # Python, torch and transformers in memory
+RUNTIME_BYTES = 1_400_000_000  # Python, torch with its compiler and transformers in memory
 SAFE_SHARE = 0.8  # of the free memory that a run may plan with
 EVALUATION_SPEEDUP = 3.0  # a token that is only read costs about a third of one that is trained on
 
@@ -71,8 +71,8 @@ def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool) -> int:
     half: weights compute in 16 bits beside fp32 masters.
     """
     trained, width = trained_parameters(size, stage), 2 if half else 4
-    # Weights; then per trained parameter: master, gradient, two moments.
-    state = size.parameters * width + trained * (16 + (width if stage.general == "start" else 0))
+    # Weights; then per trained parameter: master, gradient, two moments, and what a checkpoint copies of them.
+    state = size.parameters * width + trained * (16 + 12 + (width if stage.general == "start" else 0))
     trained_layers = size.layers - round(stage.freeze * size.layers)
     per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
     logits = 512 * size.vocabulary * (4 + 2 * width)
