@@ -10,15 +10,13 @@ import torch
 from bessemer.data.batch import StageData
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError
-from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.fetch import Checkpoint
 from bessemer.infer.score import Window, window_bits
-from bessemer.recipe.load import load_recipe
 from bessemer.recipe.schema import Recipe
 from bessemer.train import compiled
 from bessemer.train.compiled import compile_layers, has_compiler, is_worth
 from bessemer.train.loop import compute_gradient
 from bessemer.train.weights import Trainable, Trained, prepare
-from tests.story import write_story
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 
@@ -27,16 +25,6 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"
 def exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BESSEMER_DTYPE", "float32")
     monkeypatch.delenv("BESSEMER_COMPILE", raising=False)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_model: Path) -> Recipe:
-    return load_recipe(write_story(tmp_path / "story", tiny_model))
-
-
-@pytest.fixture
-def start(tiny_model: Path) -> Checkpoint:
-    return resolve(str(tiny_model))
 
 
 def gradients(trainable: Trainable, data: StageData, step: int, objective: str) -> dict[str, torch.Tensor]:

@@ -11,8 +11,7 @@ import torch
 from bessemer.data.batch import Batch, StageData
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.recipe.load import load_recipe
+from bessemer.families.fetch import Checkpoint
 from bessemer.recipe.schema import Recipe, Schedule
 from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.train import loop
@@ -20,22 +19,11 @@ from bessemer.train.loop import Hooks, StageRun, train_stage, train_step
 from bessemer.train.optimizers import make_optimizer
 from bessemer.train.schedule import learning_rate
 from bessemer.train.weights import Trainable, Trained, merged, prepare
-from tests.story import write_story
 
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BESSEMER_DTYPE", "float32")  # where bf16 is meant, a test says so
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_model: Path) -> Recipe:
-    return load_recipe(write_story(tmp_path / "story", tiny_model))
-
-
-@pytest.fixture
-def start(tiny_model: Path) -> Checkpoint:
-    return resolve(str(tiny_model))
 
 
 def data_of(recipe: Recipe, start: Checkpoint, n: int) -> tuple[StageData, Trainable]:

@@ -109,6 +109,7 @@ def export(
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     n = send(run_folder(name), track)
-    print_json({"name": name, "tracker": track, "events": n}) if json else print(
-        f"{n} events of {name} sent to {track}"
-    )
+    if json:
+        print_json({"name": name, "tracker": track, "events": n})
+        return
+    print(f"{n} events of {name} sent to {track}")

@@ -10,7 +10,7 @@ import torch
 
 from bessemer.errors import BessemerError
 
-MICRO_TOKENS, GPU_MICRO_TOKENS = 4096, 65536  # more at once would not be faster
+MICRO_TOKENS, GPU_MICRO_TOKENS = 4096, 65536  # at most; the GPU's is a guess, not measured
 T = TypeVar("T")
 
 
