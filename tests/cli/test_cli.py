@@ -15,7 +15,7 @@ from bessemer.track.runs import PLAN
 from tests.cli.conftest import COMMAND, Done, bessemer
 from tests.story import sentence, write_jsonl, write_story
 
-VERBS = ("run", "plan", "serve", "releases", "runs", "show", "doctor", "recipe")
+VERBS = ("run", "plan", "serve", "releases", "runs", "show", "doctor", "recipe", "seal")
 HEAVY = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "huggingface_hub", "gguf", "fastapi", "uvicorn",
          "pydantic", "yaml", "jinja2", "asyncio", "httpx", "pip")  # fmt: skip
 FIVE_MISTAKES = """

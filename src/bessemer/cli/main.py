@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, serve, show, trace
+from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, seal, serve, show, trace
 from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
 
@@ -29,6 +29,7 @@ app.command()(trace.trace)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs", help="List, show, stop and resume runs; read their logs.")
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
+app.add_typer(seal.app, name="seal", help="Seal a task before training; list who opened it; verify it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
 

@@ -25,6 +25,7 @@ from bessemer.data.formats import BINARY, FORMATS, PACKED, is_data, split_name
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, check_files, home, read_json, sha256_text
 
+SEALED_ROOMS = ("seals", "keys")  # of BESSEMER_HOME: what no source may read
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 UNREAD = (*ARCHIVES, ".bz2", ".xz", ".lz4")  # a folder that holds one of these is refused, not read without it
 READ = f"{', '.join(FORMATS)}, plain or {' or '.join(PACKED)}"
@@ -74,7 +75,8 @@ class File:
 def list_files(address: str, where: str = "") -> list[File]:
     """Every data file behind an address, sorted by name.
 
-    Raises BessemerError when there is none, one cannot be read, or one is of a kind that is never read.
+    Raises BessemerError when there is none, one cannot be read, one is of a kind that is never read, or one belongs to
+    a sealed task.
     """
     if address.startswith("dataset:"):
         return _prepared(address, where)
@@ -83,7 +85,9 @@ def list_files(address: str, where: str = "") -> list[File]:
         return _local([folder / n for n in names], folder)
     if "://" in address:
         return _remote(address, where)
-    return _on_disk(Path(address).expanduser(), address, where)
+    path = Path(address).expanduser()
+    need_unsealed([path], where)
+    return _on_disk(path, address, where)
 
 
 def open_file(file: File) -> BinaryIO:
@@ -125,6 +129,28 @@ def need(package: str, where: str, what: str, extra: str = "data") -> None:
             where=where,
             fix=f"pip install 'bessemer[{extra}]'",
         )
+
+
+def need_unsealed(paths: Iterable[Path], where: str = "") -> None:
+    """Raises BessemerError for a path that leads into a sealed task or to keys: nothing trains on what is measured.
+
+    Links are followed. A copy of a seal's folder elsewhere is known by what lies in it.
+    """
+    rooms = [Path(os.path.realpath(home() / room)) for room in SEALED_ROOMS]
+    copies: dict[Path, bool] = {}
+    for path in paths:
+        if "\0" in str(path):  # no file has such a name
+            continue
+        real = Path(os.path.realpath(path))
+        for folder in (real, real.parent):
+            if folder not in copies:
+                copies[folder] = all(os.access(folder / n, os.F_OK) for n in ("commitment.json", "sealed.bin"))
+        if any(real.is_relative_to(room) for room in rooms) or copies[real] or copies[real.parent]:
+            raise BessemerError(
+                f"{path} belongs to a sealed task or is a key, and no source may read those",
+                where=where or str(path),
+                fix="take it out of the sources; what a task measures is never trained on, its public part included",
+            )
 
 
 # -- local ------------------------------------------------------------------------------------------------------
@@ -173,7 +199,9 @@ def _walk(folder: Path, where: str) -> list[Path]:
 
 def _local(paths: Iterable[Path], base: Path) -> list[File]:
     found: list[File] = []
-    for path in sorted(paths):
+    paths = sorted(paths)
+    need_unsealed(paths)
+    for path in paths:
         _need_readable_kind(path.name, str(path))
         try:
             info = path.stat()
@@ -261,7 +289,16 @@ def _remote(address: str, where: str) -> list[File]:
         found, base = _find(fs, path)
     except _transport_errors() as error:
         raise _unreadable(address, error) from None
+    _need_unsealed_remote(fs, found, where)
     return [_remote_file(fs, name, info, base) for name, info in sorted(found.items())] or _nothing(address, where)
+
+
+def _need_unsealed_remote(fs: Any, paths: Iterable[str], where: str = "") -> None:
+    """fsspec reads this machine's disk too: file:// and local://."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    if isinstance(fs, LocalFileSystem):
+        need_unsealed(map(Path, paths), where)
 
 
 def _find(fs: Any, path: str) -> tuple[dict[str, dict[str, Any]], str]:
@@ -288,10 +325,12 @@ def _remote_file(fs: Any, path: str, info: Mapping[str, Any], base: str) -> File
 
 def _open_raw(file: File) -> BinaryIO:
     if not file.is_remote:
+        need_unsealed([Path(file.path)])  # a link may lead elsewhere than when it was listed
         return Path(file.path).open("rb")
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(file.path)
+    _need_unsealed_remote(fs, [path])
     return io.BufferedReader(fs.open(path, "rb"), 1 << 20)
 
 

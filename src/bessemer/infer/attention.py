@@ -34,7 +34,7 @@ class Block:
     """Documents of about one length."""
 
     n_documents: int
-    causal_LL: Tensor  # 0 where a query may look, -inf where not
+    causal_LL: Tensor  # 0 where a query may look, -inf where not; [D, L, L] when the documents branch
     sees_prefix: bool = False
 
 
@@ -62,7 +62,7 @@ class Layout:
 
     @property
     def longest(self) -> int:
-        return self.prefix + max(b.causal_LL.shape[0] for b in self.blocks)
+        return self.prefix + max(b.causal_LL.shape[-1] for b in self.blocks)
 
 
 def make_layout(
@@ -71,10 +71,13 @@ def make_layout(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     sees: Sequence[bool] = (),
+    branches: Sequence[Sequence[int]] = (),
 ) -> Layout:
     """Group documents by length, so that a block is padded by at most `PAD_SHARE` beyond its shortest document.
 
-    sees: which documents continue the first one; empty when none does.
+    sees: which documents continue the first one; empty when none does. branches: lengths of the pieces at the end of
+    each document that see what stands before all of them, and themselves, but not each other (several answers to one
+    question).
     """
     starts = [0]
     for length in lengths:
@@ -99,7 +102,10 @@ def make_layout(
         for i, d in enumerate(members):
             places_DL[i, : lengths[d]] = torch.arange(starts[d], starts[d + 1])
         places.append(places_DL.flatten())
-        causal_LL = torch.full((length, length), -math.inf).triu(1).to(device=device, dtype=dtype)
+        causal_LL = torch.full((length, length), -math.inf).triu(1)
+        if branches and any(branches[d] for d in members):
+            causal_LL = torch.stack([_apart(causal_LL, lengths[d], branches[d]) for d in members])
+        causal_LL = causal_LL.to(device=device, dtype=dtype)
         blocks.append(Block(len(members), causal_LL, prefix and bool(sees[members[0]])))
         first += len(members)
     places_P = torch.cat(places)
@@ -114,9 +120,19 @@ def make_layout(
         in_order=bool(real_P.all()) and torch.equal(places_P, torch.arange(n_tokens)),
         prefix=lengths[0] if prefix else 0,
         bounds=torch.tensor(starts, dtype=torch.int32, device=device)
-        if torch.device(device).type == "cuda" and not prefix
+        if torch.device(device).type == "cuda" and not prefix and not branches
         else None,
     )
+
+
+def _apart(causal_LL: Tensor, length: int, branches: Sequence[int]) -> Tensor:
+    """The causal mask of a document whose last pieces do not see each other."""
+    mask_LL = causal_LL.clone()
+    start = first = length - sum(branches)
+    for n in branches:
+        mask_LL[start : start + n, first:start] = -math.inf
+        start += n
+    return mask_LL
 
 
 class _Gather(torch.autograd.Function):
@@ -147,11 +163,11 @@ class _Return(torch.autograd.Function):
 
 
 class _CausalSoftmax(torch.autograd.Function):
-    """softmax over keys; the last T of them under a mask [T, T]. The scores are overwritten: nobody else needs them."""
+    """softmax over keys; the last S of them under a mask [T, S]. The scores are overwritten: nobody else needs them."""
 
     @staticmethod
-    def forward(ctx: Any, scores_XGTM: Tensor, mask_TT: Tensor) -> Tensor:
-        scores_XGTM[..., -mask_TT.shape[0] :].add_(mask_TT)
+    def forward(ctx: Any, scores_XGTM: Tensor, mask_TS: Tensor) -> Tensor:
+        scores_XGTM[..., -mask_TS.shape[-1] :].add_(mask_TS)
         weights_XGTM = torch.softmax(scores_XGTM, dim=-1)
         ctx.save_for_backward(weights_XGTM)
         return weights_XGTM
@@ -180,7 +196,8 @@ def _block_attention(
             for p_PKE, own in zip(before, (k_DLKE, v_DLKE), strict=True)
         )
     M = k_DLKE.shape[1]
-    if L >= FUSED_FROM and before is None:
+    branching = causal_LL.dim() == 3
+    if L >= FUSED_FROM and before is None and not branching:
         out = F.scaled_dot_product_attention(
             q_DLHE.transpose(1, 2),
             k_DLKE.transpose(1, 2),
@@ -199,7 +216,10 @@ def _block_attention(
         queries, seen = q[:, :, begin : begin + TILE], M - L + min(L, begin + TILE)  # later keys are not looked at
         T = queries.shape[2]
         scores = torch.bmm(queries.reshape(D * K, G * T, E), k[:, :seen].transpose(1, 2))
-        weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), causal_LL[:T, :T])
+        mask_TS = causal_LL[:T, :T]  # of the earlier keys all are seen
+        if branching:
+            mask_TS = causal_LL[:, begin : begin + T, : begin + T].repeat_interleave(K, 0)[:, None]
+        weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), mask_TS)
         assert isinstance(weights, Tensor)
         outputs.append(torch.bmm(weights.view(D * K, G * T, seen), v[:, :seen]).view(D, K, G, T, E))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=3)
@@ -245,10 +265,10 @@ def _by_blocks(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, docume
     assert isinstance(at_places, Tensor)
     outputs: list[Tensor] = []
     prefix: tuple[Tensor, Tensor] | None = None
-    sizes = [b.n_documents * b.causal_LL.shape[0] for b in documents.blocks]
+    sizes = [b.n_documents * b.causal_LL.shape[-1] for b in documents.blocks]
     # split, not slices: the gradient of a slice is as large as what it was cut from
     for block, x_PC in zip(documents.blocks, at_places.split(sizes), strict=True):
-        L = block.causal_LL.shape[0]
+        L = block.causal_LL.shape[-1]
         q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, L, H + 2 * K, E).split([H, K, K], dim=2)
         out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_LL, scale, prefix if block.sees_prefix else None)
         if documents.prefix and prefix is None:

@@ -85,9 +85,14 @@ class Loaded:
     def head(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
-    def layout(self, lengths_D: Sequence[int], sees_D: Sequence[bool] = ()) -> attention.Layout:
-        """sees_D: which documents continue the first one; see attention.Layout."""
-        return attention.make_layout(lengths_D, dtype=self.machine.dtype, device=self.machine.device, sees=sees_D)
+    def layout(
+        self, lengths_D: Sequence[int], sees_D: Sequence[bool] = (), branches_D: Sequence[Sequence[int]] = ()
+    ) -> attention.Layout:
+        """sees_D: which documents continue the first one; branches_D: their branching ends; see make_layout."""
+        machine = self.machine
+        return attention.make_layout(
+            lengths_D, dtype=machine.dtype, device=machine.device, sees=sees_D, branches=branches_D
+        )
 
 
 def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.dtype | None = None) -> Loaded:

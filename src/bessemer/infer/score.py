@@ -7,7 +7,7 @@ Legend: N tokens of a batch, S scored positions, V vocabulary, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from bessemer.files import sha256_text
 from bessemer.infer.model import Loaded
 
 BATCH_TOKENS = 2048
+HEAD_ROWS = 512  # positions that go through the head together
 SMALLEST = 16  # tokens of a window
 SMALLEST_PREFIX = 4  # tokens that prompts must share to be worth a prefix
 Progress = Callable[[float], None]  # share done, 0..1
@@ -72,7 +73,7 @@ def window_bits(loaded: Loaded, windows: Sequence[Window], progress: Progress | 
         targets_S = tokens_N.roll(-1)[predicts_N]
         losses = [
             F.cross_entropy(loaded.head(h).float(), t, reduction="none")
-            for h, t in zip(hidden_NC[predicts_N].split(512), targets_S.split(512), strict=True)
+            for h, t in zip(hidden_NC[predicts_N].split(HEAD_ROWS), targets_S.split(HEAD_ROWS), strict=True)
         ]
         per_document = torch.cat(losses).split([n - 1 for n in lengths])
         for w, loss in zip(chunk, per_document, strict=True):
@@ -94,7 +95,6 @@ def option_ids(loaded: Loaded, options: Sequence[str]) -> list[int]:
     return ids
 
 
-@torch.inference_mode()
 def option_logprobs(
     loaded: Loaded,
     prompts: Sequence[Sequence[Message]],
@@ -102,28 +102,83 @@ def option_logprobs(
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
     """Log-probability of each answer's first token after each prompt. [prompts, options]"""
-    wanted = torch.tensor(option_ids(loaded, options), device=loaded.machine.device)
+    branches = [[i] for i in option_ids(loaded, options)]
     ids = [loaded.renderer.chat_ids(prompt) for prompt in prompts]
-    prefix = _common_prefix(ids)
-    ids = [i[len(prefix) :] for i in ids]
-    scores = np.zeros((len(prompts), len(options)))
-    order = sorted(range(len(ids)), key=lambda p: (len(ids[p]), p))
-    for chunk in _chunks(order, [len(ids[p]) for p in order]):
-        hidden_NC, _ = _forward(loaded, [ids[p] for p in chunk], prefix)
-        last = len(prefix) + torch.tensor([len(ids[p]) for p in chunk]).cumsum(0) - 1
-        logprobs_PV = F.log_softmax(loaded.head(hidden_NC[last]).float(), dim=-1)
-        scores[chunk] = logprobs_PV[:, wanted].double().cpu().numpy()
+    return np.array(branch_logprobs(loaded, ids, [branches] * len(ids), progress)).reshape(len(ids), len(options))
+
+
+Branches = Sequence[Sequence[int]]
+Done = Callable[[list[int], list[list[float]]], None]  # which prompts, their log-probabilities
+
+
+@torch.inference_mode()
+def branch_logprobs(
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    branches: Sequence[Branches],
+    progress: Progress | None = None,
+    done: Done | None = None,
+) -> list[list[float]]:
+    """Log-probability (nats) of each continuation of each prompt, all given as token ids.
+
+    What is shared is computed once: what all prompts begin with once a batch, a prompt once for all its continuations.
+    Only positions that predict a continuation's token go through the head. done: told of every finished batch.
+    """
+    prefix = _common_prefix(prompts)
+    fed = [[*p[len(prefix) :], *(i for b in own for i in b[:-1])] for p, own in zip(prompts, branches, strict=True)]
+    scores: list[list[float]] = [[] for _ in prompts]
+    order = sorted(range(len(fed)), key=lambda p: (len(fed[p]), p))
+    for chunk in _chunks(order, [len(fed[p]) for p in order], max(BATCH_TOKENS, 4 * len(prefix))):
+        tails = [[len(b) - 1 for b in branches[p]] for p in chunk]
+        hidden_NC, _ = _forward(loaded, [fed[p] for p in chunk], prefix, tails)
+        ends = torch.tensor([len(fed[p]) for p in chunk]).cumsum(0).tolist()
+        places: list[int] = []  # of the hidden states that predict, by token of every branch
+        targets: list[int] = []
+        for p, end, tail in zip(chunk, ends, tails, strict=True):
+            at = len(prefix) + end - sum(tail)
+            question = at - 1
+            for branch, n in zip(branches[p], tail, strict=True):
+                places += [question, *range(at, at + n)]
+                targets += branch
+                at += n
+        found = iter(_chosen_logprobs(loaded, hidden_NC, places, targets))
+        values = [[math.fsum(next(found) for _ in branch) for branch in branches[p]] for p in chunk]
+        for p, value in zip(chunk, values, strict=True):
+            scores[p] = value
+        if done:
+            done(chunk, values)
         if progress:
-            progress(len(chunk) / len(ids))
+            progress(len(chunk) / len(fed))
     return scores
 
 
-def _chunks(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Cut a list of documents into batches of at most BATCH_TOKENS tokens."""
+def _chosen_logprobs(
+    loaded: Loaded, hidden_NC: torch.Tensor, places: Sequence[int], targets: Sequence[int]
+) -> list[float]:
+    """Log-probability of targets[i] at place places[i]; a place that stands twice goes through the head once."""
+    unique_R, rows_S = torch.tensor(places).unique(return_inverse=True)
+    device, found = hidden_NC.device, list[torch.Tensor]()
+    order_S = rows_S.argsort(stable=True)  # by row, so that a slice of rows is a slice of scores
+    targets_S = torch.tensor(targets)[order_S]
+    counts = rows_S.bincount(minlength=len(unique_R)).split(HEAD_ROWS)
+    parts = targets_S.split([int(c.sum()) for c in counts])
+    for rows_R, count_R, target_S in zip(unique_R.split(HEAD_ROWS), counts, parts, strict=True):
+        logits_RV = loaded.head(hidden_NC[rows_R.to(device)]).float()
+        total_R = logits_RV.logsumexp(-1)
+        at_S = torch.repeat_interleave(count_R).to(device)
+        found.append((logits_RV[at_S, target_S.to(device)] - total_R[at_S]).double().cpu())
+    logprobs_S = torch.empty(len(targets), dtype=torch.double)
+    logprobs_S[order_S] = torch.cat(found)
+    return logprobs_S.tolist()
+
+
+def _chunks(order: list[int], lengths: list[int], size: int | None = None) -> list[list[int]]:
+    """Cut a list of documents into batches of at most `size` tokens."""
     chunks: list[list[int]] = []
-    tokens = BATCH_TOKENS
+    size = size or BATCH_TOKENS
+    tokens = size
     for item, length in zip(order, lengths, strict=True):
-        if tokens + length > BATCH_TOKENS:
+        if tokens + length > size:
             chunks.append([])
             tokens = 0
         chunks[-1].append(item)
@@ -131,22 +186,40 @@ def _chunks(order: list[int], lengths: list[int]) -> list[list[int]]:
     return chunks
 
 
-def _common_prefix(ids: Sequence[list[int]]) -> list[int]:
+def _common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
     """What all prompts begin with, to be computed once a batch; empty when it is short or would be a whole prompt."""
-    first, last = min(ids), max(ids)  # all others lie between them
+    first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between them
     n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     n = min(n, *(len(i) - 1 for i in ids), len(first) - 1)
     return list(first[:n]) if n >= SMALLEST_PREFIX and len(ids) > 1 else []
 
 
 def _forward(
-    loaded: Loaded, documents: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    loaded: Loaded, documents: Sequence[Sequence[int]], prefix: Sequence[int] = (), tails: Sequence[Sequence[int]] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(last hidden states, tokens) of the prefix, where there is one, and the documents, end to end."""
+    """(last hidden states, tokens) of the prefix, where there is one, and the documents, end to end.
+
+    tails: lengths of the pieces at each document's end that all continue what stands before them.
+    """
     device = loaded.machine.device
     parts = [prefix, *documents] if prefix else documents
     tokens_N = torch.tensor([i for d in parts for i in d], device=device)
-    begins = [0, *(len(prefix) for _ in documents)] if prefix else [0] * len(documents)
-    positions_N = torch.cat([torch.arange(b, b + len(d)) for b, d in zip(begins, parts, strict=True)]).to(device)
-    layout = loaded.layout([len(d) for d in parts], [i > 0 for i in range(len(parts))] if prefix else ())
+    own_tails = [(), *tails] if prefix and tails else tails or [()] * len(parts)
+    positions = [
+        i
+        for d, (part, tail) in enumerate(zip(parts, own_tails, strict=True))
+        for i in _positions(len(prefix) if prefix and d else 0, len(part), tail)
+    ]
+    sees = [i > 0 for i in range(len(parts))] if prefix else ()
+    forks = [tail if sum(n > 0 for n in tail) > 1 else () for tail in own_tails]  # one continuation is no fork
+    layout = loaded.layout([len(d) for d in parts], sees, forks if any(forks) else ())
+    positions_N = torch.tensor(positions, device=device)
     return loaded.hidden(tokens_N, positions_N, layout), tokens_N
+
+
+def _positions(begin: int, n: int, tail: Sequence[int]) -> Iterator[int]:
+    """Where each token of a document stands in the text that it belongs to."""
+    fork = begin + n - sum(tail)
+    yield from range(begin, fork)
+    for length in tail:
+        yield from range(fork, fork + length)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bessemer.data.batch import StageData
-from bessemer.data.shards import open_tokens
+from bessemer.data.shards import TokenSet, open_tokens
 from bessemer.data.stage import build_stage
 from bessemer.errors import BessemerError
 from bessemer.files import read_json
@@ -97,14 +98,49 @@ def _in_stage(what: str, document: str, plan: dict[str, Any], n: int, done: int)
             yield Seen(what, plan["stages"][n]["name"], source.name, tuple(steps), done)
 
 
+def consumed(run: str) -> Iterator[tuple[str, str, list[int]]]:
+    """(source, document id, token ids) of everything that was fed in the steps that were done, each piece once.
+
+    run: a run, or a release (name@version). Raises BessemerError when a token set is gone.
+    """
+    plan = _plan(run)
+    done = {s["name"]: s["steps"] for s in plan["stages"]} if "@" in run else _steps_done(runs_folder() / run)
+    pieces: dict[tuple[str, str, int], set[tuple[int, int]]] = {}
+    sets: dict[str, TokenSet] = {}
+    for n, stage in enumerate(plan["stages"]):
+        data = _stage_data(plan, n)
+        packed = {s.name: s for s in data.sources}
+        picks = (data.mixture[k] for k in range(done.get(stage["name"], 0) * data.rows_per_step))
+        for source, row in dict.fromkeys((pick.source, pick.row) for pick in picks):
+            reference = plan["token_sets"][source]
+            sets[reference] = packed[source].tokens
+            for item, start, length in packed[source].packed.row(row):
+                pieces.setdefault((source, reference, item), set()).add((start, start + length))
+    for (source, reference, item), spans in pieces.items():
+        for start, end in _joined(sorted(spans)):
+            segment = sets[reference].segment(item, start, end - start)
+            yield source, segment.id, segment.ids_L.tolist()
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted spans, those that touch made one: a text that was cut at a row's end is looked at whole."""
+    found = [spans[0]]
+    for start, end in spans[1:]:
+        if start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _steps_done(folder: Path) -> dict[str, int]:
+    return {e["stage"]: e["step"] for e in read_metrics(folder / "metrics.jsonl") if e["event"] == "step"}
+
+
 def _trained() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
     """(what, plan, {stage: steps that were done}) of every run, and of every release (all of its steps)."""
     for path in sorted(runs_folder().glob(f"*/{PLAN}")):
-        done: dict[str, int] = {}
-        for event in read_metrics(path.parent / "metrics.jsonl"):
-            if event["event"] == "step":
-                done[event["stage"]] = event["step"]
-        yield f"run {path.parent.name}", read_json(path), done
+        yield f"run {path.parent.name}", read_json(path), _steps_done(path.parent)
     for release in store.list_releases():
         plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
         if plan and "token_sets" in plan:

@@ -19,7 +19,7 @@ from bessemer.data.items import Item, Message
 
 SYSTEM = "Does the comment break the rule?"
 SEED = 20261123
-TWINS = {"train": 970, "trained": 120, "new-wording": 70, "new-rule": 70}
+TWINS = {"train": 1100, "trained": 120, "new-wording": 70, "new-rule": 70}
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def read(split: str) -> list[Item]:
     test = split != "train"
     families = UNSEEN if split == "new-rule" else TRAINED
     rng = random.Random(f"{SEED} {split}")
-    usable = [(i, c) for i, c in comments.domain_comments(test=test) if 4 <= len(c.split()) <= 16]
+    usable = [(i, c) for i, c in comments.domain_comments(test=test) if 3 <= len(c.split()) <= 13]
     rng.shuffle(usable)
     n_twins = TWINS[split]
     yes: Counter[str] = Counter()

@@ -1,0 +1,297 @@
+"""One model, one task -> columns: what the model said about every item, not yet what it is worth.
+
+What was computed is kept under the model's digest and the item's content, batch by batch: a killed evaluation goes on
+where it stopped, and a second one of the same model costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bessemer.errors import BessemerError
+from bessemer.evaluate.grade import JudgeClient, grade_texts
+from bessemer.evaluate.metrics import Columns
+from bessemer.evaluate.tasks import LoadedTask, TaskItem, gold
+from bessemer.files import canonical_json, home, sha256_text
+from bessemer.infer.generate import generate, max_positions
+from bessemer.infer.model import Loaded
+from bessemer.infer.score import Progress, branch_logprobs
+from bessemer.units import show_count
+
+SCORING = "scoring/1"  # changed when the same model would score differently
+WINDOW = 2048  # tokens of a document that are scored together
+Value = list[float]
+Branching = tuple[list[int], list[list[int]]]  # a prompt and its continuations, as token ids
+Asked = tuple[TaskItem, Branching]
+
+
+@dataclass
+class Kept:
+    """What is known of one model, in a file of lines. key: what decides the value, hashed."""
+
+    path: Path
+    known: dict[str, Value] = field(default_factory=dict[str, Value])
+
+    @staticmethod
+    def of(loaded: Loaded, folder: Path | None = None) -> Kept:
+        """The values of a model in this precision. A line that a kill tore is left out."""
+        precision = str(loaded.machine.dtype).removeprefix("torch.")
+        kept = Kept((folder or home() / "cache" / "scores") / f"{loaded.digest[:32]}-{precision}.jsonl")
+        if kept.path.exists():
+            for line in kept.path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                    kept.known[row["k"]] = row["v"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return kept
+
+    def add(self, keys: Iterable[str], values: Iterable[Value]) -> None:
+        lines = ""
+        for key, value in zip(keys, values, strict=True):
+            self.known[key] = value
+            lines += json.dumps({"k": key, "v": value}) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, ("\n" + lines).encode())  # the newline ends a line that a kill tore
+        finally:
+            os.close(handle)
+
+
+def answer_task(
+    loaded: Loaded,
+    task: LoadedTask,
+    *,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    salt: str = "",
+) -> Columns:
+    """Ask the model everything. salt: of a sealed set, so that what is kept tells nothing about its items.
+
+    Raises BessemerError for an item that is longer than the model reads, an answer that is no number, and what the
+    scorer or judge of the task raises.
+    """
+    kind, see = task.task.kind, progress or (lambda _: None)
+    if kind in {"generate", "judge"}:
+        values = _generated(loaded, task, see, kept, salt)
+    elif kind == "perplexity":
+        asked = list(_windows(loaded, task))
+        bits = dict.fromkeys((item.id for item in task.items), 0.0)
+        for (item, _), (value,) in zip(asked, _scored(loaded, asked, see, kept, salt), strict=True):
+            bits[item.id] += value
+        values = [[value] for value in bits.values()]
+    else:
+        asked = list(zip(task.items, _branchings(loaded, task), strict=True))
+        values = _scored(loaded, asked, see, kept, salt)
+    columns = _columns(task, values)
+    ids = tuple(item.id for item in task.items)
+    groups = tuple(item.group or item.id for item in task.items)
+    return Columns(kind, ids, groups, tuple(item.slice for item in task.items), columns)
+
+
+# -- log-likelihoods ----------------------------------------------------------------------------------------
+
+
+def _scored(loaded: Loaded, asked: Sequence[Asked], progress: Progress, kept: Kept | None, salt: str) -> list[Value]:
+    _need_room(loaded, asked)
+    branchings = [branching for _, branching in asked]
+    keys = [_key(loaded, salt, prompt, branches) for prompt, branches in branchings]
+    known = kept.known if kept else {}
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    progress(1 - len(missing) / len(keys))
+    fresh: dict[int, Value] = {}
+
+    def done(which: list[int], values: list[list[float]]) -> None:
+        fresh.update((missing[w], value) for w, value in zip(which, values, strict=True))
+        if kept:
+            kept.add([keys[missing[w]] for w in which], values)
+
+    if missing:
+        prompts, branches = zip(*(branchings[i] for i in missing), strict=True)
+        branch_logprobs(loaded, prompts, branches, lambda share: progress(share * len(missing) / len(keys)), done)
+    found = [fresh.get(i) or known[key] for i, key in enumerate(keys)]
+    for (item, _), value in zip(asked, found, strict=True):
+        if not np.isfinite(value).all():
+            raise BessemerError(
+                f"the model gave {value} as log-probabilities",
+                where=f"item {item.id}",
+                fix="its weights are damaged, or training diverged",
+            )
+    return found
+
+
+def _key(loaded: Loaded, salt: str, *what: Any) -> str:
+    return sha256_text(canonical_json([SCORING, salt, str(loaded.machine.device.type), *what]))
+
+
+def _branchings(loaded: Loaded, task: LoadedTask) -> list[Branching]:
+    """Every item as a prompt and its continuations."""
+    renderer = loaded.renderer
+    match task.task.kind:
+        case "pairs":
+            begin = [_first_id(loaded)]
+            encoded = renderer.encode_texts([t for i in task.items for t in (i.good, i.bad)])
+            return [(begin, encoded[k : k + 2]) for k in range(0, len(encoded), 2)]
+        case "classify":
+            options = [task.task.answers for _ in task.items]
+        case _:
+            options = [i.choices for i in task.items]
+    chat = [n for n, i in enumerate(task.items) if i.messages]
+    text = [n for n, i in enumerate(task.items) if not i.messages]
+    found: dict[int, Branching] = {}
+    answers = iter(renderer.encode_texts([o for n in chat for o in options[n]]))
+    for n in chat:
+        found[n] = renderer.chat_ids(task.items[n].chat), [next(answers) for _ in options[n]]
+    found.update(zip(text, _continued(loaded, [(task.items[n].prompt, options[n]) for n in text]), strict=True))
+    return [found[n] for n in range(len(task.items))]
+
+
+def _continued(loaded: Loaded, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Branching]:
+    """Plain texts with continuations: what a continuation adds to the ids of its prompt.
+
+    Spaces at a prompt's end belong to the continuation, as tokenizers write them. A continuation without a space of
+    its own gets none: tasks say what stands between question and answer.
+    """
+    cut = [(prompt.rstrip(), prompt[len(prompt.rstrip()) :]) for prompt, _ in asked]
+    prompts = loaded.renderer.encode_texts([prompt for prompt, _ in cut])
+    wholes = iter(
+        loaded.renderer.encode_texts(
+            [prompt + spaces + o for (prompt, spaces), (_, own) in zip(cut, asked, strict=True) for o in own]
+        )
+    )
+    found: list[Branching] = []
+    for ids, (_, options) in zip(prompts, asked, strict=True):
+        begin = ids or [_first_id(loaded)]
+        found.append((begin, [next(wholes)[len(ids) :] for _ in options]))
+    return found
+
+
+def _first_id(loaded: Loaded) -> int:
+    """What stands before a text that nothing precedes."""
+    begin: int | None = loaded.renderer.chat.bos_token_id
+    end = loaded.renderer.end_of_text_id
+    assert end is not None
+    return end if begin is None else begin
+
+
+def _windows(loaded: Loaded, task: LoadedTask) -> Iterator[Asked]:
+    """Documents in windows, each given the last token of the one before; every token is scored once."""
+    size = min(WINDOW, max_positions(loaded) - 1)
+    for item, ids in zip(task.items, loaded.renderer.encode_texts([i.text for i in task.items]), strict=True):
+        given = [_first_id(loaded), *ids]
+        for start in range(0, len(ids), size):
+            yield item, ([given[start]], [ids[start : start + size]])
+
+
+def _need_room(loaded: Loaded, asked: Sequence[Asked]) -> None:
+    limit = max_positions(loaded)
+    for item, (prompt, branches) in asked:
+        longest = len(prompt) + max(map(len, branches))
+        if not all(branches):
+            raise BessemerError("an answer has no tokens", where=f"item {item.id}", fix="give it words")
+        if longest > limit:
+            raise BessemerError(
+                f"{show_count(longest)} tokens, but the model reads at most {show_count(limit)}",
+                where=f"item {item.id}",
+                fix="shorten the item",
+            )
+
+
+# -- generation ---------------------------------------------------------------------------------------------
+
+
+def _generated(loaded: Loaded, task: LoadedTask, progress: Progress, kept: Kept | None, salt: str) -> list[Value]:
+    """For each item the worth of its samples; graded in one go, so that the sandbox starts once."""
+    wanted = task.task
+    settings = wanted.model_dump(
+        mode="json", include={"max_tokens", "samples", "temperature", "stop", "match", "judge"}
+    )
+    code = task.spec().get("scorer_sha256", "")
+    known = kept.known if kept else {}
+    ids = [_prompt_ids(loaded, item) for item in task.items]
+    keys = [
+        _key(loaded, salt, settings, code, i, item.model_dump(exclude={"id", "group", "slice"}))
+        for i, item in zip(ids, task.items, strict=True)
+    ]
+    judge = JudgeClient(wanted.judge) if wanted.judge else None
+    values: list[Value] = []
+    waiting: list[tuple[int, list[str]]] = []
+    for n, (item, key) in enumerate(zip(task.items, keys, strict=True)):
+        values.append(known.get(key, []))
+        if key not in known:
+            texts = [_say(loaded, ids[n], task, sample) for sample in range(wanted.samples)]
+            if judge:
+                values[n] = [judge.grade(item, text) for text in texts]
+                if kept:
+                    kept.add([key], [values[n]])
+            else:
+                waiting.append((n, texts))
+        progress(1 / len(keys))
+    repeated = [task.items[n] for n, texts in waiting for _ in texts]
+    grades = iter(grade_texts(wanted.match, repeated, [t for _, texts in waiting for t in texts], task.scorer))
+    for n, texts in waiting:
+        values[n] = [next(grades) for _ in texts]
+    if kept and waiting:
+        kept.add([keys[n] for n, _ in waiting], [values[n] for n, _ in waiting])
+    return values
+
+
+def _prompt_ids(loaded: Loaded, item: TaskItem) -> list[int]:
+    if item.messages:
+        return loaded.renderer.chat_ids(item.chat)
+    return loaded.renderer.encode_texts([item.prompt])[0] or [_first_id(loaded)]
+
+
+def _say(loaded: Loaded, ids: Sequence[int], task: LoadedTask, sample: int) -> str:
+    wanted = task.task
+    tokens = generate(
+        loaded,
+        ids,
+        max_tokens=wanted.max_tokens,
+        temperature=wanted.temperature,
+        seed=sample,
+        stop=wanted.stop,
+    )
+    return "".join(token.text for token in tokens if not token.hidden)
+
+
+# -- columns ------------------------------------------------------------------------------------------------
+
+
+def _columns(task: LoadedTask, values: Sequence[Value]) -> dict[str, NDArray[Any]]:
+    items = task.items
+    match task.task.kind:
+        case "classify":
+            place = {answer: k for k, answer in enumerate(task.task.answers)}
+            return {"label": np.array([place[str(i.answer)] for i in items]), "logprob": np.array(values)}
+        case "choice":
+            most = max(map(len, values))
+            lengths = [[float(len(c.encode())) for c in i.choices] for i in items]
+            return {
+                "gold": np.array([gold(i) for i in items]),
+                "logprob": _filled(values, most),
+                "bytes": _filled(lengths, most),
+            }
+        case "pairs":
+            return {"logprob": np.array(values)}
+        case "perplexity":
+            return {
+                "bits": -np.array([v[0] for v in values]) / np.log(2),
+                "bytes": np.array([float(len(i.text.encode())) for i in items]),
+            }
+        case _:
+            return {"right": np.array(values)}
+
+
+def _filled(rows: Sequence[Sequence[float]], width: int) -> NDArray[np.float64]:
+    """Rows of different lengths as one array, nan beyond their ends."""
+    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows])

@@ -1,0 +1,72 @@
+"""Continuations scored together, with what they share computed once, must score as each does alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bessemer.infer import score
+from bessemer.infer.model import Loaded, load
+from bessemer.infer.score import branch_logprobs
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path) -> tuple[Loaded, Any]:
+    from transformers import AutoModelForCausalLM
+
+    plain: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa")
+    return load(tiny_model, dtype=torch.float32), plain.eval()
+
+
+def alone(plain: Any, prompt: list[int], branch: list[int]) -> float:
+    with torch.inference_mode():
+        logprobs = plain(torch.tensor([prompt + branch])).logits[0].double().log_softmax(-1)
+    return sum(float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(branch))
+
+
+tokens = st.integers(0, 200)
+questions = st.tuples(
+    st.lists(tokens, min_size=1, max_size=12),
+    st.lists(st.lists(tokens, min_size=1, max_size=6), min_size=1, max_size=4),
+)
+
+
+@settings(max_examples=25)
+@given(shared=st.lists(tokens, max_size=9), asked=st.lists(questions, min_size=1, max_size=6))
+def test_branches_score_as_they_do_alone(
+    models: tuple[Loaded, Any], shared: list[int], asked: list[tuple[list[int], list[list[int]]]]
+) -> None:
+    loaded, plain = models
+    prompts = [shared + prompt for prompt, _ in asked]
+    found = branch_logprobs(loaded, prompts, [branches for _, branches in asked])
+    for prompt, (_, branches), values in zip(prompts, asked, found, strict=True):
+        assert values == pytest.approx([alone(plain, prompt, b) for b in branches], abs=2e-4)
+
+
+def test_many_long_questions_in_small_batches(models: tuple[Loaded, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of queries, several batches and several slices of the head, one after the other."""
+    loaded, plain = models
+    monkeypatch.setattr(score, "HEAD_ROWS", 7)
+    monkeypatch.setattr(score, "BATCH_TOKENS", 700)
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(n: int) -> list[int]:
+        return torch.randint(0, 200, (n,), generator=generator).tolist()
+
+    shared = draw(20)
+    prompts = [shared + draw(n) for n in (5, 290, 300, 40)]
+    branches = [[draw(3), draw(30)], [draw(40), draw(1), draw(20)], [draw(33)], [draw(2), draw(2)]]
+    seen: dict[int, list[float]] = {}
+    shares: list[float] = []
+    found = branch_logprobs(
+        loaded, prompts, branches, shares.append, lambda which, values: seen.update(zip(which, values, strict=True))
+    )
+    for prompt, own, values in zip(prompts, branches, found, strict=True):
+        assert values == pytest.approx([alone(plain, prompt, b) for b in own], abs=5e-4)
+    assert [seen[i] for i in range(4)] == found
+    assert sum(shares) == pytest.approx(1)
