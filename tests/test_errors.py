@@ -28,13 +28,13 @@ def test_a_recipe_error_lists_every_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(BessemerError("x"), 2), (RecipeError("x", []), 2), (StoppedByUserError("x"), 130)]
+    ("error", "code"), [(BessemerError("x"), 4), (RecipeError("x", []), 4), (StoppedByUserError("x"), 130)]
 )
 def test_exit_codes_of_errors(error: BessemerError, code: int) -> None:
     assert error.exit_code == code
 
 
-@pytest.mark.parametrize(("word", "code"), [("SHIP", 0), ("HOLD", 3), ("REJECT", 4)])
+@pytest.mark.parametrize(("word", "code"), [("SHIP", 0), ("HOLD", 2), ("REJECT", 3)])
 def test_exit_codes_of_verdicts(word: str, code: int) -> None:
     assert Verdict(word, []).exit_code == code
 

@@ -83,12 +83,12 @@ def test_damage_to_a_stopped_run_is_found_or_harmless(tmp_path: Path, tiny_model
     if again.returncode == 0:
         assert weights_digest(home) == weights_digest(straight)
     else:
-        assert again.returncode == 2 and "Traceback" not in again.stderr
+        assert again.returncode == 4 and "Traceback" not in again.stderr
         assert str(run) in again.stderr
     if kind in {"metrics", "checkpoint"}:
         assert again.returncode == 0, again.stderr
     if kind in {"weights", "plan", "measured"}:
-        assert again.returncode == 2, again.stderr
+        assert again.returncode == 4, again.stderr
 
 
 def test_a_clock_that_jumps_changes_no_duration(tmp_path: Path, tiny_model: Path) -> None:
@@ -104,5 +104,5 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_spent(tmp_pa
     recipe = write_story(tmp_path / "story", tiny_model)
     (tmp_path / "home").write_text("a file where a folder should be")
     done = bessemer(tmp_path / "home", "run", str(recipe), "--json")
-    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 4 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert json.loads(done.stdout)["error"]["where"].startswith(str(tmp_path / "home"))

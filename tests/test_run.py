@@ -176,7 +176,7 @@ def test_a_second_run_of_the_same_name_at_the_same_time_is_refused(tmp_path: Pat
     second = bessemer(tmp_path, "run", str(recipe))
     first.kill()
     first.wait()
-    assert second.returncode == 2 and f"pid {first.pid}" in second.stderr
+    assert second.returncode == 4 and f"pid {first.pid}" in second.stderr
 
 
 def test_changes_since_the_plan_are_refused_readably(
@@ -184,7 +184,7 @@ def test_changes_since_the_plan_are_refused_readably(
 ) -> None:
     home, _ = finished
     other = bessemer(home, "run", str(recipe), "--set", "seed=2")
-    assert other.returncode == 2 and re.search(r"recipe.seed: 1 -> 2", other.stderr)
+    assert other.returncode == 4 and re.search(r"recipe.seed: 1 -> 2", other.stderr)
     assert "--restart" in other.stderr
     copy = tmp_path / "recipe.yaml"
     own = tmp_path / "own.jsonl"
@@ -193,10 +193,10 @@ def test_changes_since_the_plan_are_refused_readably(
         recipe.read_text().replace(str(recipe.parent / "own.jsonl"), str(own)).replace("name: story", "name: moved")
     )
     home2 = tmp_path / "home"
-    assert bessemer(home2, "run", str(copy), "--set", "stages[0].tokens=1k").returncode in {0, 3}
+    assert bessemer(home2, "run", str(copy), "--set", "stages[0].tokens=1k").returncode in {0, 2}
     own.write_text(own.read_text() + '{"text": "one more row"}\n')
     changed = bessemer(home2, "run", str(copy), "--set", "stages[0].tokens=1k")
-    assert changed.returncode == 2 and "sources.own.items: 200 -> 201" in changed.stderr
+    assert changed.returncode == 4 and "sources.own.items: 200 -> 201" in changed.stderr
 
 
 def test_a_release_name_that_exists_is_refused(
@@ -205,7 +205,7 @@ def test_a_release_name_that_exists_is_refused(
     home = tmp_path / "home"
     shutil.copytree(finished[0] / "releases", home / "releases")
     done = bessemer(home, "run", str(recipe))
-    assert done.returncode == 2 and "a release of this name exists: story@" in done.stderr
+    assert done.returncode == 4 and "a release of this name exists: story@" in done.stderr
     assert not (home / "runs" / "story").exists()
 
 
@@ -224,7 +224,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     leaked.write_text((recipe.parent / "rules.jsonl").read_text())
     value = {"tasks.rules.from": str(leaked), "sources.own.from": str(tmp_path / "none.jsonl"), "start": "./nowhere"}
     done = bessemer(tmp_path / "home", "run", str(recipe), "--set", f"{change}={value[change]}")
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 4 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "home" / "runs" / "story").exists()
 
 
@@ -238,5 +238,5 @@ def test_a_broken_budget_is_rejected_and_not_released(tmp_path: Path, recipe: Pa
     done = bessemer(tmp_path / "home", "run", str(recipe), "--set", f"probes.elsewhere.from={probe}", "--json")
     card = json.loads(done.stdout)
     word = card["scorecard"]["verdict"]["word"]
-    assert (done.returncode, word) == (4, "REJECT"), card["scorecard"]["probes"]
+    assert (done.returncode, word) == (3, "REJECT"), card["scorecard"]["probes"]
     assert card["release"] is None and not (tmp_path / "home" / "releases" / "story").exists()

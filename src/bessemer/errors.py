@@ -11,9 +11,9 @@ from typing import Any
 EXIT_CODES = {
     "ok": 0,  # also: verdict SHIP
     "internal": 1,  # a defect of Bessemer: a traceback is shown
-    "user": 2,  # bad input, refused
-    "hold": 3,  # verdict HOLD
-    "reject": 4,  # verdict REJECT
+    "hold": 2,  # verdict HOLD
+    "reject": 3,  # verdict REJECT
+    "user": 4,  # bad input, refused
     "interrupted": 130,  # Ctrl-C: checkpointed and stopped
 }
 

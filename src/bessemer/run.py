@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.evaluate.ledger import now
 from bessemer.evaluate.measure import cut_probes, measure
 from bessemer.evaluate.scorecard import build_scorecard
+from bessemer.evaluate.seal import commitments
 from bessemer.files import (
     digest_files,
     exclusive,
@@ -36,7 +38,7 @@ from bessemer.registry.card import build_card
 from bessemer.registry.report import build_report
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
-from bessemer.track.runs import DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
+from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
 from bessemer.track.screen import Screen, See
 from bessemer.track.trackers import following
 from bessemer.train.export import export_model
@@ -146,6 +148,7 @@ class _Story:
 
     def tell(self) -> Result:
         """The whole story, in order."""
+        self._begin()
         seconds = self.folder / "seconds.json"
         self.screen.seconds |= read_json(seconds) if seconds.exists() else {}
         self._say_plan()
@@ -158,6 +161,11 @@ class _Story:
             part()
             write_json(seconds, self.screen.seconds)
         return self.release()
+
+    def _begin(self) -> None:
+        """Once: when the run began and which seals stood there, so that an evaluation can tell what came first."""
+        if not (self.folder / BEGUN).exists():
+            write_json(self.folder / BEGUN, {"at": now(), "seals": commitments()})
 
     def _say_plan(self) -> None:
         base = self.plan["base"]
@@ -244,8 +252,11 @@ class _Story:
         data = {
             name: {"from": self.recipe.sources[name].from_, **facts} for name, facts in self.plan["sources"].items()
         }
+        begun = read_json(self.folder / BEGUN)
         return {
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "created": now(),
+            "begun": begun["at"],
+            "seals": begun["seals"],
             "verdict": verdict,
             "base": {k: v for k, v in self.plan["base"].items() if k != "end_of_text"},
             "end_of_text": self.plan["base"]["end_of_text"],

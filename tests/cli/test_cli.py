@@ -86,7 +86,7 @@ def test_the_version_is_the_package_s() -> None:
 )
 def test_wrong_usage_is_one_clear_line(args: list[str], what: str) -> None:
     done = bessemer(*args)
-    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert done.code == 4 and done.out == "" and "Traceback" not in done.err
     (line,) = [x for x in done.err.splitlines() if x.startswith("Error:")]
     assert what in line
 
@@ -125,7 +125,7 @@ def test_five_mistakes_are_five_lines(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(FIVE_MISTAKES)
     done = bessemer("recipe", "check", path)
-    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert done.code == 4 and done.out == "" and "Traceback" not in done.err
     for where, hint in {
         "name": "lower-case letters",
         "strat": "did you mean 'start'?",
@@ -137,7 +137,7 @@ def test_five_mistakes_are_five_lines(tmp_path: Path) -> None:
         assert hint in line
     asked = bessemer("recipe", "check", path, "--json")
     found = json.loads(asked.out)["error"]
-    assert asked.code == 2 and {p["where"] for p in found["problems"]} >= {"name", "strat", "stages[0].objective"}
+    assert asked.code == 4 and {p["where"] for p in found["problems"]} >= {"name", "strat", "stages[0].objective"}
 
 
 def test_a_recipe_made_from_files_is_fine(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_recipe_made_from_files_is_fine(tmp_path: Path) -> None:
     checked = bessemer("recipe", "check", "recipe.yaml", cwd=tmp_path)
     assert (checked.code, checked.out) == (0, "recipe.yaml: fine (mine)\n")
     again = bessemer("recipe", "init", "posts.jsonl", cwd=tmp_path)
-    assert again.code == 2 and "the file exists" in again.err
+    assert again.code == 4 and "the file exists" in again.err
     values = json.loads(bessemer("recipe", "check", "recipe.yaml", "--set", "retain=0.95", "--json", cwd=tmp_path).out)
     assert values["retain"] == 0.95 and values["seed"] == 1
 
@@ -167,7 +167,7 @@ def test_an_empty_home_has_nothing_and_says_what_makes_it() -> None:
 
 def test_what_is_not_there_is_refused() -> None:
     done, listed = bessemer("show", "nothing"), bessemer("show", "nothing@1", "--json")
-    assert done.code == listed.code == 2
+    assert done.code == listed.code == 4
     assert done.err.splitlines()[0] == "error: there is no release or run 'nothing'"
     assert json.loads(listed.out)["error"]["what"] == "there is no release or run 'nothing@1'"
 
@@ -191,7 +191,7 @@ def test_a_closed_pipe_is_no_defect() -> None:
 def test_doctor_examines_this_machine(here: Callable[..., Done]) -> None:
     found = json.loads((done := here("doctor", "--json")).out)
     assert {"Python", "cores", "memory", "cache", "disk", "torch", "device", "bf16"} <= {f["what"] for f in found}
-    assert done.code == (0 if all(f["ok"] for f in found) else 2)
+    assert done.code == (0 if all(f["ok"] for f in found) else 4)
     assert all(f["fix"] for f in found if not f["ok"])
     assert "Doctor" in here("doctor").out
 
@@ -203,7 +203,7 @@ def test_doctor_says_what_to_do_about_a_home_that_cannot_be_written(
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "file" / "home"))
     done = here("doctor", "--json")
     (cache,) = [f for f in json.loads(done.out) if f["what"] == "cache"]
-    assert done.code == 2 and not cache["ok"] and "BESSEMER_HOME" in cache["fix"]
+    assert done.code == 4 and not cache["ok"] and "BESSEMER_HOME" in cache["fix"]
     assert "PROBLEM" in here("doctor").out
 
 
@@ -250,7 +250,7 @@ def test_changed_data_is_a_new_plan_until_the_run_has_started(
     before = (folder / PLAN).read_text()
     for verb in (["plan", "--no-measure"], ["run"]):
         done = here(verb[0], story, *verb[1:])
-        assert done.code == 2 and "Traceback" not in done.err
+        assert done.code == 4 and "Traceback" not in done.err
         assert "something changed since this run's plan was made" in done.err
         assert "sources.own.items: 201 -> 200" in done.err and "sources.own.digest: " in done.err
         assert "--restart" in done.err and "--set name=" in done.err
@@ -264,11 +264,11 @@ def test_a_run_that_does_not_fit_is_refused_with_numbers(
     monkeypatch.setenv("BESSEMER_MEMORY_LIMIT", "1000")
     for verb in ("plan", "run"):
         done = here(verb, story)
-        assert done.code == 2 and " of memory, 1000 B are available" in done.err and "fix: " in done.err
+        assert done.code == 4 and " of memory, 1000 B are available" in done.err and "fix: " in done.err
     assert not (bessemer_home / "runs" / "story").exists()
     monkeypatch.setenv("BESSEMER_MEMORY_LIMIT", "lots")
     done = here("plan", story, "--json")
-    assert done.code == 2 and json.loads(done.out)["error"]["where"] == "BESSEMER_MEMORY_LIMIT"
+    assert done.code == 4 and json.loads(done.out)["error"]["where"] == "BESSEMER_MEMORY_LIMIT"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_what_would_fail_later_is_refused_now(
         change = change.replace("GENERAL", str(copy))
     done = here("plan", story, "--json", "--set", change)
     error = json.loads(done.out)["error"]
-    assert done.code == 2 and where in error["where"] and what in error["what"] + error["fix"]
+    assert done.code == 4 and where in error["where"] and what in error["what"] + error["fix"]
     assert not (bessemer_home / "runs").exists() or not any((bessemer_home / "runs").glob("*/*"))
 
 
@@ -303,7 +303,7 @@ def test_a_home_that_cannot_be_written_is_one_clear_error(
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "file" / "home"))
     for verb in ("plan", "run"):
         done = here(verb, story)
-        assert done.code == 2 and "cannot be written" in done.err and "BESSEMER_HOME" in done.err
+        assert done.code == 4 and "cannot be written" in done.err and "BESSEMER_HOME" in done.err
 
 
 def test_no_command_leaves_traces_in_the_working_folder(tmp_path: Path) -> None:

@@ -50,4 +50,4 @@ def test_json_and_nothing_to_do(recipe: Path, here: Callable[..., Done]) -> None
 
 def test_mistakes_are_told_at_once(recipe: Path, here: Callable[..., Done]) -> None:
     done = here("data", "prepare", recipe, "--set", "steps.pi={}", "--set", "name=No Name")
-    assert done.code == 2 and "2 mistakes" in done.err and "did you mean 'pii'" in done.err
+    assert done.code == 4 and "2 mistakes" in done.err and "did you mean 'pii'" in done.err

@@ -59,8 +59,8 @@ def test_stats_of_a_recipe_and_of_a_source(here: Here, story: Path) -> None:
 def test_trace_needs_a_question(here: Here, story: Path) -> None:
     for args in ([], ["story"], ["story", "--step", 1, "--document", "x"]):
         done = here("trace", *args)
-        assert done.code == 2 and "nothing to trace" in done.err
-    assert here("trace", "story", "--step", 1).code == 2
+        assert done.code == 4 and "nothing to trace" in done.err
+    assert here("trace", "story", "--step", 1).code == 4
     assert here("plan", story).code == 0
     done = here("trace", "story", "--step", 1, "--stage", "01-cpt")
     assert done.code == 0 and "own.jsonl:" in done.out

@@ -56,7 +56,7 @@ def test_the_life_of_a_seal(task: Path, here: Here) -> None:
     told = here("seal", "reveal", "house-rules")
     assert told.code == 0 and "bessemer seal verify" in told.out
     again = here("seal", "create", task)
-    assert again.code == 2 and "there is a seal 'house-rules' already" in again.err
+    assert again.code == 4 and "there is a seal 'house-rules' already" in again.err
 
 
 def test_json_everywhere(task: Path, here: Here) -> None:
@@ -71,7 +71,7 @@ def test_json_everywhere(task: Path, here: Here) -> None:
     assert json.loads(verified.out)["ok"] is True
     assert json.loads(here("seal", "reveal", "mine", "--json").out)["revealed"].endswith("revealed.jsonl")
     wrong = here("seal", "withdraw", "mine", "--model", "1" * 64, "--why", "x", "--json")
-    assert wrong.code == 2 and "0 submissions" in json.loads(wrong.out)["error"]["what"]
+    assert wrong.code == 4 and "0 submissions" in json.loads(wrong.out)["error"]["what"]
 
 
 def test_verify_in_a_process_of_its_own_with_nothing_but_the_folder(task: Path, here: Here, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_verify_in_a_process_of_its_own_with_nothing_but_the_folder(task: Path, 
     public = Path(made["folder"], "public.jsonl")
     public.write_text(public.read_text().replace("alpha", "alpla"))
     done = bessemer("seal", "verify", made["folder"], BESSEMER_HOME=home)
-    assert done.code == 2 and "public.jsonl: its bytes changed" in done.err
+    assert done.code == 4 and "public.jsonl: its bytes changed" in done.err
     listed = here("seal", "list")
     assert listed.code == 0 and "DAMAGED" in listed.out
 
@@ -93,6 +93,6 @@ def test_a_sealed_task_is_no_source(task: Path, here: Here, tmp_path: Path) -> N
     for address in (made["folder"], f"{made['folder']}/public.jsonl", str(tmp_path / "mine.jsonl")):
         (tmp_path / "data.yaml").write_text(f"name: stolen\nsources: {{own: {{from: {address!r}}}}}\n")
         done = here("data", "prepare", tmp_path / "data.yaml", "--workers", "1")
-        assert done.code == 2 and "no source may read those" in done.err, done.out
+        assert done.code == 4 and "no source may read those" in done.err, done.out
         (tmp_path / "again.yaml").write_text(TASK.replace("items.jsonl", address))
-        assert here("seal", "create", tmp_path / "again.yaml", "--name", "again").code == 2
+        assert here("seal", "create", tmp_path / "again.yaml", "--name", "again").code == 4

@@ -95,7 +95,7 @@ def test_paths_and_splits(hub: Hub, rest: str, texts: str) -> None:
 )
 def test_what_the_hub_does_not_have_is_one_clear_error(hub: Hub, address: str, what: str) -> None:
     found = read(hub.url, address)
-    assert found.returncode == 2, found.stderr
+    assert found.returncode == 4, found.stderr
     assert what in found.stdout
 
 

@@ -68,7 +68,7 @@ def test_a_commit_can_be_named(hub: Hub) -> None:
 @pytest.mark.parametrize("start", ["tests/none", f"{REPO}@{'c' * 40}", "bad--name/..x"])
 def test_what_the_hub_does_not_have_is_one_clear_error(hub: Hub, start: str, bessemer_home: Path) -> None:
     found = resolve(hub.url, start)
-    assert found.returncode == 2, found.stderr
+    assert found.returncode == 4, found.stderr
     assert found.stdout.startswith(f"{start}: the hub could not deliver it") and "fix: " in found.stdout
     assert not list((bessemer_home / "cache" / "hub").glob("*.json"))  # nothing was pinned
 
@@ -76,5 +76,5 @@ def test_what_the_hub_does_not_have_is_one_clear_error(hub: Hub, start: str, bes
 @pytest.mark.parametrize("offline", [True, False])
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(offline: bool) -> None:
     found = resolve("http://127.0.0.1:9", REPO, offline=offline)
-    assert found.returncode == 2, found.stderr
+    assert found.returncode == 4, found.stderr
     assert found.stdout.startswith(f"{REPO}: the hub could not deliver it")

@@ -93,4 +93,4 @@ def test_it_is_written_and_nothing_is_applied(tmp_path: Path, recipe: Path) -> N
     assert (tmp_path / "runs/story/plan.lock.json").exists()
     for options in (["--on", "sky"], ["--on", "local", "--manifest", str(file)]):
         refused = bessemer(tmp_path, "run", str(recipe), *options)
-        assert refused.returncode == 2 and "a manifest goes with k8s and sky" in refused.stderr
+        assert refused.returncode == 4 and "a manifest goes with k8s and sky" in refused.stderr

@@ -32,7 +32,7 @@ def test_a_preempted_job_goes_on_to_the_same_weights(
     submitted = begin(tmp_path, "run", str(recipe), "--on", "slurm:small", "--workers", "1", "--wait")
     until(reached(tmp_path, 20), submitted)
     again = bessemer(tmp_path, "run", str(recipe), "--on", "slurm")
-    assert again.returncode == 2 and "in use by another process" in again.stderr
+    assert again.returncode == 4 and "in use by another process" in again.stderr
     subprocess.run(["scancel", "--batch", "--signal=TERM", job_of(tmp_path)], check=True)
     _, said = submitted.communicate()
     assert submitted.returncode == 0, said + (tmp_path / "runs/story/slurm.log").read_text()
@@ -61,7 +61,7 @@ def test_a_waiting_job_is_cancelled_and_a_cancelled_one_stays_so(
     held = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small")
     assert held.returncode == 0 and state_of(tmp_path) == "queued", held.stderr
     twice = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small")
-    assert twice.returncode == 2 and "in Slurm's queue already" in twice.stderr
+    assert twice.returncode == 4 and "in Slurm's queue already" in twice.stderr
     assert bessemer(tmp_path, "runs", "stop", "story").returncode == 0
     until(lambda: state_of(tmp_path) == "planned")
     subprocess.run(["scontrol", "update", "PartitionName=small", "State=UP"], check=True)
@@ -73,4 +73,4 @@ def test_a_waiting_job_is_cancelled_and_a_cancelled_one_stays_so(
 
 def test_slurm_refuses(slurm: None, tmp_path: Path, recipe: Path) -> None:  # noqa: F811
     refused = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:nowhere")
-    assert refused.returncode == 2 and "Slurm refused the job" in refused.stderr
+    assert refused.returncode == 4 and "Slurm refused the job" in refused.stderr

@@ -95,7 +95,7 @@ def test_stop_and_resume_from_another_process(tmp_path: Path, recipe: Path, undi
     running = state(tmp_path)
     assert running["state"] == "running" and f"pid {run.pid} on" in running["holder"]
     second = bessemer(tmp_path, "run", str(recipe), *ON)
-    assert second.returncode == 2 and f"pid {run.pid}" in second.stderr
+    assert second.returncode == 4 and f"pid {run.pid}" in second.stderr
     asking = begin(tmp_path, "runs", "stop", "story", "--json")
     until((tmp_path / "runs/story/stop").exists, asking)
     os.kill(worker, signal.SIGCONT)
@@ -103,7 +103,7 @@ def test_stop_and_resume_from_another_process(tmp_path: Path, recipe: Path, undi
     assert told["state"] == "stopped" and f"step {told['why']['step']} of" in told["why"]["what"]
     assert run.wait() == 130
     again = bessemer(tmp_path, "runs", "stop", "story")
-    assert again.returncode == 2 and "not going on: stopped" in again.stderr
+    assert again.returncode == 4 and "not going on: stopped" in again.stderr
     follower = begin(tmp_path, "runs", "logs", "story", "-f")
     resumed = bessemer(tmp_path, "runs", "resume", "story", "--on", "local:1", "--json")
     assert resumed.returncode == 0, resumed.stderr
@@ -132,5 +132,5 @@ def test_a_worker_refuses_another_plan_and_the_run_tells_why(tmp_path: Path, tin
         check=False,
     )
     told = json.loads((home / "runs/moving/01-cpt/error.json").read_text())
-    assert worker.returncode == 2 and "does not arrive at the run's plan" in told["what"] and not told["retry"]
+    assert worker.returncode == 4 and "does not arrive at the run's plan" in told["what"] and not told["retry"]
     assert "sources.own.items: 200 -> 201" in told["what"]

@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-c", "from bessemer.cli.main import main; main()", "
 def _refused(*arguments: str) -> str:
     """stderr of a server that must not start."""
     ended = subprocess.run([*COMMAND, *arguments], capture_output=True, check=False, text=True, timeout=60)
-    assert ended.returncode == 2, ended.stderr
+    assert ended.returncode == 4, ended.stderr
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     return ended.stderr

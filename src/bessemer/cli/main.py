@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import data, doctor, plan, recipe, releases, run, runs, seal, serve, show, trace
+from bessemer.cli import contest, data, doctor, evaluate, plan, recipe, releases, run, runs, seal, serve, show, trace
 from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
 
@@ -26,9 +26,13 @@ app.command()(serve.serve)
 app.command()(releases.releases)
 app.command()(show.show)
 app.command()(trace.trace)
+app.command()(evaluate.verdict)
+app.command()(evaluate.verify)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs", help="List, show, stop and resume runs; read their logs.")
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
+app.add_typer(evaluate.app, name="eval", help="Measure models on tasks; how small an effect a task can show.")
+app.add_typer(contest.app, name="contest", help="Several recipes, one budget, the same sealed tasks.")
 app.add_typer(seal.app, name="seal", help="Seal a task before training; list who opened it; verify it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
@@ -45,7 +49,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 fine or SHIP, 2 refused input, 3 HOLD, 4 REJECT, 130 stopped as asked, 1 a defect of Bessemer."""
+    """Exit codes: 0 fine or SHIP, 2 HOLD, 3 REJECT, 4 refused input, 130 stopped as asked, 1 a defect of Bessemer."""
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def create(
     share: Annotated[float, typer.Option(help="Share of the items to seal.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Decides which clusters of items are sealed.")] = 0,
     control: Annotated[int, typer.Option(help="Sealed items whose answer becomes a coin flip.")] = 0,
+    canary: Annotated[int, typer.Option(help="Items of invented words added to the sealed part.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Most models that may ever be scored.")] = None,
     by: By = "",
     json: Json = False,
@@ -43,6 +44,7 @@ def create(
         seed=seed,
         by=by or who(),
         control=control,
+        canary=canary,
         limit=limit,
         scorer=loaded.scorer,
     )
@@ -167,7 +169,9 @@ def _facts(seal: Seal) -> dict[str, Any]:
 
 def _print(seal: Seal) -> None:
     made, plan, counts = seal.commitment, seal.commitment["plan"], seal.commitment["counts"]
-    control = f", {counts['control']} of them controls" if counts["control"] else ""
+    control = "".join(
+        f", {counts[k]} of them {k + 's' if k == 'control' else 'canaries'}" for k in ("control", "canary") if counts[k]
+    )
     print(f"{seal.name}: created {made['created']} by {made['by']}")
     print(f"  items       {counts['public']} public, {counts['sealed']} sealed{control}")
     print(f"  plan        {plan['metric']}, smallest effect {plan['smallest_effect']}, alpha {plan['alpha']}")

@@ -23,10 +23,10 @@ from bessemer.evaluate.tasks import LoadedTask, TaskItem, gold
 from bessemer.files import canonical_json, home, sha256_text
 from bessemer.infer.generate import generate, max_positions
 from bessemer.infer.model import Loaded
-from bessemer.infer.score import Progress, branch_logprobs
+from bessemer.infer.score import Progress, branch_logprobs, n_same
 from bessemer.units import show_count
 
-SCORING = "scoring/1"  # changed when the same model would score differently
+SCORING = "scoring/2"  # changed when the same model would score differently
 WINDOW = 2048  # tokens of a document that are scored together
 Value = list[float]
 Branching = tuple[list[int], list[list[int]]]  # a prompt and its continuations, as token ids
@@ -159,7 +159,8 @@ def _continued(loaded: Loaded, asked: Sequence[tuple[str, Sequence[str]]]) -> li
     """Plain texts with continuations: what a continuation adds to the ids of its prompt.
 
     Spaces at a prompt's end belong to the continuation, as tokenizers write them. A continuation without a space of
-    its own gets none: tasks say what stands between question and answer.
+    its own gets none: tasks say what stands between question and answer. Where a tokenizer melts the end of the prompt
+    and a continuation into one token, the question ends before that token, for all continuations of the item.
     """
     cut = [(prompt.rstrip(), prompt[len(prompt.rstrip()) :]) for prompt, _ in asked]
     prompts = loaded.renderer.encode_texts([prompt for prompt, _ in cut])
@@ -169,10 +170,18 @@ def _continued(loaded: Loaded, asked: Sequence[tuple[str, Sequence[str]]]) -> li
         )
     )
     found: list[Branching] = []
+    opening = _opening(loaded)
     for ids, (_, options) in zip(prompts, asked, strict=True):
-        begin = ids or [_first_id(loaded)]
-        found.append((begin, [next(wholes)[len(ids) :] for _ in options]))
+        own = [next(wholes) for _ in options]
+        n = min(n_same(ids, whole) for whole in own)
+        found.append(([*opening, *ids[:n]] or [_first_id(loaded)], [whole[n:] for whole in own]))
     return found
+
+
+def _opening(loaded: Loaded) -> list[int]:
+    """What the tokenizer itself puts before a text, as Llama's and Gemma's do."""
+    begin = loaded.renderer.chat.bos_token_id
+    return [begin] if begin is not None and loaded.renderer.chat("")["input_ids"][:1] == [begin] else []
 
 
 def _first_id(loaded: Loaded) -> int:
@@ -184,18 +193,23 @@ def _first_id(loaded: Loaded) -> int:
 
 
 def _windows(loaded: Loaded, task: LoadedTask) -> Iterator[Asked]:
-    """Documents in windows, each given the last token of the one before; every token is scored once."""
-    size = min(WINDOW, max_positions(loaded) - 1)
+    """Documents in windows; every token is scored once, given the last token of the window before.
+
+    The last window is given as many tokens as fit. So does lm-evaluation-harness (with max_length=2048).
+    """
+    size = min(WINDOW, max_positions(loaded))
     for item, ids in zip(task.items, loaded.renderer.encode_texts([i.text for i in task.items]), strict=True):
         given = [_first_id(loaded), *ids]
         for start in range(0, len(ids), size):
-            yield item, ([given[start]], [ids[start : start + size]])
+            end = min(start + size, len(ids))
+            first = max(0, end - size) if start else 0
+            yield item, (given[first : start + 1], [ids[start:end]])
 
 
 def _need_room(loaded: Loaded, asked: Sequence[Asked]) -> None:
     limit = max_positions(loaded)
     for item, (prompt, branches) in asked:
-        longest = len(prompt) + max(map(len, branches))
+        longest = len(prompt) + max(map(len, branches)) - 1  # nothing follows the last token, so it is not read
         if not all(branches):
             raise BessemerError("an answer has no tokens", where=f"item {item.id}", fix="give it words")
         if longest > limit:
@@ -248,7 +262,7 @@ def _generated(loaded: Loaded, task: LoadedTask, progress: Progress, kept: Kept 
 def _prompt_ids(loaded: Loaded, item: TaskItem) -> list[int]:
     if item.messages:
         return loaded.renderer.chat_ids(item.chat)
-    return loaded.renderer.encode_texts([item.prompt])[0] or [_first_id(loaded)]
+    return [*_opening(loaded), *loaded.renderer.encode_texts([item.prompt])[0]] or [_first_id(loaded)]
 
 
 def _say(loaded: Loaded, ids: Sequence[int], task: LoadedTask, sample: int) -> str:
@@ -275,7 +289,7 @@ def _columns(task: LoadedTask, values: Sequence[Value]) -> dict[str, NDArray[Any
             return {"label": np.array([place[str(i.answer)] for i in items]), "logprob": np.array(values)}
         case "choice":
             most = max(map(len, values))
-            lengths = [[float(len(c.encode())) for c in i.choices] for i in items]
+            lengths = [[float(n) for n in i.lengths or [len(c.encode()) for c in i.choices]] for i in items]
             return {
                 "gold": np.array([gold(i) for i in items]),
                 "logprob": _filled(values, most),

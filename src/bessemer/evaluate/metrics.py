@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bessemer.errors import BessemerError
 
@@ -178,8 +178,9 @@ def _check_values(columns: Columns) -> None:
         _refuse(columns, values["bytes"] <= 0, "the text has no bytes", "bytes")
 
 
-def _refuse(columns: Columns, bad_I: Bools, what: str, name: str) -> None:
+def _refuse(columns: Columns, bad: ArrayLike, what: str, name: str) -> None:
     """Raises BessemerError that names the first bad item and shows its row."""
+    bad_I = np.asarray(bad, np.bool_)
     if not bad_I.any():
         return
     first, n_bad = int(np.argmax(bad_I)), int(bad_I.sum())

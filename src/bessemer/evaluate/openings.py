@@ -74,6 +74,10 @@ class Opening:
         """Ids of the items whose answers are coin flips: scored apart."""
         return frozenset(item.row["id"] for item in self.items() if item.control)
 
+    def canaries(self) -> frozenset[str]:
+        """Ids of those controls whose words exist nowhere else."""
+        return frozenset(item.row["id"] for item in self.items() if item.canary)
+
     @property
     def salt(self) -> str:
         """A secret of this seal, for keys of a cache that must tell nothing about the items."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from typing import Any, cast
 from bessemer.data.open import need
 from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, merkle
+from bessemer.evaluate.controls import CANARY, Wanted, check_controls, with_controls
 from bessemer.evaluate.sides import JACCARD, WORDS, Row, choose_sealed
 from bessemer.evaluate.submissions import submissions_of
 from bessemer.evaluate.tasks import METRICS_OF
@@ -49,7 +49,6 @@ PUBLIC, SEALED, LEAVES, SCORER, REVEALED = "public.jsonl", "sealed.bin", "leaves
 CODE = ("metrics.py", "stats.py", "tasks.py", "answer.py", "grade.py")  # what turns a model and items into a number
 TERMS = {"name", "created", "by", "task", "plan", "counts", "split", "limit", "root", "code", "control_seed_sha256",
          "key_sha256", "files"}  # fmt: skip
-CONTROLLED = ("classify", "choice")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 KEY_BYTES, NONCE_BYTES = 32, 12
 RESTORE = "restore the folder from a copy; a seal that was changed proves nothing"
@@ -86,12 +85,14 @@ class Seal:
 
 @dataclass(frozen=True)
 class SealedItem:
-    """One item of the sealed part. control: its answer is a coin flip; scored apart. leaf: its salted hash, public."""
+    """One item of the sealed part. control: its answer is a coin flip; scored apart. canary: nobody can have written
+    its words. leaf: its salted hash, public."""
 
     row: Row
     salt: bytes
     leaf: str
     control: bool
+    canary: bool = False
 
 
 def create(
@@ -103,6 +104,7 @@ def create(
     seed: int,
     by: str,
     control: int = 0,
+    canary: int = 0,
     limit: int | None = None,
     scorer: Path | None = None,
 ) -> Seal:
@@ -110,6 +112,7 @@ def create(
 
     rows: the items, as a task's `rows()`. spec: the task without them, as its `spec()`. share: of the items to seal.
     control: sealed items whose answer becomes a coin flip; a model that beats chance on them has seen the answers.
+    canary: items added to the sealed part that exist nowhere else; one that was fed shows that the file leaked.
     limit: of models that may be scored, ever. scorer: the code of `match.scorer`, kept with the seal.
     Raises BessemerError when the name is taken, an item is unfit, or a part would be empty.
     """
@@ -124,7 +127,8 @@ def create(
     chosen = choose_sealed(rows, share, seed)
     public = [row for row, is_sealed in zip(rows, chosen, strict=True) if not is_sealed]
     control_seed = secrets.token_bytes(KEY_BYTES)
-    items = _controlled([row for row, s in zip(rows, chosen, strict=True) if s], spec, control, control_seed)
+    wanted = Wanted(control, canary)
+    items = with_controls([row for row, s in zip(rows, chosen, strict=True) if s], spec, wanted, control_seed)
     salts = [secrets.token_bytes(merkle.SALT_BYTES) for _ in items]
     records = [{"salt": salt.hex(), "item": item} for salt, item in zip(salts, items, strict=True)]
     leaves = [merkle.leaf_of(salt, item) for salt, item in zip(salts, items, strict=True)]
@@ -152,7 +156,13 @@ def create(
                     "smallest_effect": spec.get("smallest_effect"),
                     "alpha": spec.get("alpha"),
                 },
-                "counts": {"items": len(rows), "public": len(public), "sealed": len(items), "control": control},
+                "counts": {
+                    "items": len(rows),
+                    "public": len(public),
+                    "sealed": len(items),
+                    "control": control,
+                    "canary": canary,
+                },
                 "split": {"share": share, "seed": seed, "jaccard": JACCARD, "words": WORDS},
                 "limit": limit,
                 "root": merkle.root_of(leaves).hex(),
@@ -172,6 +182,11 @@ def names() -> list[str]:
     """The seals here, by name, without checking them."""
     found = (path.parent.name for path in (home() / "seals").glob(f"*/{COMMITMENT}"))
     return sorted(name for name in found if NAME.fullmatch(name))  # not what a kill left: .tmp-NAME
+
+
+def commitments() -> dict[str, str]:
+    """{name: sha256 of commitment.json} of the seals here, without checking them."""
+    return {name: sha256_file(folder_of(name) / COMMITMENT) for name in names()}
 
 
 def load(name: str) -> Seal:
@@ -237,7 +252,7 @@ def verify_reveal(folder: Path) -> list[SealedItem]:
     Raises BessemerError naming the first item that differs, or when nothing was revealed.
     """
     seal = _checked(folder, torn_ok=True)
-    with _from_anyone(folder):
+    with from_anyone(folder):
         return _checked_reveal(seal)
 
 
@@ -252,7 +267,16 @@ def _checked_reveal(seal: Seal) -> list[SealedItem]:
     items = _unpacked(seal, _rows(path), str(path))
     if sha256_file(path) != entry["sha256"]:
         raise BessemerError("its bytes changed since it was revealed", where=str(path), fix=RESTORE)
-    _check_controls(seal, items, str(entry["control_seed"]), str(path))
+    counts = seal.commitment["counts"]
+    fault = check_controls(
+        [(item.row, item.control) for item in items],
+        seal.task,
+        Wanted(counts["control"], counts["canary"]),
+        bytes.fromhex(entry["control_seed"]),
+        seal.commitment["control_seed_sha256"],
+    )
+    if fault:
+        raise BessemerError(f"the controls were not drawn by the seed: {fault}", where=str(path), fix=RESTORE)
     return items
 
 
@@ -372,15 +396,15 @@ def checked_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def _from_anyone(folder: Path) -> Generator[None]:
+def from_anyone(folder: Path, kind: str = "a seal", fix: str = RESTORE) -> Generator[None]:
     """A folder may come from anyone and hold anything: what our own code would never write is refused, no crash."""
     try:
         yield
     except BessemerError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        what = f"not in the form of a seal ({type(error).__name__}: {error})"
-        raise BessemerError(what, where=str(folder), fix=RESTORE) from None
+        what = f"not in the form of {kind} ({type(error).__name__}: {error})"
+        raise BessemerError(what, where=str(folder), fix=fix) from None
 
 
 def _checked(folder: Path, *, head: str = "", torn_ok: bool) -> Seal:
@@ -388,7 +412,7 @@ def _checked(folder: Path, *, head: str = "", torn_ok: bool) -> Seal:
         if (folder / name).is_symlink() or not (folder / name).is_file():
             raise BessemerError(f"{name} is missing or no plain file", where=str(folder), fix=RESTORE)
     entries = ledger.read_ledger(folder / LEDGER, head=head, torn_ok=torn_ok)
-    with _from_anyone(folder):
+    with from_anyone(folder):
         return _checked_with(folder, entries)
 
 
@@ -445,6 +469,11 @@ def _check_counts(seal: Seal) -> None:
         raise BessemerError("its leaves have another root than the commitment", where=str(seal.folder / LEAVES))
 
 
+def leaves_of(seal: Seal) -> set[str]:
+    """The salted hashes of the sealed items: what their results go by."""
+    return {leaf.hex() for leaf in _leaves(seal)}
+
+
 def _leaves(seal: Seal) -> list[bytes]:
     return [bytes.fromhex(leaf) for leaf in read_json(seal.folder / LEAVES)["leaves"]]
 
@@ -462,53 +491,10 @@ def _unpacked(seal: Seal, records: Sequence[Mapping[str, Any]], where: str) -> l
                 fix=RESTORE,
             )
         row = {key: value for key, value in item.items() if key != "control"}
-        items.append(SealedItem(row, salt, leaf.hex(), "control" in item))
+        items.append(SealedItem(row, salt, leaf.hex(), "control" in item, item.get("control") == CANARY))
     if len(records) != len(leaves):
         raise BessemerError(f"{len(records)} items, but {len(leaves)} were sealed", where=where, fix=RESTORE)
     return items
-
-
-def _controlled(rows: list[Row], spec: Mapping[str, Any], n: int, seed: bytes) -> list[Row]:
-    """The rows; `n` of them with a coin flip for an answer, and a mark."""
-    if n and spec["kind"] not in CONTROLLED:
-        raise BessemerError(
-            f"kind {spec['kind']} has no answers to flip a coin about",
-            where="control",
-            fix=f"leave it out; it is for {' and '.join(CONTROLLED)}",
-        )
-    if not 0 <= n <= len(rows) // 2:
-        raise BessemerError(
-            f"{n} of {len(rows)} sealed items cannot be controls", where="control", fix=f"0 to {len(rows) // 2}"
-        )
-    picked = _picked([row["id"] for row in rows], n, seed)
-    return [row | _coin_flip(row, spec, seed) | {"control": True} if row["id"] in picked else row for row in rows]
-
-
-def _picked(ids: Sequence[str], n: int, seed: bytes) -> set[str]:
-    return set(sorted(ids, key=lambda identity: _draw(seed, "pick", identity))[:n])
-
-
-def _coin_flip(row: Row, spec: Mapping[str, Any], seed: bytes) -> Row:
-    """An answer that the seed and the id decide; in the form that the item had (a text or a place in `choices`)."""
-    options: list[str] = spec["answers"] if spec["kind"] == "classify" else row["choices"]
-    place = _draw(seed, "flip", row["id"]) % len(options)
-    return {"answer": place if isinstance(row.get("answer"), int) else options[place]}
-
-
-def _draw(seed: bytes, what: str, identity: str) -> int:
-    return int.from_bytes(hmac.digest(seed, f"{what} {identity}".encode(), "sha256"))
-
-
-def _check_controls(seal: Seal, items: Sequence[SealedItem], seed_hex: str, where: str) -> None:
-    """The coin flips were decided by a seed that was committed to, so nobody chose which answers are wrong."""
-    seed = bytes.fromhex(seed_hex)
-    wanted = _picked([item.row["id"] for item in items], seal.commitment["counts"]["control"], seed)
-    honest = all(
-        item.row | _coin_flip(item.row, seal.task, seed) == item.row if item.row["id"] in wanted else not item.control
-        for item in items
-    ) and wanted == {item.row["id"] for item in items if item.control}
-    if hashlib.sha256(seed).hexdigest() != seal.commitment["control_seed_sha256"] or not honest:
-        raise BessemerError("the controls are not those that the committed seed draws", where=where, fix=RESTORE)
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -41,14 +41,24 @@ class Match(Strict):
     """When a generated answer is right."""
 
     how: Literal["exact", "normalised", "numeric", "regex", "python"] = Field(
-        "normalised",
+        default="normalised",
         description="exact: the same text; normalised: without case, punctuation, articles and spaces; numeric: the "
         "last number of the answer equals the wanted one; regex: `pattern` finds something that equals the wanted "
         "answer; python: `scorer` says, in the sandbox",
     )
-    pattern: str | None = Field(None, description="With how: regex. Its first group, or the whole match, is compared")
+    pattern: str | None = Field(
+        default=None, description="With how: regex. Its first group that is not empty, or the match, is compared"
+    )
     scorer: str | None = Field(
-        None, description="With how: python. A file beside the task with `def score(item: dict, answer: str) -> float`"
+        default=None,
+        description="With how: python. A file beside the task with `def score(item: dict, answer: str) -> float`",
+    )
+    which: Literal["first", "last"] = Field("first", description="With how: regex. Which of the places it finds")
+    strip: bool = Field(True, description="exact, regex: without spaces at the ends")
+    ignore_case: bool = Field(False, description="exact, regex: without case")
+    ignore_punctuation: bool = Field(False, description="exact, regex: without ASCII punctuation")
+    ignore: list[str] = Field(
+        default_factory=list[str], description="exact, regex: patterns that are taken out of both sides first"
     )
 
     @model_validator(mode="after")
@@ -57,11 +67,16 @@ class Match(Strict):
             raise ValueError(".pattern: goes with how: regex, and how: regex needs it")
         if (self.how == "python") != (self.scorer is not None):
             raise ValueError(".scorer: goes with how: python, and how: python needs it")
-        if self.pattern is not None:
+        compared = {"strip", "ignore_case", "ignore_punctuation", "ignore"} & self.model_fields_set
+        if compared and self.how not in {"exact", "regex"}:
+            raise ValueError(f".{min(compared)}: goes with how: exact and how: regex")
+        if "which" in self.model_fields_set and self.how != "regex":
+            raise ValueError(".which: goes with how: regex")
+        for name, pattern in [("pattern", self.pattern or ""), *(("ignore", p) for p in self.ignore)]:
             try:
-                re.compile(self.pattern)
+                re.compile(pattern)
             except re.error as error:
-                raise ValueError(f".pattern: no regular expression ({error})") from None
+                raise ValueError(f".{name}: no regular expression ({error})") from None
         return self
 
 
@@ -92,6 +107,9 @@ class Task(Strict):
         0.02, description="The smallest change of the metric that matters; the margin of EQUIVALENT"
     )
     alpha: Annotated[float, Field(gt=0, le=0.2)] = Field(0.05, description="Error rate of the answers WIN and LOSS")
+    overlap_limit: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the items that may be found in what a run was fed; above it there is no SHIP"
+    )
     precision: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="Of recall_at_precision")
     match: Match = Field(default_factory=Match, description="generate: when an answer is right")
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = Field(64, description="generate, judge: longest answer")
@@ -139,7 +157,10 @@ class _Message(Strict):
 
 
 class TaskItem(Strict):
-    """One item. `messages` go through the chat template; `prompt` is text as it stands."""
+    """One item. `messages` go through the chat template; `prompt` is text as it stands.
+
+    lengths: what accuracy_norm divides by, one for each choice; by default the bytes of the choice.
+    """
 
     id: str = Field(min_length=1)
     group: str = ""
@@ -149,6 +170,7 @@ class TaskItem(Strict):
     answer: str | int | None = None
     answers: list[str] = Field(default_factory=list[str])
     choices: list[str] = Field(default_factory=list[str])
+    lengths: list[int] = Field(default_factory=list[int])
     good: str = ""
     bad: str = ""
     text: str = ""
@@ -262,6 +284,8 @@ def _classify_fault(task: Task, item: TaskItem) -> str:
 def _choice_fault(task: Task, item: TaskItem) -> str:
     if len(item.choices) < 2 or len(set(item.choices)) < len(item.choices):
         return "choices need at least two different texts"
+    if item.lengths and (len(item.lengths) != len(item.choices) or min(item.lengths) < 1):
+        return f"{len(item.choices)} choices need as many lengths, each at least 1"
     if item.answer is None:
         return "no answer"
     if isinstance(item.answer, int):

@@ -6,6 +6,7 @@ shown to hold (a whole interval on the right side). HOLD: the data cannot tell; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,3 +83,90 @@ def _percent(share: float) -> str:
 
 def _percents(change: dict[str, float]) -> str:
     return f"[{change['low'] * 100:+.1f}, {change['high'] * 100:+.1f}]"
+
+
+# -- an evaluation's scorecard ------------------------------------------------------------------------------
+
+
+def judge_evaluation(tasks: dict[str, Any], probes: Mapping[str, Any]) -> Verdict:
+    """Domain gain, and nothing forgotten beyond the budget, and clean, and the sealed part opened in order.
+
+    tasks: as in the evaluation's scorecard (docs/design/formats.md), each with its role: gain or keep.
+    """
+    found = _Findings([], [], [])
+    for name, probe in probes.items():
+        _judge_probe(found, name, probe)
+    for name, task in tasks.items():
+        if "change" not in task:
+            found.unclear.append(f"{name}: there is nothing to compare with (--against)")
+        elif task["role"] == "gain":
+            _judge_gain(found, name, task)
+        else:
+            _judge_kept(found, name, task)
+        _judge_clean(found, name, task)
+    roles = [t["role"] for t in tasks.values()]
+    if "gain" not in roles:
+        found.unclear.append("no task is there that has to gain")
+    if not probes and "keep" not in roles:
+        found.unclear.append("nothing general was measured, so what was forgotten is not known (--keep TASK)")
+    sealed = [name for name, t in tasks.items() if t["role"] == "gain" and t["seal"]]
+    if not sealed:
+        found.unclear.append("no task is sealed: `bessemer seal create` before the training, then --tasks seal:NAME")
+    for name in sealed:
+        if fault := tasks[name]["seal"]["out_of_order"]:
+            found.unclear.append(f"{name}: {fault}")
+    if found.bad:
+        return Verdict("REJECT", found.bad + found.unclear)
+    return Verdict("HOLD", found.unclear) if found.unclear else Verdict("SHIP", found.good)
+
+
+def _judge_gain(found: _Findings, name: str, task: dict[str, Any]) -> None:
+    shown = _shown(name, task)
+    match task["change"]["answer"]:
+        case "WIN":
+            found.good.append(f"learnt {shown}")
+        case "LOSS":
+            found.bad.append(f"worse than before on {shown}")
+        case "EQUIVALENT":
+            found.bad.append(f"nothing gained that matters on {shown}, smallest effect {task['margin']:g}")
+        case _:
+            found.unclear.append(f"no change shown on {shown}")
+
+
+def _judge_kept(found: _Findings, name: str, task: dict[str, Any]) -> None:
+    """Not worse by more than the margin: the whole interval on the right side of it."""
+    change, better = task["change"]["change"], task["change"]["higher_is_better"]
+    low, high = (change["low"], change["high"]) if better else (-change["high"], -change["low"])
+    shown = f"{_shown(name, task)}, may lose {task['margin']:.4g}"
+    texts = (f"kept {shown}", f"cannot tell whether it was kept, {shown}", f"forgot {shown}")
+    found.add(low, high, -task["margin"], texts)
+
+
+def _judge_clean(found: _Findings, name: str, task: dict[str, Any]) -> None:
+    """A score on items that were trained on says nothing about the model, good or bad: it holds the verdict up."""
+    overlap = task["overlap"]
+    if task["role"] == "gain" and not overlap["known"]:
+        found.unclear.append(f"{name}: nothing is known of what this model was fed, so its items may be among it")
+    if overlap["known"] and overlap["share"] > task["spec"]["overlap_limit"]:
+        found.unclear.append(
+            f"{name}: {overlap['n_contaminated']} of {task['n_items']} items were fed to the model "
+            f"({overlap['share']:.1%}, limit {task['spec']['overlap_limit']:.1%})"
+        )
+    if overlap["known"] and overlap["leaked_canaries"]:
+        found.unclear.append(f"{name}: {overlap['leaked_canaries']} canaries were fed to the model: the file leaked")
+    for controls in filter(None, task["controls"]):
+        if controls["seen"]:
+            found.unclear.append(
+                f"{name}: right on {controls['right']:g} of {controls['n']} coin flips (p {controls['p']:.1g}): "
+                "the model has seen the answers"
+            )
+
+
+def _shown(name: str, task: dict[str, Any]) -> str:
+    d = task["change"]
+    unit = (100, " %") if d["relative"] else (1, "")
+    change = [f"{d['change'][k] * unit[0]:+.3f}" for k in ("value", "low", "high")]
+    return (
+        f"{name}: {task['primary']} {d['before']['value']:.3f} -> {d['after']['value']:.3f} "
+        f"(change {change[0]}{unit[1]} [{change[1]}, {change[2]}])"
+    )

@@ -121,11 +121,17 @@ def branch_logprobs(
 ) -> list[list[float]]:
     """Log-probability (nats) of each continuation of each prompt, all given as token ids.
 
-    What is shared is computed once: what all prompts begin with once a batch, a prompt once for all its continuations.
-    Only positions that predict a continuation's token go through the head. done: told of every finished batch.
+    What is shared is computed once: what all prompts begin with once a batch, a prompt once for all its continuations,
+    and so is what all of these begin with. Only positions that predict a continuation's token go through the head.
+    done: told of every finished batch.
     """
     prefix = _common_prefix(prompts)
-    fed = [[*p[len(prefix) :], *(i for b in own for i in b[:-1])] for p, own in zip(prompts, branches, strict=True)]
+    stems = [_stem(own) for own in branches]
+    branches = [[b[len(stem) :] for b in own] for stem, own in zip(stems, branches, strict=True)]
+    fed = [
+        [*p[len(prefix) :], *stem, *(i for b in own for i in b[:-1])]
+        for p, stem, own in zip(prompts, stems, branches, strict=True)
+    ]
     scores: list[list[float]] = [[] for _ in prompts]
     order = sorted(range(len(fed)), key=lambda p: (len(fed[p]), p))
     for chunk in _chunks(order, [len(fed[p]) for p in order], max(BATCH_TOKENS, 4 * len(prefix))):
@@ -137,12 +143,17 @@ def branch_logprobs(
         for p, end, tail in zip(chunk, ends, tails, strict=True):
             at = len(prefix) + end - sum(tail)
             question = at - 1
+            places += range(question - len(stems[p]), question)
+            targets += stems[p]
             for branch, n in zip(branches[p], tail, strict=True):
                 places += [question, *range(at, at + n)]
                 targets += branch
                 at += n
         found = iter(_chosen_logprobs(loaded, hidden_NC, places, targets))
-        values = [[math.fsum(next(found) for _ in branch) for branch in branches[p]] for p in chunk]
+        values: list[list[float]] = []
+        for p in chunk:
+            stem = [next(found) for _ in stems[p]]
+            values.append([math.fsum([*stem, *(next(found) for _ in branch)]) for branch in branches[p]])
         for p, value in zip(chunk, values, strict=True):
             scores[p] = value
         if done:
@@ -186,12 +197,26 @@ def _chunks(order: list[int], lengths: list[int], size: int | None = None) -> li
     return chunks
 
 
+def n_same(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two texts have in common at their beginnings."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _n_shared(ids: Sequence[Sequence[int]]) -> int:
+    """How many ids all texts begin with, so that each has one left."""
+    first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between them
+    return min(n_same(first, last), *(len(i) - 1 for i in ids))
+
+
+def _stem(branches: Branches) -> list[int]:
+    """What all continuations of a prompt begin with; a single one needs no stem."""
+    return list(branches[0][: _n_shared(branches)]) if len(branches) > 1 else []
+
+
 def _common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
     """What all prompts begin with, to be computed once a batch; empty when it is short or would be a whole prompt."""
-    first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between them
-    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    n = min(n, *(len(i) - 1 for i in ids), len(first) - 1)
-    return list(first[:n]) if n >= SMALLEST_PREFIX and len(ids) > 1 else []
+    n = _n_shared(ids) if len(ids) > 1 else 0
+    return list(ids[0][:n]) if n >= SMALLEST_PREFIX else []
 
 
 def _forward(

@@ -100,6 +100,28 @@ def _over(size: Size, stage: Stage, tokens: int, free: int, *, half: bool) -> bo
     return RUNTIME_BYTES + stage_memory(size, stage, tokens, half=half) > SAFE_SHARE * free
 
 
+def training_flops(plan: dict[str, Any]) -> float:
+    """Floating point operations of a plan's matrix products, without attention.
+
+    For each token 2 a parameter forward, 2 for what flows back through the layers that are trained, 2 for the gradient
+    of a parameter that is; and 2 a parameter for a token whose targets the start checkpoint gives. An upper bound where
+    the head works at supervised positions only.
+    """
+    total, cost = 0.0, plan["estimate"]
+    for stage, recipe, trained in zip(
+        plan["stages"], plan["recipe"]["stages"], cost["trained_parameters"], strict=True
+    ):
+        through = cost["parameters"] * (1 - recipe["freeze"]) if recipe["method"] != "full" else trained
+        per_token = 2 * cost["parameters"] + 2 * through + 2 * trained
+        total += stage["tokens"] * per_token
+        if recipe["general"] == "start":
+            general = sum(
+                s["tokens"] for name, s in stage["sources"].items() if plan["sources"][name]["role"] == "general"
+            )
+            total += general * 2 * cost["parameters"]
+    return total
+
+
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
     """Checkpoints (two kept, one being written), stage weights, the model and the release."""
     largest = max(trained_parameters(size, s) for s in recipe.stages)

@@ -53,9 +53,9 @@ def nothing(sentence: str) -> Html:
     return words(sentence, "none")
 
 
-def section_of(anchor: str, parts: Sequence[Html]) -> Html:
-    """One of the page's sections, under its title."""
-    title = CONTENTS[anchor]
+def section_of(anchor: str, parts: Sequence[Html], title: str = "") -> Html:
+    """One of the page's sections, under its title; of a run's report by its anchor alone."""
+    title = title or CONTENTS[anchor]
     return Html(
         f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{escape(title)}</h2>\n'
         f"{join(parts).text}</section>"

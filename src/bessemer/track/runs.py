@@ -16,6 +16,7 @@ METRICS = "metrics.jsonl"
 LOG = "log.txt"  # what was said
 STOP = "stop"  # while it is there, whoever trains checkpoints and stops; on a shared disk it reaches every machine
 JOB = "job.json"  # the cluster's job that tells the story
+BEGUN = "begun.json"  # when the run began, and which seals stood there
 DONE = "done.json"  # in a stage's folder: finished
 STOPPED = "stopped.json"  # in a run's or a stage's folder: ended by a request, at a checkpoint
 ERROR = "error.json"  # there too: ended by an error

@@ -1,0 +1,380 @@
+"""`bessemer eval`: find the models, ask them everything, and write an evaluation that others can check.
+
+An evaluation is a folder: `scorecard.json`, the results that it was computed from, a copy of every seal that was
+opened, a page to look at, and `manifest.json` with the digest of each. What was answered is kept, so that a killed
+evaluation goes on where it stopped. A sealed task is scored once for each model; then its result is read.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from bessemer.errors import BessemerError
+from bessemer.evaluate import ledger, seal
+from bessemer.evaluate.answer import Kept, answer_task
+from bessemer.evaluate.card import GAIN, KEEP, Block, order_fault, primary_metric
+from bessemer.evaluate.metrics import Columns
+from bessemer.evaluate.openings import Opening, begin_opening, finish_opening
+from bessemer.evaluate.result import Document, TaskResult, hide_items, keep_result, make_result, path_of, read_result
+from bessemer.evaluate.submissions import submissions_of
+from bessemer.evaluate.tasks import LoadedTask, Task, with_rows
+from bessemer.evaluate.tasks import load_task as load_any
+from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.files import read_json
+from bessemer.registry import store
+from bessemer.registry.evaluation import write_evaluation
+from bessemer.registry.lineage import consumed
+from bessemer.track.runs import BEGUN, PLAN, runs_folder
+from bessemer.track.screen import Screen
+
+if TYPE_CHECKING:
+    from bessemer.infer.model import Loaded
+
+SEAL = "seal:"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured. digest: of the files that it is loaded from; the same for a run and its release.
+
+    lineage: the run or release whose training manifest says what it was fed; "" when nobody knows.
+    plan: of the run that made it. begun: when that run began, as the ledger writes times.
+    """
+
+    name: str
+    kind: str  # run, release, checkpoint
+    digest: str
+    path: Path
+    end_of_text: str
+    lineage: str = ""
+    plan: dict[str, Any] | None = None
+    begun: str = ""
+    seals: dict[str, str] | None = None  # {seal: digest of its commitment} that stood there when the run began
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"name": self.name, "kind": self.kind, "digest": self.digest}
+        if self.plan is not None:
+            base = self.plan["base"]
+            facts |= {"begun": self.begun, "seals": self.seals or {}, "plan_identity": self.plan["identity"]}
+            facts["base"] = base["name"]
+        return facts
+
+
+def find_subject(name: str) -> Subject:
+    """A release (`name@version`), a finished run (`name`), a checkpoint of the catalogue, a folder or a hub id.
+
+    Raises BessemerError when there is none, or its bytes are not what they were.
+    """
+    head, _, version = name.partition("@")
+    if version.isdigit() and store.versions(head):
+        return _of_release(store.open_release(name))
+    if (runs_folder() / name / PLAN).exists():
+        return _of_run(name)
+    try:
+        return _of_checkpoint(resolve(name))
+    except BessemerError as error:
+        runs = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
+        raise BessemerError(error.what, where=error.where, fix=f"{error.fix}; runs: {runs}") from None
+
+
+def _of_release(release: store.StoredRelease) -> Subject:
+    checkpoint = resolve(str(release.path))
+    plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
+    end_of_text = release.manifest.get("end_of_text", "")
+    begun, seals = release.manifest.get("begun", ""), release.manifest.get("seals", {})
+    name = release.reference
+    lineage = name if plan and "token_sets" in plan else ""
+    return Subject(name, "release", checkpoint.digest, release.path, end_of_text, lineage, plan, begun, seals)
+
+
+def _of_run(name: str) -> Subject:
+    folder = runs_folder() / name
+    model, plan = folder / "model", read_json(folder / PLAN)
+    if not model.exists():
+        raise BessemerError("this run has no model yet", where=str(folder), fix="bessemer run RECIPE finishes it")
+    begun = read_json(folder / BEGUN) if (folder / BEGUN).exists() else {"at": "", "seals": {}}
+    digest, end_of_text = resolve(str(model)).digest, plan["base"]["end_of_text"]
+    return Subject(name, "run", digest, model, end_of_text, name, plan, begun["at"], begun["seals"])
+
+
+def _of_checkpoint(found: Checkpoint) -> Subject:
+    return Subject(found.name, "checkpoint", found.digest, found.path, found.end_of_text)
+
+
+def base_of(subject: Subject) -> Subject | None:
+    """What a run started from. Raises BessemerError when it is no longer what it was."""
+    if subject.plan is None:
+        return None
+    found = _of_checkpoint(resolve(subject.plan["recipe"]["start"]))
+    if found.digest != subject.plan["base"]["digest"]:
+        raise BessemerError(
+            f"another base than the plan's: {found.digest[:12]}..., not {subject.plan['base']['digest'][:12]}...",
+            where=subject.plan["recipe"]["start"],
+            fix="restore it, or name what to compare with (--against)",
+        )
+    return found
+
+
+# -- what is asked ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task as the user named it: open (`task`), or the sealed part of a seal."""
+
+    name: str
+    role: str
+    task: LoadedTask | None
+    seal: str = ""
+
+
+def find_task(argument: str, role: str) -> Asked:
+    """A task file, `seal:NAME` (its sealed part: an opening), `seal:NAME/public`, or what adapters read.
+
+    Raises BessemerError.
+    """
+    if not argument.startswith(SEAL):
+        task = load_any(argument)
+        return Asked(task.name, role, task)
+    name, _, part = argument.removeprefix(SEAL).partition("/")
+    found = seal.load(name)
+    if part not in {"", "public"}:
+        raise BessemerError(
+            f"{part!r} is no part of a seal", where=argument, fix=f"{SEAL}{name} or {SEAL}{name}/public"
+        )
+    if part:
+        rows = [(row["id"], row) for row in seal.public_rows(name)]
+        return Asked(f"{name}-public", role, with_rows(spec_of(found), rows, where=argument, scorer=found.scorer))
+    return Asked(name, role, None, name)
+
+
+def spec_of(found: seal.Seal) -> Task:
+    """The task of a seal, without its items."""
+    given = {k: v for k, v in found.task.items() if k != "scorer_sha256"}
+    return Task.model_validate({"items": seal.SEALED, **_unusual(Task, given)})
+
+
+def _unusual(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults: a commitment names every field, but some may be given for some kinds only."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        usual = model.model_fields[name].get_default(call_default_factory=True)
+        plain = usual.model_dump(mode="json") if isinstance(usual, BaseModel) else usual
+        if value == plain:
+            continue
+        nested = isinstance(usual, BaseModel) and isinstance(value, Mapping)
+        kept[name] = _unusual(type(usual), value) if nested else value
+    return kept
+
+
+def examine(
+    targets: Sequence[str],
+    tasks: Sequence[str],
+    keep: Sequence[str],
+    screen: Screen,
+    *,
+    against: str = "",
+    by: str,
+    out: Path | None = None,
+) -> Path:
+    """Measure models on tasks; returns the folder of the evaluation.
+
+    targets: one model, or the seeds of one recipe. tasks: where a gain is wanted; keep: where nothing may be lost.
+    against: what it is compared with; by default what the run started from. Raises BessemerError.
+    """
+    asked = [find_task(t, GAIN) for t in tasks] + [find_task(t, KEEP) for t in keep]
+    if not asked:
+        raise BessemerError(
+            "there is nothing to measure", fix="--tasks TASK, and --keep TASK for what must not be lost"
+        )
+    if out is not None and out.exists():
+        raise BessemerError("there is something of this name already", where=str(out), fix="--out another folder")
+    subjects = [find_subject(t) for t in targets]
+    if len({s.digest for s in subjects}) < len(subjects):
+        raise BessemerError("two of the models are the same", where=", ".join(targets), fix="name each one once")
+    other = find_subject(against) if against else base_of(subjects[0])
+    before = ask(other, asked, screen, by=by) if other else {}
+    after = [ask(s, asked, screen, by=by) for s in subjects]
+    blocks = [
+        Block(
+            a.name,
+            a.role,
+            spec_as_dict(a),
+            [before[a.name]] if other else [],
+            [r[a.name] for r in after],
+            _ordered(seal_facts(a), subjects),
+        )
+        for a in asked
+    ]
+    probes, retain = _probes(subjects)
+    facts = {
+        "created": ledger.now(),
+        "by": by,
+        "code": seal.code_digests(),
+        "models": [s.facts() for s in subjects],
+        "against": other.facts() if other else None,
+    }
+    return write_evaluation(blocks, facts, probes, retain, out)
+
+
+def spec_as_dict(asked: Asked) -> dict[str, Any]:
+    """With all fields, also those that an older commitment does not name."""
+    return (
+        asked.task.spec() if asked.task else spec_of(seal.load(asked.seal)).model_dump(mode="json", exclude={"items"})
+    )
+
+
+def _probes(subjects: Sequence[Subject]) -> tuple[dict[str, Any], float | None]:
+    """What runs measured of their own probes, and their retention budget. With several seeds the worst of each."""
+    found: dict[str, Any] = {}
+    retain: float | None = None
+    for subject in subjects:
+        path = _scorecard_of(subject)
+        if path is None or not path.exists():
+            continue
+        card = read_json(path)
+        retain = card["retain"]
+        for name, probe in card["probes"].items():
+            if name not in found or probe["change"]["high"] > found[name]["change"]["high"]:
+                found[name] = probe
+    return found, retain
+
+
+def _scorecard_of(subject: Subject) -> Path | None:
+    if subject.kind == "release":
+        return subject.path / "scorecard.json"
+    return runs_folder() / subject.name / "scorecard.json" if subject.kind == "run" else None
+
+
+def seal_facts(asked: Asked) -> dict[str, Any]:
+    """What a reader must know of a seal; empty for an open task."""
+    if not asked.seal:
+        return {}
+    found = seal.load(asked.seal)
+    return {
+        "name": found.name,
+        "created": found.commitment["created"],
+        "commitment": found.digest,
+        "root": found.commitment["root"],
+        "head": found.head,
+        "counts": found.commitment["counts"],
+        "submissions": [s.as_json() for s in submissions_of(found.entries)],
+    }
+
+
+def _ordered(facts: dict[str, Any], subjects: Sequence[Subject]) -> dict[str, Any]:
+    """With why the sealing did not come before the training; empty when it did."""
+    faults = [order_fault(facts, s.facts()) for s in subjects] if facts else []
+    return facts | {"out_of_order": "; ".join(dict.fromkeys(filter(None, faults)))} if facts else {}
+
+
+# -- asking -------------------------------------------------------------------------------------------------
+
+
+def ask(subject: Subject, asked: Sequence[Asked], screen: Screen, *, by: str) -> dict[str, TaskResult]:
+    """{task: result}; the model is loaded only if there is something that it was not asked yet."""
+    model = _Model(subject)
+    with screen.step(f"ask {subject.name}") as advance:
+
+        def progress(share: float) -> None:
+            advance(share / len(asked), "")
+
+        found: dict[str, TaskResult] = {}
+        for one in asked:
+            if one.task is not None:
+                columns = answer_task(model.loaded, one.task, progress=progress, kept=model.kept)
+                documents = model.documents() if one.role == GAIN else None
+                found[one.name] = make_result(subject.digest, one.task, columns, documents)
+            else:
+                found[one.name] = score_sealed(
+                    one.seal,
+                    subject.digest,
+                    by,
+                    lambda t, salt: answer_task(model.loaded, t, progress=progress, kept=model.kept, salt=salt),
+                    model.documents,
+                )
+    model.forget()
+    return found
+
+
+class _Model:
+    """A subject whose weights are loaded when they are first needed, and what it was fed."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._loaded: Loaded | None = None
+        self._kept: Kept | None = None
+
+    @property
+    def loaded(self) -> Loaded:
+        if self._loaded is None:
+            from bessemer.infer.model import load
+
+            self._loaded = load(self.subject.path, digest=self.subject.digest, end_of_text=self.subject.end_of_text)
+        return self._loaded
+
+    @property
+    def kept(self) -> Kept:
+        if self._kept is None:
+            self._kept = Kept.of(self.loaded)
+        return self._kept
+
+    def documents(self) -> Iterator[Document] | None:
+        """(id, text) of everything that it was fed; None when nobody knows."""
+        if not self.subject.lineage:
+            return None
+        decode = self.loaded.renderer.decode
+        pieces = consumed(self.subject.lineage)
+        return ((f"{source}/{name}", decode(ids)) for source, name, ids in pieces)
+
+    def forget(self) -> None:
+        self._loaded = self._kept = None
+        gc.collect()
+
+
+def score_sealed(
+    name: str,
+    digest: str,
+    by: str,
+    answer: Callable[[LoadedTask, str], Columns],
+    documents: Callable[[], Iterator[Document] | None],
+) -> TaskResult:
+    """The result of the sealed part for a model: kept from when it was scored, or scored now, once.
+
+    answer: asks the model, given the task and the seal's salt. documents: what it was fed; None when nobody knows.
+    """
+    known = {s.model: s for s in submissions_of(seal.load(name).entries)}
+    if (old := known.get(digest)) and old.scored:
+        return _kept_result(name, digest, old.result)
+    with begin_opening(name, model_digest=digest, by=by) as opening:
+        task = _sealed_task(opening)
+        columns = answer(task, opening.salt)
+        made = make_result(digest, task, columns, documents(), controls=opening.controls(), canaries=opening.canaries())
+        hidden = hide_items(made, {item.row["id"]: item.leaf for item in opening.items()}, opening.salt)
+        result = keep_result(hidden)
+        metric = primary_metric(task.spec())
+        score = {metric.name: round(metric.value(hidden.columns), 6), "n_items": len(hidden.columns)}
+        finish_opening(opening, result_digest=result, score=score)
+    return hidden
+
+
+def _sealed_task(opening: Opening) -> LoadedTask:
+    rows = [(f"sealed item {n}", row) for n, row in enumerate(opening.rows(), 1)]
+    return with_rows(spec_of(opening.seal), rows, where=f"seal {opening.seal.name}", scorer=opening.seal.scorer)
+
+
+def _kept_result(name: str, model: str, digest: str) -> TaskResult:
+    path = path_of(digest)
+    if not path.exists():
+        raise BessemerError(
+            f"model {model[:12]} was scored on this seal, but its result is not here",
+            where=str(path),
+            fix=f"copy it from an evaluation that has it (results/{digest}.json); a model is scored once",
+        )
+    return read_result(path, digest)

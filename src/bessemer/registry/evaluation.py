@@ -1,0 +1,102 @@
+"""An evaluation as a folder that anyone can check: offline, without the models, the keys or this machine's home.
+
+    scorecard.json   every number, and what it was computed from
+    results/         one file for each model and task, by digest
+    seals/NAME/      the seal as it stood, without its key
+    page.html        the same to look at
+    manifest.json    sha256 of all of these
+
+Checking computes the scorecard again from the results, finds each result in the ledger of its seal, and each ledger
+under its commitment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.evaluate import seal
+from bessemer.evaluate.card import FORMAT, Block, build_card, order_fault
+from bessemer.files import exclusive, home, new_folder, read_json, write_json, write_text
+from bessemer.registry.evaluation_page import build_page
+from bessemer.registry.papers import (
+    RESTORE,
+    check_papers,
+    check_seal,
+    compare,
+    finish_papers,
+    read_results,
+    write_papers,
+)
+
+CARD, PAGE = "scorecard.json", "page.html"
+FACTS = ("created", "by", "code", "models", "against")  # what a scorecard holds that is not computed
+
+
+def evaluations_folder() -> Path:
+    return home() / "evaluations"
+
+
+def write_evaluation(
+    blocks: Sequence[Block],
+    facts: Mapping[str, Any],
+    probes: Mapping[str, Any],
+    retain: float | None,
+    out: Path | None = None,
+) -> Path:
+    """Compute the scorecard and write the folder, whole or not at all. out: by default the next one in our home."""
+    card = build_card(blocks, facts, probes, retain)
+    name = str(facts["models"][0]["name"]).replace("/", "-").replace("@", "-")
+    with exclusive(evaluations_folder() / ".lock", "the list of evaluations"):
+        folder = out or _next(name)
+        with new_folder(folder) as tmp:
+            results = [r for b in blocks for r in (*b.before, *b.after)]
+            write_papers(tmp, results, [b.seal["name"] for b in blocks if b.seal])
+            write_json(tmp / CARD, card)
+            write_text(tmp / PAGE, build_page(card))
+            finish_papers(tmp)
+    return folder
+
+
+def _next(name: str) -> Path:
+    numbers = [p.name.rpartition("-")[2] for p in evaluations_folder().glob(f"{name}-*")]
+    return evaluations_folder() / f"{name}-{max((int(n) for n in numbers if n.isdigit()), default=0) + 1}"
+
+
+def find_evaluation(name: str) -> Path:
+    """The folder of an evaluation: a path to it or to its scorecard, or its name in our home. Raises BessemerError."""
+    for path in (Path(name), evaluations_folder() / name):
+        folder = path.parent if path.name == CARD else path
+        if (folder / CARD).is_file():
+            return folder
+    known = ", ".join(p.parent.name for p in sorted(evaluations_folder().glob(f"*/{CARD}"))) or "none yet"
+    raise BessemerError(f"there is no evaluation {name!r}", where=str(evaluations_folder()), fix=f"here: {known}")
+
+
+def verify_evaluation(folder: Path, *, head: str = "") -> dict[str, Any]:
+    """Check an evaluation from its folder alone and return its scorecard.
+
+    head: sha256 of manifest.json, kept from when it was written. Raises BessemerError naming the first thing that is
+    wrong.
+    """
+    with seal.from_anyone(folder, "an evaluation", RESTORE):
+        check_papers(folder, CARD, head)
+        card = read_json(folder / CARD)
+        if card["format"] != FORMAT:
+            raise BessemerError(f"format {card['format']!r} is not read here", where=CARD, fix=f"use {FORMAT}")
+        blocks = [_block(folder, name, task) for name, task in card["tasks"].items()]
+        for block in (b for b in blocks if b.seal):
+            check_seal(folder, block.seal, block.spec, [*block.before, *block.after])
+            faults = (order_fault(block.seal, model) for model in card["models"])
+            if block.seal["out_of_order"] != "; ".join(dict.fromkeys(filter(None, faults))):
+                raise BessemerError("it is said otherwise what came first", where=block.name, fix=RESTORE)
+        facts = {key: card[key] for key in FACTS}
+        compare(card, build_card(blocks, facts, card["probes"], card["retain"]), folder / CARD)
+    return card
+
+
+def _block(folder: Path, name: str, task: Mapping[str, Any]) -> Block:
+    before, after = (read_results(folder, task["results"][side]) for side in ("before", "after"))
+    return Block(name, task["role"], task["spec"], before, after, task["seal"])

@@ -1,0 +1,188 @@
+"""What a model is asked, token by token: beginnings, melted tokens, windows; and when an answer is right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bessemer.errors import BessemerError
+from bessemer.evaluate import answer
+from bessemer.evaluate.answer import answer_task
+from bessemer.evaluate.grade import grade_texts
+from bessemer.evaluate.tasks import LoadedTask, Match, Task, TaskItem, with_rows
+from bessemer.infer.model import Loaded, load
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> Loaded:
+    return load(tiny_model, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa")
+    return model.eval()
+
+
+def task_of(kind: str, rows: Sequence[dict[str, Any]], **fields: Any) -> LoadedTask:
+    task = Task.model_validate({"name": "t", "kind": kind, "items": "rows", **fields})
+    return with_rows(task, [(str(i), {"id": str(i), **row}) for i, row in enumerate(rows)], where="test")
+
+
+def alone(model: Any, prompt: Sequence[int], branch: Sequence[int]) -> float:
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([[*prompt, *branch]])).logits[0].double().log_softmax(-1)
+    return sum(float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(branch))
+
+
+def encode(loaded: Loaded, text: str) -> list[int]:
+    return loaded.renderer.encode_texts([text])[0]
+
+
+def opened_model(model: Path, folder: Path) -> Path:
+    """A copy of a model whose tokenizer puts a token before every text."""
+    shutil.copytree(model, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    name = "<|endoftext|>"
+    (id,) = [t["id"] for t in tokenizer["added_tokens"] if t["content"] == name]
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def test_a_space_at_the_end_of_a_prompt_goes_with_the_choice(loaded: Loaded, plain: Any) -> None:
+    rows = [{"prompt": "The steel and iron ", "choices": ["furnace", "water"], "answer": 0}]
+    (row,) = answer_task(loaded, task_of("choice", rows)).values["logprob"]
+    prompt = encode(loaded, "The steel and iron")
+    wanted = [
+        alone(plain, prompt, encode(loaded, f"The steel and iron {c}")[len(prompt) :]) for c in rows[0]["choices"]
+    ]
+    assert row == pytest.approx(wanted, abs=1e-4)
+    spaced = [{"prompt": "The steel and iron", "choices": [" furnace", " water"], "answer": 0}]
+    assert answer_task(loaded, task_of("choice", spaced)).values["logprob"][0] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_choice_that_melts_into_the_prompt_is_scored_from_before_the_melted_token(loaded: Loaded, plain: Any) -> None:
+    """Here "st" and "eel" are one token, "steel": no token of the whole text is left out or scored for another."""
+    asked, choices = "iron and st", ["eel", "ory of a day", "ill"]
+    prompt = encode(loaded, asked)
+    wholes = [encode(loaded, asked + c) for c in choices]
+    shared = encode(loaded, "iron and")
+    assert any(w[: len(prompt)] != prompt for w in wholes)
+    assert all(w[: len(shared)] == shared for w in wholes)
+    (row,) = answer_task(loaded, task_of("choice", [{"prompt": asked, "choices": choices, "answer": 0}])).values[
+        "logprob"
+    ]
+    assert row == pytest.approx([alone(plain, shared, w[len(shared) :]) for w in wholes], abs=1e-4)
+
+
+def test_choices_that_begin_alike_share_what_they_begin_with(loaded: Loaded, plain: Any) -> None:
+    good, bad = "the teacher and the group of people know it", "the teacher and the group of people knows it"
+    (row,) = answer_task(loaded, task_of("pairs", [{"good": good, "bad": bad}])).values["logprob"]
+    begin = [answer._first_id(loaded)]
+    assert row == pytest.approx([alone(plain, begin, encode(loaded, t)) for t in (good, bad)], abs=1e-4)
+    (row,) = answer_task(loaded, task_of("pairs", [{"good": good, "bad": good + " all"}])).values["logprob"]
+    assert row == pytest.approx([alone(plain, begin, encode(loaded, t)) for t in (good, good + " all")], abs=1e-4)
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it(tiny_model: Path, tmp_path: Path, plain: Any) -> None:
+    """Llama's and Gemma's tokenizers open every text with a token; without it such models are out of their depth."""
+    folder = opened_model(tiny_model, tmp_path / "opened")
+    opened = load(folder, dtype=torch.float32)
+    rows = [{"prompt": "Iron and", "choices": [" steel", " water and air"], "answer": 0}]
+    (row,) = answer_task(opened, task_of("choice", rows)).values["logprob"]
+    (id,) = opened.renderer.chat("")["input_ids"]
+    prompt = [id, *encode(opened, "Iron and")]
+    assert row == pytest.approx([alone(plain, prompt, encode(opened, c)) for c in rows[0]["choices"]], abs=1e-4)
+    assert answer._prompt_ids(opened, TaskItem(id="a", prompt="Iron and")) == prompt
+    (pair,) = answer_task(opened, task_of("pairs", [{"good": "iron", "bad": "air"}])).values["logprob"]
+    assert pair == pytest.approx([alone(plain, [id], encode(opened, t)) for t in ("iron", "air")], abs=1e-4)
+
+
+def test_every_token_of_a_document_is_scored_once(loaded: Loaded, plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In windows; the last one is given as much of what stands before it as fits."""
+    monkeypatch.setattr(answer, "WINDOW", 16)
+    texts = ["time year people way day man thing woman life child world school state family student group"] * 3
+    rows = [{"text": " ".join(texts)}, {"text": "iron"}]
+    columns = answer_task(loaded, task_of("perplexity", rows))
+    ids = encode(loaded, rows[0]["text"])
+    begin = answer._first_id(loaded)
+    assert len(ids) > 33 and len(ids) % 16
+    given, total = [begin, *ids], 0.0
+    for start in range(0, len(ids), 16):
+        end = min(start + 16, len(ids))
+        first = end - 16 if start else 0
+        total += alone(plain, given[first : start + 1], ids[start:end])
+    assert columns.values["bits"] == pytest.approx(
+        [-total / np.log(2), -alone(plain, [begin], encode(loaded, "iron")) / np.log(2)], abs=1e-3
+    )
+    assert columns.values["bytes"].tolist() == [len(rows[0]["text"]), 4]
+
+
+def test_a_question_may_fill_the_model(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last token of an answer is predicted, not read."""
+    rows = [{"prompt": "time year people", "choices": [" way", " day"], "answer": 0}]
+    n = max(len(encode(loaded, f"time year people {c}")) for c in ("way", "day")) - 1
+    monkeypatch.setattr(answer, "max_positions", lambda _: n)
+    answer_task(loaded, task_of("choice", rows))
+    monkeypatch.setattr(answer, "max_positions", lambda _: n - 1)
+    with pytest.raises(BessemerError, match=f"item 0: {n} tokens, but the model reads at most {n - 1}"):
+        answer_task(loaded, task_of("choice", rows))
+
+
+def test_lengths_decide_what_is_divided_by(loaded: Loaded) -> None:
+    row = {"prompt": "A", "choices": [": é", ": b"], "answer": 0}
+    assert answer_task(loaded, task_of("choice", [row])).values["bytes"].tolist() == [[4, 3]]
+    assert answer_task(loaded, task_of("choice", [row | {"lengths": [1, 2]}])).values["bytes"].tolist() == [[1, 2]]
+    for lengths in ([1], [0, 1]):
+        with pytest.raises(BessemerError, match="2 choices need as many lengths, each at least 1"):
+            task_of("choice", [row | {"lengths": lengths}])
+
+
+@pytest.mark.parametrize(
+    ("match", "wanted", "said", "right"),
+    [
+        ({"how": "exact"}, "Ada", " Ada\n", True),
+        ({"how": "exact", "strip": False}, "Ada", " Ada", False),
+        ({"how": "exact"}, "Ada", "ada", False),
+        ({"how": "exact", "ignore_case": True}, "Ada", "aDA", True),
+        ({"how": "exact", "ignore_punctuation": True}, "Ada B", "A.da B!", True),
+        ({"how": "exact", "ignore": [",", r"(?s).*#### "]}, "so\n#### 1,200", "1200", True),
+        ({"how": "regex", "pattern": r"\d+"}, "3", "3 or 4", True),
+        ({"how": "regex", "pattern": r"\d+", "which": "last"}, "4", "3 or 4", True),
+        ({"how": "regex", "pattern": r"(\d+)|(x)"}, "x", "an x", True),
+        ({"how": "regex", "pattern": r"(\d*)"}, "", "none", False),
+        ({"how": "regex", "pattern": r"\d+"}, "3", "none", False),
+    ],
+)
+def test_when_an_answer_is_right(match: dict[str, Any], wanted: str, said: str, right: bool) -> None:
+    item = TaskItem(id="a", prompt="?", answer=wanted)
+    assert grade_texts(Match.model_validate(match), [item], [said]) == [float(right)]
+
+
+@pytest.mark.parametrize(
+    ("match", "what"),
+    [
+        ({"how": "numeric", "ignore_case": True}, "ignore_case: goes with how: exact and how: regex"),
+        ({"how": "exact", "which": "last"}, "which: goes with how: regex"),
+        ({"how": "exact", "ignore": ["("]}, "ignore: no regular expression"),
+        ({"how": "regex", "pattern": "("}, "pattern: no regular expression"),
+    ],
+)
+def test_what_a_match_cannot_be(match: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Match.model_validate(match)

@@ -1,0 +1,257 @@
+"""An evaluation from the first command to the last: sealed, trained, opened once, verified by others, judged."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bessemer.errors import BessemerError
+from bessemer.evaluate import seal
+from bessemer.evaluate.openings import submissions
+from bessemer.evaluate.tasks import load_task
+from bessemer.examine import examine, find_subject
+from bessemer.files import read_json, write_json
+from bessemer.recipe.load import load_recipe
+from bessemer.registry.evaluation import find_evaluation, verify_evaluation
+from bessemer.run import run_recipe
+from bessemer.track.screen import Screen
+from tests.cli.conftest import here  # noqa: F401 - a fixture
+from tests.story import OTHERS, sentence, twins, write_jsonl, write_story
+
+N_TWINS = 40
+
+
+@dataclass(frozen=True)
+class Story:
+    home: Path
+    folder: Path
+    task: Path
+    keep: Path
+
+
+def write_task(folder: Path, rows: list[dict[str, Any]], **changes: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    items = [
+        {
+            "id": f"{row['group']}-{row['completion']}",
+            "group": row["group"],
+            "slice": "word",
+            "messages": [{"role": "user", "content": row["prompt"]}],
+            "answer": row["completion"],
+        }
+        for row in rows
+    ]
+    write_jsonl(folder / "items.jsonl", items)
+    task = {"name": "words", "kind": "classify", "items": "items.jsonl", "answers": ["yes", "no"], "metric": "auroc"}
+    path = folder / "task.yaml"
+    path.write_text(yaml.safe_dump(task | changes))
+    return path
+
+
+def write_keep(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(11)
+    write_jsonl(folder / "texts.jsonl", [{"id": f"t{n}", "text": sentence(rng, OTHERS)} for n in range(60)])
+    path = folder / "keep.yaml"
+    path.write_text("name: elsewhere\nkind: perplexity\nitems: texts.jsonl\nsmallest_effect: 0.5\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Story:
+    """A seal made before a run, and the finished run; the leaked one holds some sealed items among its data."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("story")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESSEMER_HOME", str(home))
+        task = write_task(folder / "task", twins(random.Random(5), N_TWINS))
+        loaded = load_task(task)
+        made = seal.create("words", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", control=6, canary=2)
+        public = {row["id"] for row in seal.public_rows("words")}
+        recipe = load_recipe(write_story(folder / "clean", tiny_model, name="clean"))
+        run_recipe(recipe, Screen(quiet=True))
+        leaked = write_story(folder / "leaked", tiny_model, name="leaked")
+        with (folder / "leaked" / "rules.jsonl").open("a") as file:
+            for item in loaded.items:
+                if item.id not in public and item.group in {"t1", "t2", "t3", "t4", "t5", "t6", "t7"}:
+                    row = {"prompt": item.messages[0].content, "completion": item.answer, "group": f"leak-{item.group}"}
+                    file.write(json.dumps(row) + "\n")
+        run_recipe(load_recipe(leaked), Screen(quiet=True))
+        assert made.commitment["counts"]["canary"] == 2
+    return Story(home, folder, task, write_keep(folder / "keep"))
+
+
+@pytest.fixture
+def told(story: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
+    monkeypatch.setenv("BESSEMER_HOME", str(story.home))
+    return story
+
+
+def evaluate(story: Story, name: str, **options: Any) -> tuple[Path, dict[str, Any]]:
+    folder = examine([name], ["seal:words"], [str(story.keep)], Screen(quiet=True), by="Ada", **options)
+    return folder, read_json(folder / "scorecard.json")
+
+
+@pytest.fixture
+def evaluated(told: Story) -> tuple[Path, dict[str, Any]]:
+    return evaluate(told, "clean")
+
+
+def test_a_run_is_measured_on_what_was_sealed_before_it(told: Story, evaluated: tuple[Path, dict[str, Any]]) -> None:
+    folder, card = evaluated
+    task = card["tasks"]["words"]
+    counts = seal.load("words").commitment["counts"]
+    assert task["n_items"] == counts["sealed"] - counts["control"] - counts["canary"]
+    assert task["seal"]["out_of_order"] == ""
+    assert task["overlap"]["known"] and task["overlap"]["n_contaminated"] == 0 and task["overlap"]["n_documents"] > 100
+    assert task["controls"][0]["n"] == 8 and not task["controls"][0]["seen"]
+    assert {s.model for s in submissions("words")} >= {m["digest"] for m in card["models"]}
+    assert card["against"]["digest"] == read_json(told.home / "runs/clean/plan.lock.json")["base"]["digest"]
+    assert set(card["probes"]) == {"elsewhere"} and card["tasks"]["elsewhere"]["role"] == "keep"
+    assert verify_evaluation(folder) == card
+    page = (folder / "page.html").read_text()
+    assert card["verdict"]["word"] in page and "<script" not in page and "What was kept" in page
+
+
+def test_nothing_of_a_sealed_item_stands_in_an_evaluation(told: Story, evaluated: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = evaluated
+    public = {row["id"] for row in seal.public_rows("words")}
+    hidden = [item for item in load_task(told.task).items if item.id not in public]
+    everything = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
+    everything += [p.read_bytes() for p in (told.home / "cache").rglob("*.jsonl")]
+    for item in hidden:
+        words = item.messages[0].content.encode()
+        assert not any(words in content or f'"{item.id}"'.encode() in content for content in everything), item.id
+
+
+def test_the_second_evaluation_opens_nothing(told: Story, evaluated: tuple[Path, dict[str, Any]]) -> None:
+    entries = len(seal.load("words").entries)
+    _, again = evaluate(told, "clean")
+    assert len(seal.load("words").entries) == entries
+    assert again["tasks"]["words"]["metrics"] == evaluated[1]["tasks"]["words"]["metrics"]
+
+
+def test_items_that_were_fed_are_found_and_hold_the_verdict_up(told: Story) -> None:
+    folder, card = evaluate(told, "leaked")
+    overlap = card["tasks"]["words"]["overlap"]
+    public = {row["id"] for row in seal.public_rows("words")}
+    sealed = [i for i in load_task(told.task).items if i.id not in public and i.group in {f"t{n}" for n in range(1, 8)}]
+    assert sealed and 0 < overlap["n_contaminated"] <= len(sealed)
+    assert card["verdict"]["word"] != "SHIP" and any("were fed to the model" in r for r in card["verdict"]["reasons"])
+    assert verify_evaluation(folder) == card
+
+
+@pytest.mark.parametrize("name", ["scorecard.json", "manifest.json", "page.html", "results", "seals", "ledger"])
+def test_one_flipped_bit_anywhere_is_found(
+    told: Story, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(evaluated[0], copy)
+    verify_evaluation(copy)
+    places = {
+        "results": next((copy / "results").iterdir()),
+        "seals": copy / "seals/words/sealed.bin",
+        "ledger": copy / "seals/words/ledger.jsonl",
+    }
+    path = places.get(name, copy / name)
+    content = bytearray(path.read_bytes())
+    for place in (0, len(content) // 3, len(content) // 2, len(content) - 2):
+        content[place] ^= 1
+        path.write_bytes(bytes(content))
+        with pytest.raises(BessemerError):
+            verify_evaluation(copy)
+        content[place] ^= 1
+    path.write_bytes(bytes(content))
+    verify_evaluation(copy)
+
+
+def test_a_scorecard_that_was_edited_with_its_manifest_is_found(
+    told: Story, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    from bessemer.files import digest_files
+
+    copy = tmp_path / "copy"
+    shutil.copytree(evaluated[0], copy)
+    card = read_json(copy / "scorecard.json")
+    card["tasks"]["words"]["change"]["change"]["value"] += 0.1
+    write_json(copy / "scorecard.json", card)
+    (copy / "manifest.json").unlink()
+    write_json(copy / "manifest.json", digest_files(copy))
+    with pytest.raises(BessemerError, match="but the results give"):
+        verify_evaluation(copy)
+
+
+def test_a_result_that_the_ledger_does_not_know_is_found(
+    told: Story, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    from bessemer.evaluate.card import build_card
+    from bessemer.files import canonical_json, digest_files, sha256_text
+    from bessemer.registry.evaluation import FACTS, _block
+
+    copy = tmp_path / "copy"
+    shutil.copytree(evaluated[0], copy)
+    card = read_json(copy / "scorecard.json")
+    (old,) = card["tasks"]["words"]["results"]["after"]
+    result = read_json(copy / f"results/{old}.json")
+    for row, label in zip(result["columns"]["values"]["logprob"], result["columns"]["values"]["label"], strict=True):
+        row[label], row[1 - label] = -0.1, -5.0  # all right
+    new = sha256_text(canonical_json(result))
+    (copy / f"results/{old}.json").unlink()
+    write_json(copy / f"results/{new}.json", result)
+    card["tasks"]["words"]["results"]["after"] = [new]
+    blocks = [_block(copy, name, task) for name, task in card["tasks"].items()]
+    better = build_card(blocks, {k: card[k] for k in FACTS}, card["probes"], card["retain"])
+    assert better["tasks"]["words"]["change"]["answer"] == "WIN"
+    write_json(copy / "scorecard.json", better)
+    (copy / "manifest.json").unlink()
+    write_json(copy / "manifest.json", digest_files(copy))
+    with pytest.raises(BessemerError, match="the ledger holds no result"):
+        verify_evaluation(copy)
+
+
+def test_a_model_sealed_after_its_training_cannot_ship(told: Story) -> None:
+    loaded = load_task(told.task)
+    late = "late"
+    if late not in seal.names():
+        seal.create(late, loaded.rows(), loaded.spec(), share=0.5, seed=1, by="Ada")
+    folder = examine(["clean"], [f"seal:{late}"], [], Screen(quiet=True), by="Ada")
+    card = read_json(folder / "scorecard.json")
+    assert "after clean began" in card["tasks"][late]["seal"]["out_of_order"] or "was not there" in str(card)
+    assert card["verdict"]["word"] != "SHIP"
+
+
+def test_commands(told: Story, evaluated: tuple[Path, dict[str, Any]], here: Callable[..., Any]) -> None:  # noqa: F811
+    folder, card = evaluated
+    done = here("eval", "clean", "--tasks", "seal:words", "--keep", told.keep)
+    assert done.code == 0 and "verdict " in done.out and "bessemer verify" in done.out, done.err
+    code = {"SHIP": 0, "HOLD": 2, "REJECT": 3}[card["verdict"]["word"]]
+    judged = here("verdict", folder / "scorecard.json")
+    assert judged.code == code and card["verdict"]["reasons"][0] in judged.out
+    assert json.loads(here("verdict", folder, "--json").out)["exit_code"] == code
+    checked = here("verify", folder)
+    assert checked.code == 0 and "sound" in checked.out
+    power = here("eval", "power", told.task, "--effect", "0.1")
+    assert power.code == 0 and "items that a change of 0.1 needs" in power.out
+    measured = json.loads(here("eval", "power", "seal:words", "--before", folder, "--json").out)
+    assert measured["n_items"] == card["tasks"]["words"]["n_items"] and measured["smallest_effect"] > 0
+    missing = here("verdict", "nowhere")
+    assert missing.code == 4 and "there is no evaluation 'nowhere'" in missing.err
+    assert find_evaluation(folder.name) == folder
+
+
+def test_what_cannot_be_measured_is_refused(told: Story, tmp_path: Path) -> None:
+    with pytest.raises(BessemerError, match="nothing to measure"):
+        examine(["clean"], [], [], Screen(quiet=True), by="Ada")
+    with pytest.raises(BessemerError, match="there is no seal 'other'"):
+        examine(["clean"], ["seal:other"], [], Screen(quiet=True), by="Ada")
+    with pytest.raises(BessemerError, match="runs: clean"):
+        find_subject("nobody")
+    with pytest.raises(BessemerError, match="the same"):
+        examine(["clean", "clean"], [str(told.task)], [], Screen(quiet=True), by="Ada")
