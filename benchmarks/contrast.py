@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-
 from bessemer.cli.options import print_table
-from bessemer.evaluate import stats
+from bessemer.evaluate import scorecard, stats
+from bessemer.evaluate.metrics import METRICS
 from bessemer.files import read_record
 from bessemer.track.runs import runs_folder
 
@@ -33,19 +32,18 @@ def main() -> None:
         a, b = without["tasks"][name], with_["tasks"][name]
         if not start["ids"] == a["ids"] == b["ids"]:
             sys.exit(f"{name}: the two arms measured different items")
-        weights = stats.draw_weights(start["clusters"])
-        labels = np.array(start["labels"])
-        compared = stats.compare_auroc(np.array(a["scores"]), np.array(b["scores"]), labels, weights)
-        untouched = stats.weighted_auroc(np.array(start["scores"]), labels, weights)[0]
+        sides = [scorecard.answers_columns(x) for x in (start, a, b)]
+        untouched = METRICS["auroc"].value(sides[0])
+        compared = stats.difference(METRICS["auroc"], sides[1], sides[2], margin=0.0, permutations=0)
         values = [f"{untouched:.3f}", f"{compared.before.value:.3f}", f"{compared.after.value:.3f}"]
         rows.append([name, "AUROC", *values, shown(compared.change)])
-    for name, start in before["probes"].items():
-        weights = stats.draw_weights(start["clusters"])
-        metric = stats.weighted_ratio(weights, np.array(start["bytes"], np.float64))
-        bits = [np.array(x["probes"][name]["bits"]) for x in (before, without, with_)]
-        changes = [stats.compare(metric, bits[0], b, relative=True).change for b in bits[1:]]
-        between = stats.compare(metric, bits[1], bits[2], relative=True).change
-        row = [f"{metric(bits[0])[0]:.3f}", *(shown(c, percent=True) for c in changes), shown(between, percent=True)]
+    for name in before["probes"]:
+        sides = [scorecard.bits_columns(x["probes"][name]) for x in (before, without, with_)]
+        changes = [
+            stats.difference(METRICS["bits_per_byte"], x, y, margin=0.0, relative=True, permutations=0).change
+            for x, y in ((sides[0], sides[1]), (sides[0], sides[2]), (sides[1], sides[2]))
+        ]
+        row = [f"{METRICS['bits_per_byte'].value(sides[0]):.3f}", *(shown(c, percent=True) for c in changes)]
         rows.append([name, "bits per byte", *row])
     columns = ["held out", "metric", "untouched", "without replay", "with replay", "replay's effect (paired, 95 %)"]
     print_table("What replay is worth (one seed)", columns, rows, right=[2])

@@ -18,7 +18,7 @@ import yaml
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.ledger import now
 from bessemer.evaluate.measure import cut_probes, measure
-from bessemer.evaluate.scorecard import build_scorecard
+from bessemer.evaluate.scorecard import build_scorecard, need_intervals
 from bessemer.evaluate.seal import commitments
 from bessemer.files import (
     digest_files,
@@ -186,6 +186,7 @@ class _Story:
         """What the untouched model knows."""
         if not (self.folder / "measured" / "before.json").exists():
             self._measure("before: what the base knows", self.training.weights(0).loaded, "before")
+            need_intervals(self.recipe, read_record(self.folder / "measured" / "before.json"))
 
     def after(self) -> None:
         """What the exported model knows: the bytes that are measured are the bytes that are released."""

@@ -293,10 +293,10 @@ def test_generation(loaded: Loaded, tmp_path: Path, harness: Any, change: str) -
         ("doc_to_text: '{{ cycler.__init__.__globals__.os.getcwd() }}'", ROWS, "SecurityError"),
         ("doc_to_text: '{{missing}}'", ROWS, r"lm-eval cannot read the task \(UndefinedError: 'missing' is undefined"),
         ("test_split: other", ROWS, "lm-eval cannot read the task"),
-        ("doc_to_target: 7", ROWS, "the target 7 is none of 3 choices"),
+        ("doc_to_target: '{{7 if q[0] == \"A\" else 0}}'", ROWS, "document 1: the target 7 is none of 3 choices"),
         ("doc_to_target: '{{[0, 1]}}'", ROWS, "several choices are right"),
         ("", [{"q": "a", "c": ["x", "x"], "right": 0}], "choices need at least two different texts"),
-        ("", [{"q": 1, "c": ["a {{q}}", "b {{q}}"], "right": 0}], None),
+        ("", [{"q": "x", "c": ["a {{q}}", "b {{q}}"], "right": 0}], None),
     ],
 )
 def test_documents_that_are_refused(
@@ -342,8 +342,8 @@ def test_a_json_log(tmp_path: Path) -> None:
     log = log_of([sample(id, value, epoch + 1) for own in values for epoch, (id, value) in enumerate(own)])
     found = open_inspect_log(write_log(tmp_path, log))
     assert (found.model, found.task, found.scorer) == ("mockllm/model", "sums", "match")
-    assert found.columns.ids == ("a", "2", "c", "d") and found.columns.kind == "generate"
-    assert found.columns.values["right"].tolist() == [[1, 0], [0.25, 0], [0.5, 1], [0, 1]]
+    assert found.columns.ids == ("2", "a", "c", "d") and found.columns.kind == "generate"
+    assert found.columns.values["right"].tolist() == [[0.25, 0], [1, 0], [0.5, 1], [0, 1]]
 
 
 def test_two_logs_are_compared_like_anything_else(tmp_path: Path) -> None:
@@ -408,3 +408,55 @@ def test_a_zipped_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_inspect_log(path)
     with pytest.raises(BessemerError, match="cannot be read"):
         read_inspect_log(tmp_path / "none.eval")
+
+
+RIGHT = {"match": [[1, 0], [1, 0], [0, 1]], "includes": [[1, 0], [1, 0], [1, 1]]}  # of "3", "one", "two"
+
+
+def test_a_log_that_inspect_wrote_with_zstandard() -> None:
+    """Of version 0.3.285: two scorers, two epochs, answers 2, "4 it is", 6, then no, 4, nothing."""
+    for scorer, right in RIGHT.items():
+        found = open_inspect_log(LOGS / "inspect-0.3.285.eval", scorer)
+        assert (found.model, found.task, found.columns.ids) == ("mockllm/model", "sums", ("3", "one", "two"))
+        assert found.columns.values["right"].tolist() == right
+
+
+def test_a_damaged_log(tmp_path: Path) -> None:
+    content = bytearray((LOGS / "inspect-0.3.285.eval").read_bytes())
+    with zipfile.ZipFile(LOGS / "inspect-0.3.285.eval") as log:
+        info = log.getinfo("summaries.json")
+    content[info.header_offset + 300] ^= 1
+    (tmp_path / "log.eval").write_bytes(content)
+    with pytest.raises(BessemerError, match="damaged|no log of Inspect|cannot be read"):
+        read_inspect_log(tmp_path / "log.eval", "match")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("format", ["eval", "json"])
+def test_a_log_that_inspect_writes_now(tmp_path: Path, format: str) -> None:
+    inspect_ai = pytest.importorskip("inspect_ai", reason="inspect-ai is in the extra `inspect`")
+    from inspect_ai.dataset import MemoryDataset, Sample
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+    from inspect_ai.scorer import includes, match
+
+    said = ("2", "4 it is", "6", "no", "4", "nothing")
+    outputs = [ModelOutput.from_content("mockllm/model", text) for text in said]
+    for output in outputs:
+        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # newer versions would count them
+    samples = [Sample(id="one", input="1+1", target="2"), Sample(id="two", input="2+2", target="4")]
+    samples.append(Sample(id=3, input="3+3", target="6"))
+    task = inspect_ai.Task(dataset=MemoryDataset(samples), scorer=[match(), includes()], epochs=2, name="sums")
+    (log,) = inspect_ai.eval(
+        task,
+        model=get_model("mockllm/model", custom_outputs=outputs),
+        log_dir=str(tmp_path),
+        log_format=format,
+        display="none",
+        max_samples=1,
+        max_connections=1,
+    )
+    assert log.status == "success"
+    for scorer, right in RIGHT.items():
+        found = open_inspect_log(log.location, scorer)
+        assert (found.model, found.task, found.scorer) == ("mockllm/model", "sums", scorer)
+        assert found.columns.values["right"].tolist() == right

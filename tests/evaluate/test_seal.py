@@ -68,7 +68,7 @@ def test_the_commitment_says_what_was_committed_to_and_nothing_of_an_item() -> N
     c = made.commitment
     assert c["format"] == "bessemer.seal/1" and c["name"] == "rules" and c["by"] == "Ada" and c["created"][-1] == "Z"
     assert c["task"] == SPEC and c["plan"] == {"metric": "auroc", "smallest_effect": 0.02, "alpha": 0.05}
-    assert c["counts"] == {"items": 40, "public": 20, "sealed": 20, "control": 0}
+    assert c["counts"] == {"items": 40, "public": 20, "sealed": 20, "control": 0, "canary": 0}
     assert c["files"]["public.jsonl"]["sha256"] == sha256(made.folder / "public.jsonl")
     assert c["files"]["sealed.bin"]["sha256"] == sha256(made.folder / "sealed.bin")
     assert c["code"]["tasks.py"] == sha256(Path(seal.__file__).with_name("tasks.py"))

@@ -114,7 +114,7 @@ def _scorer(scores: Mapping[Key, Mapping[str, Any]], wanted: str | None, path: P
     known = sorted({name for sample in scores.values() for name in sample.get("scores") or {}})
     if wanted is None and len(known) == 1:
         return known[0]
-    if wanted in known:
+    if wanted is not None and wanted in known:
         return wanted
     what = f"no scorer {wanted!r}" if wanted else f"{len(known)} scorers" if known else "no sample has a score"
     raise BessemerError(what, where=str(path), fix=f"say which one: {', '.join(known)}" if known else "score the log")
@@ -142,7 +142,7 @@ def _value(sample: Mapping[str, Any], scorer: str, key: Key, path: Path) -> floa
 
 
 def _columns(right: Mapping[Key, float], path: Path) -> Columns:
-    ids = list(dict.fromkeys(name for name, _ in right))
+    ids = sorted({name for name, _ in right})  # not as they finished, which is another order in every log
     epochs = sorted({epoch for _, epoch in right})
     for name in ids:
         for epoch in epochs:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -236,14 +237,13 @@ def _convert(config: Config, path: Path) -> tuple[dict[str, Any], list[Row]]:
     """(fields of the task, rows)."""
     from lm_eval.api.task import ConfigurableTask
 
-    with _sandboxed(), tempfile.TemporaryDirectory() as cache:
+    with _sandboxed(), _quiet(), tempfile.TemporaryDirectory() as cache:
         splits = _read_splits(config, path, cache)
         # Not `load_dataset`, which tells a server of every use.
         more = {"custom_dataset": lambda: splits, "dataset_kwargs": None, "metadata": None}
         theirs: Any = ConfigurableTask(config=copy.deepcopy(config) | more)
         theirs.set_fewshot_seed(SEED)
-        with redirect_stderr(io.StringIO()):  # a progress bar
-            theirs.build_all_requests()
+        theirs.build_all_requests()
         requests: dict[int, list[Any]] = {}
         for instance in theirs.instances:
             requests.setdefault(instance.doc_id, []).append(instance)
@@ -268,7 +268,8 @@ def _sandboxed() -> Iterator[None]:
 
     Raises BessemerError when this version of lm-eval keeps its environment elsewhere.
     """
-    from jinja2.sandbox import SandboxedEnvironment, SecurityError
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
 
     theirs = utils.env
@@ -289,6 +290,19 @@ def _sandboxed() -> Iterator[None]:
         yield
     finally:
         utils.env = theirs
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and without the warnings about how we use the library."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _metrics(theirs: Any) -> list[str]:

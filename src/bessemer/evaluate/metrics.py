@@ -305,14 +305,6 @@ def _precision_recall(scores_I: Floats, positive_I: Bools) -> Callable[[Floats],
     return curve
 
 
-def weighted_auroc(scores_I: Floats, labels_I: Bools, weights_BI: Floats) -> Floats:
-    """Area under the ROC curve for each row of item weights, ties counted half. [B]
-
-    Equal to the probability that a positive item scores above a negative one. NaN where a draw lacks a class.
-    """
-    return _whole(ranking_auroc(scores_I, labels_I), weights_BI)
-
-
 def _whole(compute: Weighted, weights_BI: Floats) -> Floats:
     weights_BI = np.atleast_2d(weights_BI)
     parts = in_parts(weights_BI.shape[1], weights_BI.shape[0])

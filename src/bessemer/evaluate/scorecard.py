@@ -12,10 +12,12 @@ from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.evaluate import stats
 from bessemer.evaluate.measure import Measured
+from bessemer.evaluate.metrics import METRICS, Columns, rightness
 from bessemer.evaluate.verdict import decide
 from bessemer.recipe.schema import Recipe
 
 FORMAT = "bessemer.scorecard/1"
+BITS = "bits_per_byte"
 SAMPLES_PER_TASK = 2  # clusters shown
 
 
@@ -55,37 +57,69 @@ def _same_items(name: str, a: Measured, b: Measured) -> None:
         )
 
 
-def _card(values: dict[str, stats.Compared], clusters: Sequence[str]) -> dict[str, Any]:
+def need_intervals(recipe: Recipe, before: Measured) -> None:
+    """Raises BessemerError when a held-out set is so small that nothing about it can be shown; before any training."""
+    for name, task in recipe.tasks.items():
+        measured = before["tasks"][name]
+        columns, metric = (
+            (answers_columns(measured), "auroc") if task.metric == "auroc" else (bits_columns(measured), BITS)
+        )
+        _estimated(f"tasks.{name}", columns, metric)
+    for name in recipe.probes:
+        _estimated(f"probes.{name}", bits_columns(before["probes"][name]), BITS)
+
+
+def _estimated(where: str, columns: Columns, metric: str) -> None:
+    try:
+        stats.estimate(METRICS[metric], columns)
+    except BessemerError as error:
+        raise BessemerError(error.what, where=where, fix=error.fix) from None
+
+
+def answers_columns(measured: Measured) -> Columns:
+    """Log-odds of the positive answer, as columns."""
+    scores = np.array(measured["scores"])
+    values = {"label": 1 - np.array(measured["labels"], np.int64), "logprob": np.stack([scores, 0 * scores], axis=1)}
+    return Columns("classify", *_names(measured, measured["slices"]), values)
+
+
+def bits_columns(measured: Measured) -> Columns:
+    values = {"bits": np.array(measured["bits"]), "bytes": np.array(measured["bytes"])}
+    return Columns("perplexity", *_names(measured, [""] * len(measured["ids"])), values)
+
+
+def _names(measured: Measured, slices: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    return tuple(measured["ids"]), tuple(measured["clusters"]), tuple(slices)
+
+
+def _card(before: Columns, after: Columns, metrics: Sequence[str], *, relative: bool = False) -> dict[str, Any]:
+    found = {
+        name: stats.difference(METRICS[name], before, after, margin=0.0, relative=relative, permutations=0)
+        for name in metrics
+    }
+    sides = ("before", "after", "change")
     return {
-        "n_items": len(clusters),
-        "n_clusters": len(set(clusters)),
-        "before": {k: v.before.as_dict() for k, v in values.items()},
-        "after": {k: v.after.as_dict() for k, v in values.items()},
-        "change": {k: v.change.as_dict() for k, v in values.items()},
+        "n_items": len(before),
+        "n_clusters": len(set(before.clusters)),
+        **{side: {name: getattr(d, side).as_dict() for name, d in found.items()} for side in sides},
     }
 
 
 def _answers_card(a: Measured, b: Measured) -> dict[str, Any]:
-    clusters, labels = a["clusters"], np.array(a["labels"], np.bool_)
-    before, after = np.array(a["scores"]), np.array(b["scores"])
-    weights = stats.draw_weights(clusters)
-    values = {"auroc": stats.compare_auroc(before, after, labels, weights)}
-    if len(set(clusters)) < len(clusters):
-        both = (stats.all_right(before, labels, clusters), stats.all_right(after, labels, clusters))
-        values["both_right"] = stats.compare(stats.weighted_mean(weights), *both)
+    before, after = answers_columns(a), answers_columns(b)
+    grouped = len(set(before.clusters)) < len(before)
     slices: dict[str, Any] = {}
-    for name in sorted(set(a["slices"]) - {""}):
-        mine = np.array([s == name for s in a["slices"]])
-        right = [float(((scores[mine] > 0) == labels[mine]).mean()) for scores in (before, after)]
-        slices[name] = {"n_items": int(mine.sum()), "before": right[0], "after": right[1]}
-    return {**_card(values, clusters), "chance": 0.5, "slices": slices}
+    right, names = [rightness(c) for c in (before, after)], np.array(before.slices)
+    for name in sorted(set(before.slices) - {""}):
+        mine = names == name
+        shares = [float(r[mine].mean()) for r in right]
+        slices[name] = {"n_items": int(mine.sum()), "before": shares[0], "after": shares[1]}
+    card = _card(before, after, ["auroc", "both_right"] if grouped else ["auroc"])
+    return {**card, "chance": 0.5, "slices": slices}
 
 
 def _bits_card(a: Measured, b: Measured) -> dict[str, Any]:
-    weights = stats.draw_weights(a["clusters"])
-    metric = stats.weighted_ratio(weights, np.array(a["bytes"], np.float64))
-    compared = stats.compare(metric, np.array(a["bits"]), np.array(b["bits"]), relative=True)
-    return {**_card({"bits_per_byte": compared}, a["clusters"]), "slices": {}}
+    return {**_card(bits_columns(a), bits_columns(b), [BITS], relative=True), "slices": {}}
 
 
 def _samples(name: str, items: Sequence[Item], before: Measured, after: Measured) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.errors import BessemerError
-from bessemer.evaluate.metrics import Columns, Floats, Metric, chances, in_parts, rightness, weighted_auroc
+from bessemer.evaluate.metrics import Columns, Floats, Metric, chances, in_parts, rightness
 
 DRAWS = 2000
 PERMUTATIONS = 1999
@@ -510,64 +510,3 @@ def transitions(
     lost, gained = (s.interval(alpha, share=True) for s in spreads[:2])
     forgot, learnt = (s.interval(alpha) if guessed else None for s in spreads[2:])
     return Transitions(lost, gained, forgot, learnt, len(before))
-
-
-# -- intervals of the scorecard of a run: percentiles of the draws ------------------------------------------
-
-
-def draw_weights(clusters_I: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """How often each item is in each draw of clusters with replacement. Row 0 is the sample itself. [B + 1, I]"""
-    _, index_I = np.unique(np.asarray(clusters_I), return_inverse=True)
-    n_clusters = int(index_I.max()) + 1
-    rng = np.random.default_rng(seed)
-    counts_BC = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=draws)
-    return np.vstack([np.ones(len(index_I)), counts_BC[:, index_I]]).astype(np.float64)
-
-
-def interval(values_B: Floats) -> Interval:
-    """Row 0 is the value; the other rows are bootstrap draws."""
-    low, high = np.nanpercentile(values_B[1:], [2.5, 97.5])
-    return Interval(float(values_B[0]), float(low), float(high))
-
-
-@dataclass(frozen=True)
-class Compared:
-    before: Interval
-    after: Interval
-    change: Interval
-
-
-def compare(
-    metric: Callable[[Floats], Floats],
-    before: Floats,
-    after: Floats,
-    *,
-    relative: bool = False,
-) -> Compared:
-    """Apply a metric (item values -> [B + 1]) to both models on the same draws.
-
-    change: after - before, or after / before - 1 when `relative`.
-    """
-    a_B, b_B = metric(before), metric(after)
-    return Compared(interval(a_B), interval(b_B), interval(b_B / a_B - 1 if relative else b_B - a_B))
-
-
-def compare_auroc(before_I: Floats, after_I: Floats, labels_I: NDArray[np.bool_], weights_BI: Floats) -> Compared:
-    return compare(lambda scores_I: weighted_auroc(scores_I, labels_I, weights_BI), before_I, after_I)
-
-
-def all_right(scores_I: Floats, labels_I: NDArray[np.bool_], clusters_I: Sequence[str]) -> Floats:
-    """1 for every item whose whole cluster is answered rightly (score above 0 = positive), else 0. [I]"""
-    right_I = (scores_I > 0) == labels_I
-    _, index_I = np.unique(np.asarray(clusters_I), return_inverse=True)
-    wrong_C = np.bincount(index_I, weights=~right_I)
-    return (wrong_C[index_I] == 0).astype(np.float64)
-
-
-def weighted_mean(weights_BI: Floats) -> Callable[[Floats], Floats]:
-    return lambda values_I: weights_BI @ values_I / weights_BI.sum(axis=1)
-
-
-def weighted_ratio(weights_BI: Floats, denominator_I: Floats) -> Callable[[Floats], Floats]:
-    """Sum of values over sum of denominators, as in bits per byte."""
-    return lambda values_I: (weights_BI @ values_I) / (weights_BI @ denominator_I)

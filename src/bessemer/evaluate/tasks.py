@@ -53,10 +53,12 @@ class Match(Strict):
         default=None,
         description="With how: python. A file beside the task with `def score(item: dict, answer: str) -> float`",
     )
-    which: Literal["first", "last"] = Field("first", description="With how: regex. Which of the places it finds")
-    strip: bool = Field(True, description="exact, regex: without spaces at the ends")
-    ignore_case: bool = Field(False, description="exact, regex: without case")
-    ignore_punctuation: bool = Field(False, description="exact, regex: without ASCII punctuation")
+    which: Literal["first", "last"] = Field(
+        default="first", description="With how: regex. Which of the places it finds"
+    )
+    strip: bool = Field(default=True, description="exact, regex: without spaces at the ends")
+    ignore_case: bool = Field(default=False, description="exact, regex: without case")
+    ignore_punctuation: bool = Field(default=False, description="exact, regex: without ASCII punctuation")
     ignore: list[str] = Field(
         default_factory=list[str], description="exact, regex: patterns that are taken out of both sides first"
     )
