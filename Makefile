@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-contrast test test-full lint bench clean
+.PHONY: demo demo-contrast test test-full sandbox lint bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -22,14 +22,19 @@ demo-contrast: $(STAMP)
 	$(BIN)/bessemer run recipes/demo.yaml
 	$(BIN)/python benchmarks/contrast.py
 
-test: $(STAMP)
+# A user's own scorers run in bubblewrap only; without root their tests are skipped where it is missing, and say so.
+sandbox:
+	@command -v bwrap >/dev/null || test "$$(id -u)" != 0 || \
+	  { apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null || true
+
+test: $(STAMP) sandbox
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -q -n 2
 
 # Slurm and Chromium come from the system; without root, tests that need what is missing are skipped and say so.
-test-full: $(STAMP)
+test-full: $(STAMP) sandbox
 	@test "$$(id -u)" != 0 || apt-get install -y -qq slurm-wlm munge chromium || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench,track]'
 	$(BIN)/python -m pytest -q

@@ -255,3 +255,51 @@ def test_what_cannot_be_measured_is_refused(told: Story, tmp_path: Path) -> None
         find_subject("nobody")
     with pytest.raises(BessemerError, match="the same"):
         examine(["clean", "clean"], [str(told.task)], [], Screen(quiet=True), by="Ada")
+
+
+def test_logs_of_inspect_are_compared_with_the_same_statistics(tmp_path: Path) -> None:
+    def log(name: str, right: str) -> str:
+        samples = [
+            {"id": n, "epoch": 1, "scores": {"match": {"value": "C" if n % 5 < int(right) else "I"}}}
+            for n in range(200)
+        ]
+        said = {"task": "Arithmetic (hard)", "model": name}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"status": "success", "eval": said, "samples": samples}))
+        return f"inspect:{tmp_path / name}.json"
+
+    better, worse = log("better", "4"), log("worse", "2")
+    folder = examine([better], [], [], Screen(quiet=True), against=worse, by="Ada", out=tmp_path / "out")
+    card = verify_evaluation(folder)
+    task = card["tasks"]["arithmetic-hard"]
+    assert task["change"]["answer"] == "WIN" and task["change"]["change"]["value"] == pytest.approx(0.4)
+    assert task["overlap"] == {"known": False} and card["verdict"]["word"] == "HOLD"
+    with pytest.raises(BessemerError, match="logs are compared with logs only"):
+        examine([better], [], [], Screen(quiet=True), against="clean", by="Ada")
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_same_opening(
+    told: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bessemer.examine as module
+
+    loaded = load_task(told.task)
+    if "killed" not in seal.names():
+        seal.create("killed", loaded.rows(), loaded.spec(), share=0.5, seed=2, by="Ada")
+
+    class KilledError(Exception):
+        pass
+
+    real = module.answer_task
+
+    def die(*args: Any, **more: Any) -> Any:
+        real(*args, **more)
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(module, "answer_task", die)
+        examine(["clean"], ["seal:killed"], [], Screen(quiet=True), by="Ada")
+    assert [s.state for s in submissions("killed")] == ["opened"]
+    folder = examine(["clean"], ["seal:killed"], [], Screen(quiet=True), by="Ada")
+    verify_evaluation(folder)
+    events = [e["event"] for e in seal.load("killed").entries]
+    assert events == ["created", "opened", "scored", "opened", "scored"]  # base, then the run

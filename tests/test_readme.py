@@ -119,5 +119,13 @@ def test_every_verb_is_shown() -> None:
         "doctor",
         "recipe check",
         "recipe init",
+        "eval",
+        "eval power",
+        "verdict",
+        "verify",
+        "contest run",
+        "seal create",
+        "seal verify",
+        "seal reveal",
     ):
         assert f"bessemer {verb}" in README

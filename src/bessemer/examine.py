@@ -8,6 +8,7 @@ evaluation goes on where it stopped. A sealed task is scored once for each model
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,25 @@ from pydantic import BaseModel
 
 from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, seal
+from bessemer.evaluate.adapt import InspectLog, load_any, open_inspect_log
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.card import GAIN, KEEP, Block, order_fault, primary_metric
 from bessemer.evaluate.metrics import Columns
 from bessemer.evaluate.openings import Opening, begin_opening, finish_opening
-from bessemer.evaluate.result import Document, TaskResult, hide_items, keep_result, make_result, path_of, read_result
+from bessemer.evaluate.result import (
+    Document,
+    Fed,
+    TaskResult,
+    hide_items,
+    keep_result,
+    make_result,
+    path_of,
+    read_result,
+)
 from bessemer.evaluate.submissions import submissions_of
 from bessemer.evaluate.tasks import LoadedTask, Task, with_rows
-from bessemer.evaluate.tasks import load_task as load_any
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import read_json
+from bessemer.files import canonical_json, read_json, sha256_text
 from bessemer.registry import store
 from bessemer.registry.evaluation import write_evaluation
 from bessemer.registry.lineage import consumed
@@ -36,7 +46,7 @@ from bessemer.track.screen import Screen
 if TYPE_CHECKING:
     from bessemer.infer.model import Loaded
 
-SEAL = "seal:"
+SEAL, INSPECT = "seal:", "inspect:"
 
 
 @dataclass(frozen=True)
@@ -185,16 +195,19 @@ def examine(
 ) -> Path:
     """Measure models on tasks; returns the folder of the evaluation.
 
-    targets: one model, or the seeds of one recipe. tasks: where a gain is wanted; keep: where nothing may be lost.
+    targets: one model, the seeds of one recipe, or logs of Inspect (`inspect:LOG`, without tasks). tasks: where a gain
+    is wanted; keep: where nothing may be lost.
     against: what it is compared with; by default what the run started from. Raises BessemerError.
     """
+    if out is not None and out.exists():
+        raise BessemerError("there is something of this name already", where=str(out), fix="--out another folder")
+    if any(t.startswith(INSPECT) for t in (*targets, against)):
+        return _examine_logs(targets, against, by, out)
     asked = [find_task(t, GAIN) for t in tasks] + [find_task(t, KEEP) for t in keep]
     if not asked:
         raise BessemerError(
             "there is nothing to measure", fix="--tasks TASK, and --keep TASK for what must not be lost"
         )
-    if out is not None and out.exists():
-        raise BessemerError("there is something of this name already", where=str(out), fix="--out another folder")
     subjects = [find_subject(t) for t in targets]
     if len({s.digest for s in subjects}) < len(subjects):
         raise BessemerError("two of the models are the same", where=", ".join(targets), fix="name each one once")
@@ -221,6 +234,39 @@ def examine(
         "against": other.facts() if other else None,
     }
     return write_evaluation(blocks, facts, probes, retain, out)
+
+
+def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | None) -> Path:
+    """The same statistics on what another tool measured: logs of Inspect, as models and as what they are compared with.
+
+    Nothing is asked, and what the models were fed is not known.
+    """
+    names = [*targets, *([against] if against else [])]
+    if not all(n.startswith(INSPECT) for n in names):
+        raise BessemerError(
+            "logs are compared with logs only", where=", ".join(names), fix=f"{INSPECT}LOG for each one"
+        )
+    logs = [open_inspect_log(n.removeprefix(INSPECT)) for n in names]
+    results = [make_log_result(log) for log in logs]
+    models = [{"name": log.model, "kind": "log", "digest": r.model} for log, r in zip(logs, results, strict=True)]
+    after = len(targets)
+    task = re.sub(r"[^a-z0-9._-]+", "-", logs[0].task.lower()).strip("-._") or "log"
+    spec = Task(name=task, kind="generate", items="log").model_dump(mode="json", exclude={"items"})
+    facts = {
+        "created": ledger.now(),
+        "by": by,
+        "code": seal.code_digests(),
+        "models": models[:after],
+        "against": models[after] if against else None,
+    }
+    block = Block(task, GAIN, spec, results[after:], results[:after])
+    return write_evaluation([block], facts, {}, None, out)
+
+
+def make_log_result(log: InspectLog) -> TaskResult:
+    """A log's columns under a digest of their own: it does not say which weights answered."""
+    digest = sha256_text(canonical_json([log.model, log.task, log.scorer, log.columns.as_json()]))
+    return TaskResult(f"log:{digest[:32]}", log.columns, None, Fed(False), {})
 
 
 def spec_as_dict(asked: Asked) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.evaluate.overlap import LONG, Field, Overlap, Search, by_item
+from bessemer.evaluate.overlap import LONG, Field, Overlap, Search
 
 WORDS = [f"w{i}" for i in range(3000)]
 
@@ -39,14 +39,13 @@ def test_the_longest_run_is_exact(n_shared: int, before: int, seed: int) -> None
 def test_a_leak_of_one_item_in_many_documents(tmp_path: Path) -> None:
     rng = random.Random(1)
     items = [text(rng, 25) for _ in range(200)]
-    documents = [text(rng, 60) for _ in range(5000)]
-    documents[3210] = f"{text(rng, 20)} {items[77].upper().replace(' ', ',  ')}! {text(rng, 20)}"
+    documents = [text(rng, 40) for _ in range(50_000)]
+    documents[32_101] = f"{text(rng, 20)} {items[77].upper().replace(' ', ',  ')}! {text(rng, 20)}"
     found = search(items, documents)
     assert [o.item for o in found if o.contaminated] == [77]
-    assert found[77].document == "d3210"
+    assert found[77].document == "d32101"
     assert found[77].longest == 25
     assert found[77].coverage == 1
-    assert by_item(found, len(items)).nonzero()[0].tolist() == [77]
 
 
 def test_what_all_items_share_is_no_leak() -> None:

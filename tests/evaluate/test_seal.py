@@ -778,3 +778,11 @@ def test_a_full_disk_leaves_no_half_seal(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(OSError, match="No space"):
         make()
     assert seal.names() == [] and not seal.folder_of("rules").exists()
+
+
+@pytest.mark.parametrize("control", [0, 2])
+def test_a_part_that_could_not_be_scored_is_refused_before_anything_is_sealed(control: int) -> None:
+    rows = [item(n, group=f"g{n % 8}") | {"answer": "yes" if n % 8 == 0 else "no"} for n in range(40)]
+    with pytest.raises(BessemerError, match=r"of the (public|sealed) part have the answer 'no'"):
+        make(rows=rows, control=control)  # all that are yes are one group
+    assert seal.names() == []

@@ -10,6 +10,8 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.rewards.sandbox import call_function
 
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is missing: apt install bubblewrap")
+
 
 def scorer(folder: Path, code: str) -> Path:
     file = folder / "score.py"

@@ -150,11 +150,3 @@ def _grams(words: U64, n: int) -> U64:
     if len(words) < n:
         return np.zeros(0, np.uint64)
     return ngrams_of(Ragged(words, np.array([0, len(words)])), n).hashes
-
-
-def by_item(found: Sequence[Overlap], n_items: int) -> NDArray[np.bool_]:
-    """Which items are contaminated in any field. [I]"""
-    bad_I = np.zeros(n_items, np.bool_)
-    for overlap in found:
-        bad_I[overlap.item] |= overlap.contaminated
-    return bad_I

@@ -126,9 +126,11 @@ def create(
         raise BessemerError(f"a limit of {limit} lets no model be scored", where="limit", fix="at least 1, or none")
     chosen = choose_sealed(rows, share, seed)
     public = [row for row, is_sealed in zip(rows, chosen, strict=True) if not is_sealed]
+    _need_classes(kind, public, "public")
     control_seed = secrets.token_bytes(KEY_BYTES)
     wanted = Wanted(control, canary)
     items = with_controls([row for row, s in zip(rows, chosen, strict=True) if s], spec, wanted, control_seed)
+    _need_classes(kind, [item for item in items if "control" not in item], "sealed")
     salts = [secrets.token_bytes(merkle.SALT_BYTES) for _ in items]
     records = [{"salt": salt.hex(), "item": item} for salt, item in zip(salts, items, strict=True)]
     leaves = [merkle.leaf_of(salt, item) for salt, item in zip(salts, items, strict=True)]
@@ -393,6 +395,17 @@ def checked_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 # -- inside -------------------------------------------------------------------------------------------------
+
+
+def _need_classes(kind: str, rows: Sequence[Row], part: str) -> None:
+    """Raises BessemerError when a part could not be scored once it is opened: all of its items have one answer."""
+    answers = {row.get("answer") for row in rows}
+    if kind == "classify" and len(answers) < 2:
+        raise BessemerError(
+            f"all {len(rows)} items of the {part} part have the answer {next(iter(answers), None)!r}",
+            where="items",
+            fix="give more items of the other answers, in groups of their own, or another share or seed",
+        )
 
 
 @contextlib.contextmanager
