@@ -4,8 +4,8 @@
     python benchmarks/data.py batches
     python benchmarks/data.py memory  [--mb 2000]
 
-tokens: JSONL -> token ids -> packed rows of 2,048. Ours (token set + best fit, digests and fsync included) against the
-tokenizer alone (`encode_batch_fast` on texts in memory), Hugging Face `datasets` map + TRL `pack_dataset`, and
+tokens: JSONL -> token ids -> packed rows of 2,048. Ours (token set + best fit, digests and fsync included), with and
+without the fast engine, against the tokenizer alone (`encode_batch_fast` on texts in memory), Hugging Face `datasets` map + TRL `pack_dataset`, and
 datatrove's own tokenizer pipeline (which does not pack). Interleaved; ratios of medians.
 """
 
@@ -52,6 +52,14 @@ def ours(corpus: Path, folder: Path, model: Path) -> int:
     os.environ["BESSEMER_HOME"] = str(folder)
     packed = pack_source("corpus", Source(str(corpus)), Renderer(model), Packer(ROW))
     return packed.n_tokens
+
+
+def ours_without(corpus: Path, folder: Path, model: Path) -> int:
+    """As where fastokens is not installed."""
+    from bessemer.data import encode
+
+    encode.WORTH = sys.maxsize
+    return ours(corpus, folder, model)
 
 
 def bare(corpus: Path, folder: Path, model: Path) -> int:
@@ -104,6 +112,7 @@ def datatrove(corpus: Path, folder: Path, model: Path) -> int:
 Arm = Callable[[Path, Path, Path], int]
 ARMS: dict[str, Arm] = {
     "ours": ours,
+    "ours without fastokens": ours_without,
     "bare encode_batch_fast": bare,
     "datasets map + TRL": datasets_and_trl,
     "datatrove": datatrove,
@@ -123,7 +132,8 @@ def run_arm(name: str, corpus: Path, model: Path) -> tuple[float, int, int]:
 
 
 IMPORTS = {
-    "ours": ("bessemer.data", "transformers"),
+    "ours": ("bessemer.data", "transformers", "fastokens"),
+    "ours without fastokens": ("bessemer.data", "transformers"),
     "bare encode_batch_fast": ("tokenizers",),
     "datasets map + TRL": ("datasets", "transformers", "trl"),
     "datatrove": ("datatrove.executor", "datatrove.pipeline.readers", "datatrove.pipeline.tokens"),

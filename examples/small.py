@@ -72,6 +72,7 @@ def write_jsonl(path: Path, rows: list[Row]) -> Path:
 def write_task(folder: Path, name: str, rows: list[Row]) -> Path:
     write_jsonl(folder / f"{name}.jsonl", rows)
     task = {"name": name, "kind": "classify", "items": f"{name}.jsonl", "answers": ["yes", "no"], "metric": "accuracy"}
+    task |= {"overlap_limit": 0.02}  # some comments stand in the collection twice, in other words
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(task, sort_keys=False))
     return path

@@ -251,7 +251,7 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
     models = [{"name": log.model, "kind": "log", "digest": r.model} for log, r in zip(logs, results, strict=True)]
     after = len(targets)
     task = re.sub(r"[^a-z0-9._-]+", "-", logs[0].task.lower()).strip("-._") or "log"
-    spec = Task(name=task, kind="generate", items="log").model_dump(mode="json", exclude={"items"})
+    spec = Task.model_validate({"name": task, "kind": "generate", "items": "log"})
     facts = {
         "created": ledger.now(),
         "by": by,
@@ -259,7 +259,7 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
         "models": models[:after],
         "against": models[after] if against else None,
     }
-    block = Block(task, GAIN, spec, results[after:], results[:after])
+    block = Block(task, GAIN, spec.model_dump(mode="json", exclude={"items"}), results[after:], results[:after])
     return write_evaluation([block], facts, {}, None, out)
 
 

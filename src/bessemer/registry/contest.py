@@ -117,11 +117,11 @@ def verify_contest(folder: Path, *, head: str = "") -> dict[str, Any]:
 
 
 def _read_entrant(folder: Path, entrant: Mapping[str, Any]) -> Entrant:
-    sides = {
-        side: {task: read_results(folder, digests) for task, digests in entrant["results"][side].items()}
-        for side in ("before", "after")
-    }
-    return Entrant(**{key: entrant[key] for key in KEPT}, **sides)
+    def read(side: str) -> Results:
+        return {task: read_results(folder, digests) for task, digests in entrant["results"][side].items()}
+
+    kept: dict[str, Any] = {key: entrant[key] for key in KEPT}
+    return Entrant(before=read("before"), after=read("after"), **kept)
 
 
 # -- the card -----------------------------------------------------------------------------------------------
