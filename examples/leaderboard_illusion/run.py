@@ -22,7 +22,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 HERE = Path(__file__).parent
 N_ITEMS, PUBLIC = 1000, 0.1  # 100 public items, as many a public test has; 900 sealed ones
-N_TRAIN, TOKENS = 700, "30k"
+N_TRAIN, TOKENS = 1500, "90k"
 
 
 def prepare(folder: Path, n_seeds: int) -> Path:
@@ -47,7 +47,7 @@ def prepare(folder: Path, n_seeds: int) -> Path:
         "name": "illusion",
         "tasks": ["seal:films"],
         "data": {"films": str(paths["train"])},
-        "budget": {"tokens": f"{31 * n_seeds}k"},
+        "budget": {"tokens": f"{93 * (n_seeds + 1)}k"},
         "contestants": {
             "one-seed": {"recipe": "recipe.yaml", "set": ["seed=1000"]},
             "best-of-many": {"recipe": "recipe.yaml", "trials": [[f"seed={n + 1}"] for n in range(n_seeds)]},
