@@ -41,7 +41,7 @@ def build_contest_page(card: Mapping[str, Any]) -> str:
         words(f"{len(card['entrants'])} contestants, the same data, the same budget, the same sealed tasks.", "lead"),
     ]
     foot = f"Made by Bessemer on {card['created']} by {card['by']}. Check it: bessemer verify FOLDER"
-    return whole(f"{contest['name']} – contest", head, body, foot)
+    return whole(f"{contest['name']} – contest", head, body, foot, "Bessemer contest")
 
 
 def ranks(standing: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def build_page(card: Mapping[str, Any]) -> str:
         _origin(card),
     ]
     foot = f"Made by Bessemer on {card['created']} by {card['by']}. Check it: bessemer verify FOLDER"
-    return whole(f"{names} – evaluation", _head(names, card), body, foot)
+    return whole(f"{names} – evaluation", _head(names, card), body, foot, "Bessemer evaluation")
 
 
 def _head(names: str, card: Mapping[str, Any]) -> list[Html]:
@@ -105,8 +105,10 @@ def _chart(metric: str, tasks: Mapping[str, Mapping[str, Any]]) -> Html:
 def _metrics_table(tasks: Mapping[str, Mapping[str, Any]]) -> Html:
     rows: list[list[Cell]] = []
     for name, task in tasks.items():
-        for metric, sides in task["metrics"].items():
-            own = metric == task["primary"]
+        primary = task["primary"]
+        for metric in sorted(task["metrics"], key=lambda m: m != primary):  # the one that decides comes first
+            sides = task["metrics"][metric]
+            own = metric == primary
             d = task.get("change") if own else None
             rows.append(
                 [

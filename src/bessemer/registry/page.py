@@ -126,9 +126,11 @@ def bullets(items: Sequence[str]) -> Html:
     return Html(f"<ul>{''.join(f'<li>{render(i)}</li>' for i in items)}</ul>") if items else Html("")
 
 
-def whole(title: str, head: Sequence[Html], body: Sequence[Html], foot: str) -> str:
-    """The finished page from report.html."""
+def whole(
+    title: str, head: Sequence[Html], body: Sequence[Html], foot: str, kicker: str = "Bessemer run report"
+) -> str:
+    """The finished page from report.html. kicker: what kind of page it is."""
     template = resources.files("bessemer.registry").joinpath("report.html").read_text("utf-8")
     return Template(template).substitute(
-        title=escape(title), head=join(head).text, body=join(body).text, foot=escape(foot)
+        title=escape(title), kicker=escape(kicker), head=join(head).text, body=join(body).text, foot=escape(foot)
     )
