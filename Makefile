@@ -36,7 +36,7 @@ test: $(STAMP) sandbox
 # Slurm and Chromium come from the system; without root, tests that need what is missing are skipped and say so.
 test-full: $(STAMP) sandbox
 	@test "$$(id -u)" != 0 || apt-get install -y -qq slurm-wlm munge chromium || true
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench,track]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,presidio,bench,track,lm-eval,inspect]'
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)
@@ -44,12 +44,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports && $(BIN)/pyright
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,lm-eval]'
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/data.py tokens
 	$(BIN)/python benchmarks/data.py batches
 	$(BIN)/python benchmarks/data.py memory
 	$(BIN)/python benchmarks/near_duplicates.py
+	$(BIN)/python benchmarks/evaluate.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

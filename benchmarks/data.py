@@ -5,8 +5,8 @@
     python benchmarks/data.py memory  [--mb 2000]
 
 tokens: JSONL -> token ids -> packed rows of 2,048. Ours (token set + best fit, digests and fsync included), with and
-without the fast engine, against the tokenizer alone (`encode_batch_fast` on texts in memory), Hugging Face `datasets` map + TRL `pack_dataset`, and
-datatrove's own tokenizer pipeline (which does not pack). Interleaved; ratios of medians.
+without the fast engine, against the tokenizer alone (`encode_batch_fast` on texts in memory), Hugging Face `datasets`
+map + TRL `pack_dataset`, and datatrove's own tokenizer pipeline (which does not pack). Interleaved; ratios of medians.
 """
 
 from __future__ import annotations

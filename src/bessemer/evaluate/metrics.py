@@ -344,7 +344,8 @@ def _accuracy(columns: Columns) -> Weighted:
 
 
 def _accuracy_norm(columns: Columns) -> Weighted:
-    """The choice with the largest log-probability per byte, as acc_norm of lm-evaluation-harness."""
+    """The choice with the largest log-probability per byte: acc_bytes of lm-evaluation-harness, whose acc_norm counts
+    characters (the same where all is ASCII)."""
     values = columns.values
     return _mean(_share_of_best(values["logprob"] / values["bytes"], values["gold"]))
 
