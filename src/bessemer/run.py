@@ -7,6 +7,7 @@ leaves a file when it is done and is skipped when that file is there, so the sam
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -242,39 +243,12 @@ class _Story:
         )
         write_json(self.folder / "scorecard.json", card)
 
-    def _facts(self, verdict: str) -> dict[str, Any]:
-        """The lineage: what the model was made of, and how."""
-        tokens: dict[str, dict[str, int]] = {}
-        for event in read_metrics(self.folder / METRICS):
-            if event["event"] == "step":
-                stage = tokens.setdefault(event["stage"], {})
-                for source, n in event["tokens"].items():
-                    stage[source] = stage.get(source, 0) + n
-        data = {
-            name: {"from": self.recipe.sources[name].from_, **facts} for name, facts in self.plan["sources"].items()
-        }
-        begun = read_json(self.folder / BEGUN)
-        return {
-            "created": now(),
-            "begun": begun["at"],
-            "seals": begun["seals"],
-            "verdict": verdict,
-            "base": {k: v for k, v in self.plan["base"].items() if k != "end_of_text"},
-            "end_of_text": self.plan["base"]["end_of_text"],
-            "recipe_sha256": self.plan["recipe_sha256"],
-            "code_sha256": self.plan["code_sha256"],
-            "plan_identity": self.plan["identity"],
-            "data": data,
-            "tokens": tokens,
-            "seconds": self.screen.seconds,
-        }
-
     def release(self) -> Result:
         """Report, card and (on SHIP) the release; once."""
         card = read_json(self.folder / "scorecard.json")
         result_file = self.folder / "result.json"
         if not result_file.exists():
-            facts = self._facts(card["verdict"]["word"])
+            facts = facts_of(self.folder, self.plan, self.recipe, card["verdict"]["word"], self.screen.seconds)
             metrics = read_metrics(self.folder / METRICS)
             write_text(self.folder / "report.html", build_report(self.plan, metrics, card, facts))
             reference = self._add_release(facts, card) if card["verdict"]["word"] == "SHIP" else None
@@ -285,18 +259,60 @@ class _Story:
         made = next((r for r in store.list_releases() if r.manifest["plan_identity"] == facts["plan_identity"]), None)
         if made and made.name == self.recipe.name and made.manifest["created"] >= self._begun():
             return made.reference  # a kill came between the release and result.json
-        write_text(self.folder / "README.md", build_card({"name": self.recipe.name, **facts}, card, self.plan))
-        recipe_text = yaml.safe_dump(dump_recipe(self.recipe), sort_keys=False, allow_unicode=True)
-        write_text(self.folder / "recipe.yaml", recipe_text)
-        own = ("README.md", "recipe.yaml", PLAN, METRICS, "scorecard.json", "report.html")
-        files = {p.name: p for p in sorted((self.folder / "model").iterdir())} | {n: self.folder / n for n in own}
         with self.screen.step("release"):
-            return store.add_release(self.recipe.name, files, facts).reference
+            return write_release(self.folder, self.plan, self.recipe, self.folder / "model", card, facts)
 
     def _begun(self) -> str:
         """When this run measured its end; a release of it cannot be older."""
         ended = (self.folder / "measured" / "after.json").stat().st_mtime
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended))
+
+
+def facts_of(folder: Path, plan: Plan, recipe: Recipe, verdict: str, seconds: dict[str, float]) -> dict[str, Any]:
+    """The lineage: what a model was made of, and how."""
+    tokens: dict[str, dict[str, int]] = {}
+    for event in read_metrics(folder / METRICS):
+        if event["event"] == "step":
+            stage = tokens.setdefault(event["stage"], {})
+            for source, n in event["tokens"].items():
+                stage[source] = stage.get(source, 0) + n
+    begun = read_json(folder / BEGUN)
+    return {
+        "created": now(),
+        "begun": begun["at"],
+        "seals": begun["seals"],
+        "verdict": verdict,
+        "base": {k: v for k, v in plan["base"].items() if k != "end_of_text"},
+        "end_of_text": plan["base"]["end_of_text"],
+        "recipe_sha256": plan["recipe_sha256"],
+        "code_sha256": plan["code_sha256"],
+        "plan_identity": plan["identity"],
+        "data": {name: {"from": recipe.sources[name].from_, **facts} for name, facts in plan["sources"].items()},
+        "tokens": tokens,
+        "seconds": seconds,
+    }
+
+
+def write_release(
+    folder: Path, plan: Plan, recipe: Recipe, model: Path, card: dict[str, Any], facts: dict[str, Any]
+) -> str:
+    """Card, recipe, report and weights as the next version of the run's name; returns its reference."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-papers-") as name:
+        papers = Path(name)
+        write_text(papers / "README.md", build_card({"name": recipe.name, **facts}, card, plan))
+        text = yaml.safe_dump(dump_recipe(recipe), sort_keys=False, allow_unicode=True)
+        write_text(papers / "recipe.yaml", text)
+        write_json(papers / "scorecard.json", card)
+        write_text(papers / "report.html", build_report(plan, read_metrics(folder / METRICS), card, facts))
+        own = {p.name: p for p in papers.iterdir()} | {n: folder / n for n in (PLAN, METRICS)}
+        return store.add_release(recipe.name, {p.name: p for p in sorted(model.iterdir())} | own, facts).reference
+
+
+def release_model(folder: Path, plan: Plan, recipe: Recipe, model: Path, card: dict[str, Any], merge: float) -> str:
+    """Release another point on the way from the start to a run's trained weights; its recipe says which."""
+    seconds = read_json(folder / "seconds.json")
+    facts = facts_of(folder, plan, recipe, card["verdict"]["word"], seconds) | {"merge": merge}
+    return write_release(folder, plan, recipe.model_copy(update={"merge": merge}), model, card, facts)
 
 
 def load_result(name: str) -> Result:

@@ -14,7 +14,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes
 from bessemer.files import read_json, read_record, sha256_file, write_json
 from bessemer.infer.score import Window, bits_per_byte, window_bits
-from bessemer.plan.resolve import Prepared
+from bessemer.plan.resolve import Plan, Prepared
 from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.track.runs import DONE, METRICS
 from bessemer.track.screen import See
@@ -29,6 +29,22 @@ from bessemer.units import show_bytes, show_change, show_seconds
 
 LEAST_STEPS = 10  # between two probes or checkpoints
 PROBE_SHARE = 4  # probes during training measure every fourth window
+
+
+def overlay_of(folder: Path, plan: Plan, n: int) -> Path | None:
+    """The fp32 weights that the first n stages of a run left, checked against their digest; None for n = 0.
+
+    Raises BessemerError when they are missing or changed.
+    """
+    if n == 0:
+        return None
+    stage = folder / plan["stages"][n - 1]["name"]
+    path, done = stage / "weights.safetensors", read_json(stage / DONE)
+    if sha256_file(path) != done["weights_sha256"]:
+        raise BessemerError(
+            "its bytes changed since the stage was finished", where=str(path), fix="--restart trains it again"
+        )
+    return path
 
 
 class Training:
@@ -56,16 +72,7 @@ class Training:
 
     def overlay(self, n: int) -> Path | None:
         """The fp32 weights with which stage n begins, checked against their digest; None for the base's own."""
-        if n == 0:
-            return None
-        path, done = self.stage_folder(n - 1) / "weights.safetensors", read_json(self.stage_folder(n - 1) / DONE)
-        if sha256_file(path) != done["weights_sha256"]:
-            raise BessemerError(
-                "its bytes changed since the stage was finished",
-                where=str(path),
-                fix="--restart trains it again",
-            )
-        return path
+        return overlay_of(self.folder, self.plan, n)
 
     def weights(self, n: int) -> Trainable:
         """Weights ready for stage n, loaded once."""

@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 import bessemer
-from bessemer.cli import contest, data, doctor, evaluate, plan, recipe, releases, run, runs, seal, serve, show, trace
+from bessemer.cli import (
+    contest,
+    data,
+    doctor,
+    evaluate,
+    merge,
+    plan,
+    recipe,
+    releases,
+    run,
+    runs,
+    seal,
+    serve,
+    show,
+    trace,
+)
 from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
 
@@ -26,12 +41,14 @@ app.command()(serve.serve)
 app.command()(releases.releases)
 app.command()(show.show)
 app.command()(trace.trace)
+app.command()(merge.merge)
 app.command()(evaluate.verdict)
 app.command()(evaluate.verify)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs", help="List, show, stop and resume runs; read their logs.")
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(evaluate.app, name="eval", help="Measure models on tasks; how small an effect a task can show.")
+app.add_typer(families.app, name="families", help="Checkpoints known by name; grow a family of your own.")
 app.add_typer(contest.app, name="contest", help="Several recipes, one budget, the same sealed tasks.")
 app.add_typer(seal.app, name="seal", help="Seal a task before training; list who opened it; verify it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")

@@ -10,7 +10,7 @@ from bessemer.cli.options import Json, print_json, print_table
 
 
 def show(
-    thing: Annotated[str, typer.Argument(help="A release (name@1), a run (name), `sources` or `families`.")],
+    thing: Annotated[str, typer.Argument(help="A release (name@1), a run (name), or `sources`.")],
     json: Json = False,
 ) -> None:
     """Explain a release or a run: results with intervals, lineage, where its files are."""
@@ -22,15 +22,6 @@ def show(
             print_json(listed)
         else:
             print_table("Collections that come with packages", ["from", "kind"], [list(x) for x in listed.items()])
-    elif thing == "families":
-        from bessemer.families.catalogue import entries
-
-        found = entries()
-        if json:
-            print_json({name: vars(e) for name, e in found.items()})
-        else:
-            rows = [[e.name, f"{e.parameters / 1e6:.0f}M", e.licence, e.note] for e in found.values()]
-            print_table("Checkpoints known by name", ["start", "size", "licence", "note"], rows, right=[1])
     else:
         from bessemer.registry.summary import explain
 

@@ -118,6 +118,26 @@ def _need_model_files(folder: Path) -> None:
 
 
 def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
+    return _from_folder(entry) if entry.folder else _from_package(entry)
+
+
+def _from_folder(entry: catalogue.Entry) -> Checkpoint:
+    """A checkpoint of a family of this machine, which must be what the catalogue says."""
+    folder = Path(entry.folder)
+    if not folder.is_dir():
+        raise BessemerError("the checkpoint's folder is gone", where=entry.folder, fix="restore it, or grow it again")
+    facts = {"stage": entry.stage, "licence": entry.licence, "end_of_text": entry.end_of_text}
+    found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine", **facts)
+    if found.digest != entry.digest:
+        raise BessemerError(
+            f"its bytes changed: digest {found.digest[:12]}..., the catalogue says {entry.digest[:12]}...",
+            where=entry.folder,
+            fix="restore it from a copy, or grow it again",
+        )
+    return found
+
+
+def _from_package(entry: catalogue.Entry) -> Checkpoint:
     folder = home() / "cache" / "models" / f"{entry.name}-{entry.file_sha256[:12]}"
     manifest = folder.with_name(f"{folder.name}.json")  # not with_suffix: a name such as tiny-0.5b has a dot
     need_writable(folder.parent)

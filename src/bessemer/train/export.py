@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from bessemer.families.fetch import Checkpoint
 from bessemer.files import new_folder
@@ -26,10 +26,8 @@ def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: floa
 
     transformers.utils.logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, local_files_only=True)
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in (load_file(overlay) if overlay else {}).items():
-            own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
+    if overlay is not None:
+        _lay_over(dict(model.named_parameters()), overlay, share)
     model.to(detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
@@ -37,3 +35,11 @@ def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: floa
         for name in start.files:
             if not name.endswith((".safetensors", ".safetensors.index.json")) and not (tmp / name).exists():
                 shutil.copyfile(start.path / name, tmp / name)
+
+
+def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -> None:
+    """One tensor at a time, so that there is never a second model in memory."""
+    with safe_open(overlay, framework="pt") as trained, torch.no_grad():
+        for name in trained.keys():  # noqa: SIM118 - no dictionary
+            value = trained.get_tensor(name)
+            own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)

@@ -1,0 +1,41 @@
+"""bessemer merge RUN"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bessemer.cli.options import Json, print_json, print_table
+
+
+def merge(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose training is finished.")],
+    at: Annotated[str, typer.Option(help="Shares of the way from the start to the trained weights.")] = "",
+    release: Annotated[bool, typer.Option("--release", help="Release the best point, if its verdict is SHIP.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure models between the start and the trained weights, and choose the best one within the retention budget."""
+    from bessemer.errors import BessemerError
+    from bessemer.launch.here import quiet_libraries
+    from bessemer.merging import POINTS
+    from bessemer.merging import merge as do_merge
+    from bessemer.track.screen import Screen
+
+    quiet_libraries()
+    try:
+        shares = [float(part) for part in at.split(",") if part.strip()] or list(POINTS)
+    except ValueError:
+        raise BessemerError(f"{at!r} is no list of numbers", where="--at", fix="such as 0.25,0.5,1") from None
+    found = do_merge(run, shares, Screen(), release=release)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [f"{p['share']:g}", f"{abs(p['value']):.3f}", f"{p['worst'] * 100:+.2f} %", "yes" if p["kept"] else "no",
+         p["verdict"], "<- best" if p["share"] == found["best"] else ""]
+        for p in found["points"]
+    ]  # fmt: skip
+    columns = ["share", found["task"], "worst probe, upper end", "in budget", "verdict", ""]
+    print_table(f"From the start of {run} (0) to its trained weights (1)", columns, rows, right=[0, 1, 2])
+    print(f"released as {found['release']}" if found["release"] else "nothing was released")

@@ -1,0 +1,166 @@
+"""`bessemer families grow NAME`: a family from scratch, with a checkpoint after every stage.
+
+A family is a random start, a tokenizer and a recipe whose stages are the family's: `pre` at a constant rate, `mid`
+that anneals to zero on better data, `post` that tunes on conversations. The recipe runs like any other (it continues
+after a kill, and the same recipe on the same machine gives the same bytes); then every stage's weights become a
+checkpoint of the catalogue, `NAME@pre`, `NAME@mid`, `NAME@post`, with what was seen until there. A company grows its own
+family the same way: `--recipe own.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bessemer.data.sources import read_items
+from bessemer.errors import BessemerError
+from bessemer.families import catalogue
+from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.files import exclusive, new_folder, read_json
+from bessemer.recipe.load import parse_recipe
+from bessemer.recipe.schema import Recipe
+from bessemer.run import run_recipe
+from bessemer.stage import overlay_of
+from bessemer.track.runs import PLAN, runs_folder
+from bessemer.track.screen import Screen
+from bessemer.train.export import export_model
+
+STAGES = ("pre", "mid", "post")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama with tied embeddings. tokens: of the stages pre, mid and post."""
+
+    hidden: int
+    layers: int
+    heads: int
+    vocabulary: int
+    context: int
+    tokens: tuple[int, int, int]
+
+
+SHAPES = {
+    "nano-1m": Shape(128, 4, 4, 4096, 512, (400_000, 120_000, 80_000)),
+    "nano-6m": Shape(256, 6, 8, 8192, 1024, (6_000_000, 1_500_000, 400_000)),
+    "nano-30m": Shape(512, 9, 8, 16384, 2048, (60_000_000, 12_000_000, 2_000_000)),
+}
+
+
+def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequence[str] = ()) -> list[Checkpoint]:
+    """Train the stages and put their checkpoints into this machine's catalogue; returns them in order.
+
+    recipe: by default the one of `nano`; its `start` is made here. Raises BessemerError for an unknown size, or a
+    recipe whose stages are not pre, mid and post.
+    """
+    if name not in SHAPES:
+        raise BessemerError(f"{name!r} has no shape", where="families grow", fix=f"one of {', '.join(SHAPES)}")
+    folder = catalogue.private_folder() / name
+    with exclusive(folder.with_name(f".{name}.lock"), f"the family {name}"):
+        made = read_recipe(name, folder / "start", recipe, sets)
+        if not (folder / "start").exists():
+            with screen.step(f"{name}: tokenizer and random weights"):
+                make_start(SHAPES[name], made, folder / "start")
+        run_recipe(made, screen)
+        plan = read_json(runs_folder() / made.name / PLAN)
+        entries = {stage: _checkpoint(folder, made, plan, n, stage) for n, stage in enumerate(STAGES)}
+        catalogue.write_private(name, {f"{name}@{stage}": entry for stage, entry in entries.items()}, made.name)
+    return [resolve(f"{name}@{stage}") for stage in STAGES]
+
+
+def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
+    """The family's recipe with its start and sizes. Raises BessemerError."""
+    text = path.read_text() if path else files("bessemer.families").joinpath("nano_recipe.txt").read_text()
+    values: dict[str, Any] = yaml.safe_load(text)
+    values |= {"name": f"grow-{name}", "start": str(start)}
+    if path is None:
+        for stage, tokens in zip(values["stages"], SHAPES[name].tokens, strict=True):
+            stage["tokens"] = tokens
+    made = parse_recipe(yaml.safe_dump(values, sort_keys=False), where=str(path or "nano"), overrides=sets)
+    kinds = [s.objective for s in made.stages]
+    if kinds != ["cpt", "cpt", "sft"]:
+        raise BessemerError(
+            f"a family has the stages pre (cpt), mid (cpt) and post (sft), this recipe has {', '.join(kinds)}",
+            where=str(path or "nano"),
+            fix="one stage each, in this order",
+        )
+    return made
+
+
+def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
+    """A tokenizer of the texts of the first stage, and random weights that the recipe's seed decides."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    names = recipe.used_by(recipe.stages[0])
+    texts = (item.text for n in names for item in read_items(recipe.sources[n].from_, kind="documents", where=n))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=shape.vocabulary,
+        special_tokens=[AddedToken(t, special=True) for t in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=SPECIAL[0], eos_token=SPECIAL[2], pad_token=SPECIAL[0]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    begin, end = (tokenizer.convert_tokens_to_ids(t) for t in (SPECIAL[0], SPECIAL[2]))
+    ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": begin}
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=shape.hidden,
+        intermediate_size=-(-8 * shape.hidden // 3 // 64) * 64,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 2,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model: Any = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**ids)
+    with new_folder(out) as tmp:
+        tokenizer.save_pretrained(tmp)
+        model.save_pretrained(tmp)
+
+
+def _checkpoint(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int, stage: str) -> dict[str, Any]:
+    """Export a stage's weights, and what the catalogue says of them."""
+    out = folder / stage
+    start = resolve(str(folder / "start"))
+    if not out.exists():
+        export_model(start, overlay_of(runs_folder() / recipe.name, plan, n + 1), out)
+    planned, trained = plan["stages"][: n + 1], recipe.stages[n]
+    ended = planned[n]["lr"] * (1.0 if trained.schedule == "constant" else trained.final_lr)
+    return {
+        "folder": str(out),
+        "digest": resolve(str(out)).digest,
+        "parameters": plan["estimate"]["parameters"],
+        "tokens_seen": sum(s["tokens"] for s in planned),
+        "lr": ended,
+        "schedule": trained.schedule,
+        "note": f"{sum(s['tokens'] for s in planned):,} tokens seen, rate {ended:.1e} there ({trained.schedule})",
+    }
+
+
+def describe(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """One line each."""
+    return [f"{c.name}  {c.digest[:16]}  {c.path}" for c in checkpoints]

@@ -1,0 +1,88 @@
+"""Models between the start and the trained weights of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bessemer.errors import BessemerError
+from bessemer.files import read_json, read_record
+from bessemer.merging import Point, choose, merge
+from bessemer.recipe.load import load_recipe
+from bessemer.registry.store import open_release
+from bessemer.run import run_recipe
+from bessemer.track.screen import Screen
+from tests.cli.conftest import here  # noqa: F401 - a fixture
+from tests.story import write_story
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESSEMER_HOME", str(home))
+        patch.setenv("BESSEMER_DTYPE", "float32")
+        run_recipe(load_recipe(write_story(home / "story", tiny_model)), Screen(quiet=True))
+    return home
+
+
+@pytest.fixture
+def told(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    monkeypatch.setenv("BESSEMER_DTYPE", "float32")
+    return home / "runs/story"
+
+
+def test_the_end_is_the_run_and_the_middle_is_the_mean(told: Path, tiny_model: Path) -> None:
+    found = merge("story", [1.0, 0.5], Screen(quiet=True))
+    assert [p["share"] for p in found["points"]] == [0.5, 1.0]
+    whole, after = (read_record(p) for p in (told / "merge/1.000/measured.json", told / "measured/after.json"))
+    assert whole["tasks"] == after["tasks"] and whole["probes"] == after["probes"]
+    start, trained, middle = (
+        load_file(p / "model.safetensors") for p in (tiny_model, told / "model", told / "merge/0.500/model")
+    )
+    assert all(torch.allclose(middle[n], (start[n] + trained[n]) / 2, atol=1e-6) for n in start)
+    bits = [read_json(told / "merge/result.json")["points"][n]["value"] for n in (0, 1)]
+    assert bits[1] > bits[0]  # of the story more training is better
+
+
+def test_again_measures_nothing(told: Path) -> None:
+    merge("story", [1.0], Screen(quiet=True))
+    stamp = (told / "merge/1.000/measured.json").stat().st_mtime_ns
+    merge("story", [1.0], Screen(quiet=True))
+    assert (told / "merge/1.000/measured.json").stat().st_mtime_ns == stamp
+
+
+def point(share: float, value: float, worst: float, kept: bool) -> Point:
+    return Point(share, value, worst, kept, {"verdict": {"word": "SHIP"}})
+
+
+def test_the_best_inside_the_budget_is_chosen_else_the_one_that_forgot_least() -> None:
+    inside = [point(0.25, 0.7, 0.001, True), point(0.5, 0.8, 0.009, True), point(1.0, 0.9, 0.05, False)]
+    assert choose(inside).share == 0.5
+    assert choose([p for p in inside if not p.kept] + [point(0.75, 0.85, 0.02, False)]).share == 0.75
+
+
+def test_commands(told: Path, here: Callable[..., Any]) -> None:  # noqa: F811
+    done = here("merge", "story", "--at", "0.5,1")
+    assert done.code == 0 and "<- best" in done.out and "nothing was released" in done.out, done.err
+    made = json.loads(here("merge", "story", "--at", "0.8", "--release", "--json").out)
+    assert made["best"] == 0.8
+    if made["points"][0]["verdict"] == "SHIP":
+        release = open_release(made["release"])
+        assert release.manifest["merge"] == 0.8 and "merge: 0.8" in (release.path / "recipe.yaml").read_text()
+    bad = here("merge", "story", "--at", "much")
+    assert bad.code == 4 and "no list of numbers" in bad.err
+
+
+def test_bad_input(told: Path) -> None:
+    with pytest.raises(BessemerError, match="no share of the way"):
+        merge("story", [1.5], Screen(quiet=True))
+    with pytest.raises(BessemerError, match="there is no run"):
+        merge("nobody", [1.0], Screen(quiet=True))
