@@ -1,10 +1,10 @@
 """`bessemer families grow NAME`: a family from scratch, with a checkpoint after every stage.
 
 A family is a random start, a tokenizer and a recipe whose stages are the family's: `pre` at a constant rate, `mid`
-that anneals to zero on better data, `post` that tunes on conversations. The recipe runs like any other (it continues
-after a kill, and the same recipe on the same machine gives the same bytes); then every stage's weights become a
-checkpoint of the catalogue, `NAME@pre`, `NAME@mid`, `NAME@post`, with what was seen until there. A company grows its own
-family the same way: `--recipe own.yaml`.
+that anneals to zero on better data, `post` that tunes on conversations. The recipe runs like any other: it continues
+after a kill, and the same recipe on the same machine gives the same bytes. Then every stage's weights become a
+checkpoint of the catalogue, `NAME@pre`, `NAME@mid`, `NAME@post`, with what was seen until there. A company grows its
+own family the same way: `--recipe own.yaml`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     begin, end = (tokenizer.convert_tokens_to_ids(t) for t in (SPECIAL[0], SPECIAL[2]))
-    ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": begin}
+    ids: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": begin}
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=shape.hidden,

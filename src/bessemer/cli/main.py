@@ -15,6 +15,7 @@ from bessemer.cli import (
     data,
     doctor,
     evaluate,
+    families,
     merge,
     plan,
     recipe,
