@@ -1,6 +1,7 @@
 """Scoring beside lm-evaluation-harness's own runner: seconds, log-likelihoods and accuracy on the same items.
 
-    python benchmarks/evaluate.py [--rounds 3] [--items 200] [--dtypes bfloat16 float32] [--start CHECKPOINT]
+    python benchmarks/evaluate.py [--rounds 3] [--items 100] [--dtypes bfloat16 float32] [--batches 8 32 auto]
+                                  [--start CHECKPOINT]
 
 Three tasks from Python's documentation, written as task files of lm-eval and read by both:
 
@@ -44,7 +45,6 @@ from bessemer.evaluate.tasks import LoadedTask
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.infer.model import Loaded, load
 
-BATCH_SIZES = (8, 32, "auto")
 SENTENCE = re.compile(r"[A-Z][^.!?\n]{30,160}[.!?](?=\s)")
 RULES = """You sort short passages of a manual. Some of them tell the reader what to do: which function to call, which
 argument to give, what to avoid, what to write instead. Others describe: what an object is, what a function returns,
@@ -122,7 +122,7 @@ def their_requests(folder: Path, name: str) -> list[Any]:
     return task.instances
 
 
-def their_runners(start: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+def their_runners(start: Checkpoint, dtype: torch.dtype, batches: list[str]) -> dict[str, Any]:
     """One model in memory, one runner for each batch size."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -133,7 +133,7 @@ def their_runners(start: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
         f"lm-eval, batch {size}": HFLM(
             pretrained=model.eval(), tokenizer=tokenizer, batch_size=size, max_batch_size=64, device="cpu"
         )
-        for size in BATCH_SIZES
+        for size in batches
     }
 
 
@@ -166,8 +166,10 @@ def accuracy(task: LoadedTask, values: list[float]) -> float:
     return float((table.argmax(axis=1) == gold).mean())
 
 
-def compare(paths: list[Path], start: Checkpoint, dtype: torch.dtype, rounds: int) -> list[list[str]]:
-    runners = their_runners(start, dtype)
+def compare(
+    paths: list[Path], start: Checkpoint, dtype: torch.dtype, rounds: int, batches: list[str]
+) -> list[list[str]]:
+    runners = their_runners(start, dtype, batches)
     loaded = load(start.path, digest=start.digest, end_of_text=start.end_of_text, dtype=dtype)
     rows: list[list[str]] = []
     totals = [0.0, 0.0]
@@ -230,8 +232,9 @@ def resumed(path: Path, loaded: Loaded, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--batches", nargs="+", default=["8", "32", "auto"], help="of lm-eval")
     parser.add_argument("--start", default="smollm2-135m@post")
     wanted = parser.parse_args()
     start = resolve(wanted.start)
@@ -240,7 +243,7 @@ def main() -> None:
         folder = Path(name)
         paths = write_tasks(folder, wanted.items)
         for dtype in wanted.dtypes:
-            for row in compare(paths, start, getattr(torch, dtype), wanted.rounds):
+            for row in compare(paths, start, getattr(torch, dtype), wanted.rounds, wanted.batches):
                 table.add_row(*row)
         Console(width=140).print(table)
         loaded = load(start.path, digest=start.digest, end_of_text=start.end_of_text)

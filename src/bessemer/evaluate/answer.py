@@ -43,6 +43,7 @@ class Kept:
     @staticmethod
     def of(loaded: Loaded, folder: Path | None = None) -> Kept:
         """The values of a model in this precision. A line that a kill tore is left out."""
+        assert loaded.digest, "models without a digest would share what is kept"
         precision = str(loaded.machine.dtype).removeprefix("torch.")
         kept = Kept((folder or home() / "cache" / "scores") / f"{loaded.digest[:32]}-{precision}.jsonl")
         if kept.path.exists():
