@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Checkpoint:
     licence: str
     end_of_text: str  # "" = the tokenizer's own end-of-sequence token
     origin: str
+    lr: float | None = None  # at which its training ended, where the catalogue knows it
 
     @property
     def n_bytes(self) -> int:
@@ -134,7 +135,7 @@ def _from_folder(entry: catalogue.Entry) -> Checkpoint:
             where=entry.folder,
             fix="restore it from a copy, or grow it again",
         )
-    return found
+    return replace(found, lr=entry.lr or None)
 
 
 def _from_package(entry: catalogue.Entry) -> Checkpoint:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
+from bessemer.families.fetch import Checkpoint
 from bessemer.recipe.schema import Stage
 
 
@@ -24,6 +24,7 @@ class Ended:
 
     lr: float
     of: str
+    of_start: bool = False  # the start checkpoint's own training, not a stage before
 
 
 def choose(stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended | None = None) -> Chosen:
@@ -31,10 +32,10 @@ def choose(stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended |
 
     Rate: 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook,
     hyperparameter notes); continued pre-training takes the same, because re-warming a finished checkpoint
-    further makes it forget (arXiv 2403.08763). Adapters take ten times that rate (the same notes; "LoRA without
-    regret", Schulman 2025). Muon's step is scaled to AdamW's, so it takes AdamW's rate. Warm-up: none from a
-    constant-rate (pre) checkpoint, whose rate goes on (OLMo 3 mid-training), nor for an inherited rate; else a short
-    one.
+    further makes it forget (arXiv 2403.08763). From a constant-rate (pre) checkpoint of the catalogue continued
+    pre-training goes on at that checkpoint's own rate (OLMo 3 mid-training). Adapters take ten times the rate (the
+    same notes; "LoRA without regret", Schulman 2025). Muon's step is scaled to AdamW's, so it takes AdamW's rate.
+    Warm-up: none from a constant-rate checkpoint, nor for an inherited rate; else a short one.
 
     Raises BessemerError when a rate is to be inherited and nobody knows it.
     """
@@ -50,6 +51,8 @@ def choose(stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended |
         lr, why["lr"] = ended.lr, f"inherited: {ended.of} ended there"
         if warmup is None:
             warmup, why["warmup"] = 0.0, "the rate goes on"
+    if lr is None and ended is not None and ended.of_start and checkpoint_stage == "pre" and stage.objective == "cpt":
+        lr, why["lr"] = ended.lr, f"a constant-rate start goes on at its own: {ended.of} ended there"
     if lr is None:
         full = 5e-5 * (2000 / hidden_size) ** 0.78
         lr = float(f"{full if stage.method == 'full' else 10 * full:.1e}")
@@ -66,9 +69,11 @@ def end_of_stage(stage: Stage, lr: float, name: str) -> Ended:
     return Ended(lr if stage.schedule == "constant" else lr * stage.final_lr, name)
 
 
-def end_of_checkpoint(folder: Path) -> Ended | None:
-    """From a release's plan, or from the state that the Hugging Face Trainer leaves; None when neither is there."""
-    plan, state = folder / "plan.lock.json", folder / "trainer_state.json"
+def end_of_checkpoint(start: Checkpoint) -> Ended | None:
+    """From the catalogue, a release's plan, or the state of the Hugging Face Trainer; None when nobody knows."""
+    plan, state = start.path / "plan.lock.json", start.path / "trainer_state.json"
+    if start.lr is not None:
+        return Ended(start.lr, f"{start.name} (the catalogue)", of_start=True)
     if plan.exists():
         made: dict[str, Any] = json.loads(plan.read_text())
         last = Stage.model_validate(made["recipe"]["stages"][-1])

@@ -230,7 +230,7 @@ def _describe_held_out(items: list[Item]) -> Plan:
 
 def _stage_plans(recipe: Recipe, stages: list[StageData], checkpoint: Checkpoint, hidden: int) -> list[Plan]:
     plans: list[Plan] = []
-    ended = end_of_checkpoint(checkpoint.path)
+    ended = end_of_checkpoint(checkpoint)
     for number, (stage, data) in enumerate(zip(recipe.stages, stages, strict=True)):
         chosen = choose(stage, checkpoint.stage, hidden, ended)
         plans.append(_stage_plan(number, recipe, data, chosen))
