@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bessemer.data import render
 from bessemer.data.items import Item, Message, ToolCall
 from bessemer.data.render import Example, Renderer
 from bessemer.data.template import TODAY
@@ -476,20 +475,3 @@ def test_documents_are_checked_too(family: Renderer) -> None:
 def test_bytes_of_windows_add_up(family: Renderer) -> None:
     ids = np.array(family.encode_texts(["Grüße aus Köln 😀"])[0])
     assert family.decode(ids.tolist()) == "Grüße aus Köln 😀"
-
-
-@pytest.mark.parametrize("joint", ["\n", ",\n    ", "\n\n", " \n", "; ", ""])
-def test_a_long_text_in_pieces_has_the_ids_of_the_whole(
-    joint: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    renderer = Renderer(tiny_model)
-    rng = np.random.default_rng(3)
-    text = joint.join(str(rng.choice([*SENTENCES, *WORDS])) for _ in range(400))
-    (whole,) = renderer.encode_texts([text])
-    monkeypatch.setattr(render, "PIECE", 200)
-    monkeypatch.setattr(render, "AROUND", 40)
-    monkeypatch.setattr(render, "CALL", 500)
-    pieces = list(renderer._cut(text))
-    assert "".join(pieces) == text
-    assert len(pieces) > 10 or joint in {" \n", "; ", ""}, "no place to cut: it stays whole"
-    assert renderer.encode_texts(["first", text, "", "last"])[1:3] == [whole, []]

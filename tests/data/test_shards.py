@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bessemer.data import shards
 from bessemer.data.items import Item, Message
@@ -93,6 +95,11 @@ def test_held_out_texts_are_found_whatever_their_spaces_and_case(renderer: Rende
     assert text_hash(Item("a", long)) != text_hash(Item("b", long + "x"))
 
 
+@given(st.text() | st.text(st.characters(max_codepoint=127)))
+def test_letters_and_digits_are_those_of_python(text: str) -> None:
+    assert shards._letters_and_digits(text) == "".join(c for c in text.lower() if c.isalnum())
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_an_error_in_the_middle_keeps_finished_parts_and_the_next_build_goes_on(renderer: Renderer) -> None:
     items = documents(100)
@@ -107,7 +114,7 @@ def test_an_error_in_the_middle_keeps_finished_parts_and_the_next_build_goes_on(
     whole = renderer.render
 
     class Watched:
-        n_vocabulary = renderer.n_vocabulary
+        n_vocabulary, engine = renderer.n_vocabulary, renderer.engine
 
         def render(self, batch: Any) -> Any:
             rendered.extend(i.id for i in batch)
@@ -207,7 +214,7 @@ def test_an_empty_source_is_refused(renderer: Renderer) -> None:
 
 def test_large_vocabularies_take_four_bytes(renderer: Renderer) -> None:
     class Large:
-        n_vocabulary = 100_000
+        n_vocabulary, engine = 100_000, renderer.engine
         render = staticmethod(renderer.render)
         check_rendered = staticmethod(renderer.check_rendered)
 

@@ -9,18 +9,18 @@ tokens come from the template only. A template that marks turns with mere words 
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bessemer.data.encode import Encoder
 from bessemer.data.items import Item, Message
 from bessemer.data.template import KEPT_VIEWS, ChatTemplate, Hidden, Hole, View, need_shown, with_fixed_date
 from bessemer.errors import BessemerError
@@ -34,6 +34,7 @@ class _Mark:
 
 
 START, END = _Mark(), _Mark()
+Encode = Callable[[Sequence[str]], list[list[int]]]
 Program = list[int | str | Hole | _Mark]  # control tokens, the template's words, holes for contents, marks
 
 
@@ -65,12 +66,6 @@ class Example:
     n_bytes: int  # UTF-8 length of the text the ids stand for (documents)
 
 
-PIECE = 1 << 16  # characters of a piece of a long text, at least
-CALL = 1 << 20  # characters encoded in one call, about
-LINE_END = re.compile(r"(?<=\S)(?=\n)|(?<=\S\n)(?=\S)")  # before or after it: families differ
-AROUND, TRIES = 256, 64  # characters that are looked at beside a place to cut; places that are tried
-
-
 class Renderer:
     """A tokenizer with its chat template. Loads nothing but files of the model folder."""
 
@@ -93,6 +88,7 @@ class Renderer:
         self._folder = folder
         self._made: tuple[Any, ChatTemplate] | None = None
         self._programs: dict[Any, Program] = {}
+        self._encoder = Encoder(self._plain, self.control)
         self.special_ids = {i for i, t in self._with_special.get_added_tokens_decoder().items() if t.special}
 
     @cached_property
@@ -136,32 +132,13 @@ class Renderer:
     # -- text -----------------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts without special tokens, in threaded calls. Long ones in pieces: a token takes 270 bytes on its way."""
-        pieces = [list(self._cut(text)) for text in texts]
-        encoded = (
-            e.ids
-            for call in _calls(piece for own in pieces for piece in own)
-            for e in self._plain.encode_batch_fast(call, add_special_tokens=False)
-        )
-        return [next(encoded) if len(own) == 1 else [i for _ in own for i in next(encoded)] for own in pieces]
+        """A few texts, without special tokens."""
+        return self._encoder.encode(texts)
 
-    def _cut(self, text: str) -> Iterator[str]:
-        """Pieces of a long text, cut at line ends where the tokenizer cuts too: around the place, the ids of both
-        sides are the ids of the whole. A text without such places stays whole."""
-        start = 0
-        while len(text) - start > 2 * PIECE:
-            places = LINE_END.finditer(text, start + PIECE, start + 2 * PIECE)
-            at = next((m.start() for m in islice(places, TRIES) if self._cuts_at(text, m.start())), None)
-            if at is None:
-                break
-            yield text[start:at]
-            start = at
-        yield text[start:]
-
-    def _cuts_at(self, text: str, at: int) -> bool:
-        around = (text[at - AROUND : at + AROUND], text[at - AROUND : at], text[at : at + AROUND])
-        whole, left, right = (e.ids for e in self._plain.encode_batch_fast(list(around), add_special_tokens=False))
-        return left + right == whole
+    @property
+    def engine(self) -> str:
+        """What makes ids of many items, for the record; the ids do not depend on it."""
+        return self._encoder.engine
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._with_special.decode(list(ids), skip_special_tokens=True)
@@ -178,7 +155,7 @@ class Renderer:
         view = self._template.view(hidden, (), n=len(messages), answer_follows=answer_follows)
         need_shown(view, hidden, len(messages), answer_follows=answer_follows)
         answers = [a for a in self._answers(hidden, ()) if view.text.startswith(a.text)]
-        return self._encode([Job(self._program(view, answers, trained=False), hidden.texts)])[0][0]
+        return self._encode([Job(self._program(view, answers, trained=False), hidden.texts)], self.encode_texts)[0][0]
 
     def _answers(self, hidden: Hidden, tools: Tools) -> list[Answer]:
         """Every answer as it is written when it is the last message."""
@@ -263,7 +240,7 @@ class Renderer:
                 if at < b:
                     yield at, b, view.text[at:b]
 
-    def _encode(self, jobs: Sequence[Job]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    def _encode(self, jobs: Sequence[Job], encode: Encode) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """(ids, [start, end) of the answers) of each job, with one threaded call. Contents and the template's words are
         read as text together, as the tokenizer would read them; control tokens come from the template alone."""
         runs: list[str] = []
@@ -281,7 +258,7 @@ class Renderer:
                     run = []
                 layout.append(op)
             layouts.append(layout)
-        encoded = iter(self.encode_texts(runs))
+        encoded = iter(encode(runs))
         return [_assemble(layout, encoded) for layout in layouts]
 
     # -- items ----------------------------------------------------------------------------------------------
@@ -294,9 +271,10 @@ class Renderer:
         """
         if items and items[0].messages:
             return self._render_chat(items)
+        end_1 = np.array([self.end_of_text_id], np.int32)
         examples: list[Example] = []
-        for item, ids in zip(items, self.encode_texts([i.text for i in items]), strict=True):
-            ids_L = np.array([*ids, self.end_of_text_id], np.int32)
+        for item, ids in zip(items, self._encoder.encode_much([i.text for i in items]), strict=True):
+            ids_L = np.concatenate([ids, end_1])
             supervised_L = np.ones(len(ids_L), np.bool_)
             examples.append(Example(item.id, item.cluster, ids_L, supervised_L, len(item.text.encode())))
         return examples
@@ -311,7 +289,8 @@ class Renderer:
             groups = [item.group or f"{item.id} rendering {n}" for n in range(len(own))]
             owners += [(item.id, group) for group in [*groups[:-1], item.cluster]]
         examples: list[Example] = []
-        for (ids, spans), (id, group) in zip(self._encode(jobs), owners, strict=True):
+        encode: Encode = lambda texts: [ids.tolist() for ids in self._encoder.encode_much(texts)]  # noqa: E731
+        for (ids, spans), (id, group) in zip(self._encode(jobs, encode), owners, strict=True):
             supervised_L = np.zeros(len(ids), np.bool_)
             for start, end in spans:
                 supervised_L[start:end] = True
@@ -414,16 +393,3 @@ def eos_ids(renderer: Renderer, generation_config: dict[str, Any]) -> set[int]:
     named = generation_config.get("eos_token_id")
     ids = set(named) if isinstance(named, list) else {named}
     return {i for i in ids | {renderer.chat.eos_token_id, renderer.end_of_text_id} if i is not None}
-
-
-def _calls(pieces: Iterable[str]) -> Iterator[list[str]]:
-    call: list[str] = []
-    size = 0
-    for piece in pieces:
-        call.append(piece)
-        size += len(piece)
-        if size >= CALL:
-            yield call
-            call, size = [], 0
-    if call:
-        yield call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bessemer.data import render, shards, template
+from bessemer.data import encode, fast, render, shards, template
 from bessemer.data.batch import PackedSource, StageData
 from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
@@ -48,7 +48,8 @@ def pack_source(name: str, source: Source, renderer: Renderer, packer: Packer) -
 
 def _code() -> str:
     """What turns items into ids: a change of it makes other tokens."""
-    return sha256_text(" ".join(sha256_file(Path(module.__file__ or "")) for module in (render, template, shards)))
+    modules = (encode, fast, render, template, shards)
+    return sha256_text(" ".join(sha256_file(Path(module.__file__ or "")) for module in modules))
 
 
 def build_stage(recipe: Recipe, stage: Stage, sets: Mapping[str, TokenSet], *, where: str = "stages") -> StageData:
