@@ -235,7 +235,7 @@ def _files(address: str, path: Path) -> list[str]:
 
 def _convert(config: Config, path: Path) -> tuple[dict[str, Any], list[Row]]:
     """(fields of the task, rows)."""
-    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.api.task import ConfigurableTask  # pyright: ignore[reportMissingImports]
 
     with _sandboxed(), _quiet(), tempfile.TemporaryDirectory() as cache:
         splits = _read_splits(config, path, cache)
@@ -252,7 +252,7 @@ def _convert(config: Config, path: Path) -> tuple[dict[str, Any], list[Row]]:
 
 
 def _read_splits(config: Config, path: Path, cache: str) -> dict[str, Any]:
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     datasets.disable_progress_bars()
     read = getattr(datasets.Dataset, READERS[config["dataset_path"]])
@@ -270,7 +270,7 @@ def _sandboxed() -> Iterator[None]:
     """
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import SandboxedEnvironment
-    from lm_eval import utils
+    from lm_eval import utils  # pyright: ignore[reportMissingImports]
 
     theirs = utils.env
     safe = SandboxedEnvironment(undefined=theirs.undefined, keep_trailing_newline=True)
