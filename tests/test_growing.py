@@ -15,7 +15,7 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.growing import grow, read_recipe
-from bessemer.plan.defaults import Chosen, choose, end_of_checkpoint
+from bessemer.plan.defaults import Chosen, choose, end_of_start
 from bessemer.recipe.schema import Stage
 from bessemer.track.screen import Screen
 from tests.cli.conftest import here  # noqa: F401 - a fixture
@@ -104,7 +104,7 @@ def test_training_goes_on_at_the_rate_of_a_constant_start(
 
     def chosen(start: str, **more: Any) -> Chosen:
         found = resolve(start)
-        return choose(Stage.model_validate(stage | more), found.stage, 128, end_of_checkpoint(found))
+        return choose(Stage.model_validate(stage | more), found.stage, 128, end_of_start(found))
 
     pre = chosen("nano-1m@pre")
     assert (pre.lr, pre.warmup) == (3e-3, 0.0) and "nano-1m@pre" in pre.why["lr"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
@@ -69,11 +70,16 @@ def end_of_stage(stage: Stage, lr: float, name: str) -> Ended:
     return Ended(lr if stage.schedule == "constant" else lr * stage.final_lr, name)
 
 
-def end_of_checkpoint(start: Checkpoint) -> Ended | None:
-    """From the catalogue, a release's plan, or the state of the Hugging Face Trainer; None when nobody knows."""
-    plan, state = start.path / "plan.lock.json", start.path / "trainer_state.json"
+def end_of_start(start: Checkpoint) -> Ended | None:
+    """Of the start checkpoint: from the catalogue, else from its folder; None when nobody knows."""
     if start.lr is not None:
         return Ended(start.lr, f"{start.name} (the catalogue)", of_start=True)
+    return end_of_checkpoint(start.path)
+
+
+def end_of_checkpoint(folder: Path) -> Ended | None:
+    """From a release's plan, or from the state that the Hugging Face Trainer leaves; None when neither is there."""
+    plan, state = folder / "plan.lock.json", folder / "trainer_state.json"
     if plan.exists():
         made: dict[str, Any] = json.loads(plan.read_text())
         last = Stage.model_validate(made["recipe"]["stages"][-1])

@@ -28,7 +28,7 @@ from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
-from bessemer.plan.defaults import Chosen, choose, end_of_checkpoint, end_of_stage
+from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 
@@ -230,7 +230,7 @@ def _describe_held_out(items: list[Item]) -> Plan:
 
 def _stage_plans(recipe: Recipe, stages: list[StageData], checkpoint: Checkpoint, hidden: int) -> list[Plan]:
     plans: list[Plan] = []
-    ended = end_of_checkpoint(checkpoint)
+    ended = end_of_start(checkpoint)
     for number, (stage, data) in enumerate(zip(recipe.stages, stages, strict=True)):
         chosen = choose(stage, checkpoint.stage, hidden, ended)
         plans.append(_stage_plan(number, recipe, data, chosen))
