@@ -174,7 +174,7 @@ def test_what_is_not_there_is_refused() -> None:
 
 def test_collections_and_checkpoints_are_listed() -> None:
     assert "bessemer:comments" in bessemer("show", "sources").out
-    found = json.loads(bessemer("show", "families", "--json").out)
+    found = json.loads(bessemer("families", "list", "--json").out)
     assert found["smollm2-135m@post"]["licence"] == "Apache-2.0"
 
 
@@ -308,5 +308,5 @@ def test_a_home_that_cannot_be_written_is_one_clear_error(
 
 def test_no_command_leaves_traces_in_the_working_folder(tmp_path: Path) -> None:
     bessemer("releases", cwd=tmp_path)
-    bessemer("show", "families", cwd=tmp_path)
+    bessemer("families", "list", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []

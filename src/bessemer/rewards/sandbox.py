@@ -107,6 +107,7 @@ def _bubblewrap(file: Path) -> list[str]:
         )
     seen = ["/usr", sys.base_prefix, *(str(p) for p in map(Path, ("/lib", "/lib64", "/bin")) if p.exists())]
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - first: a venv may lie in /tmp
     for path in dict.fromkeys(seen):
         command += ["--ro-bind", path, path]
     inside = Path(sys.prefix)
@@ -114,4 +115,4 @@ def _bubblewrap(file: Path) -> list[str]:
         command += ["--ro-bind", str(inside / "bin"), str(inside / "bin")]
         if (inside / "pyvenv.cfg").exists():
             command += ["--ro-bind", str(inside / "pyvenv.cfg"), str(inside / "pyvenv.cfg")]
-    return [*command, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp"]  # noqa: S108
+    return [*command, "--chdir", "/tmp"]  # noqa: S108
