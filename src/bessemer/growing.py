@@ -9,13 +9,18 @@ own family the same way: `--recipe own.yaml`.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
@@ -28,7 +33,9 @@ from bessemer.run import run_recipe
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
+from bessemer.train import checkpoint
 from bessemer.train.export import export_model
+from bessemer.train.schedule import learning_rate
 
 STAGES = ("pre", "mid", "post")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -52,7 +59,7 @@ class Shape:
 
 
 SHAPES = {
-    "nano-1m": Shape(128, 4, 4, 4096, 512, (400_000, 120_000, 80_000)),
+    "nano-1m": Shape(128, 4, 4, 4096, 512, (1_600_000, 400_000, 160_000)),
     "nano-6m": Shape(256, 6, 8, 8192, 1024, (6_000_000, 1_500_000, 400_000)),
     "nano-30m": Shape(512, 9, 8, 16384, 2048, (60_000_000, 12_000_000, 2_000_000)),
 }
@@ -74,8 +81,8 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
                 make_start(SHAPES[name], made, folder / "start")
         run_recipe(made, screen)
         plan = read_json(runs_folder() / made.name / PLAN)
-        entries = {stage: _checkpoint(folder, made, plan, n, stage) for n, stage in enumerate(STAGES)}
-        catalogue.write_private(name, {f"{name}@{stage}": entry for stage, entry in entries.items()}, made.name)
+        stages = {f"{name}@{stage}": _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
+        catalogue.write_private(name, stages, made.name)
     return [resolve(f"{name}@{stage}") for stage in STAGES]
 
 
@@ -100,7 +107,6 @@ def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) 
 
 def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     """A tokenizer of the texts of the first stage, and random weights that the recipe's seed decides."""
-    import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -142,23 +148,62 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
         model.save_pretrained(tmp)
 
 
-def _checkpoint(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int, stage: str) -> dict[str, Any]:
-    """Export a stage's weights, and what the catalogue says of them."""
-    out = folder / stage
-    start = resolve(str(folder / "start"))
-    if not out.exists():
-        export_model(start, overlay_of(runs_folder() / recipe.name, plan, n + 1), out)
+def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> dict[str, Any]:
+    """Export a stage's checkpoints, and what the catalogue says of the last one and of those on the way."""
+    start, run = resolve(str(folder / "start")), runs_folder() / recipe.name / plan["stages"][n]["name"]
     planned, trained = plan["stages"][: n + 1], recipe.stages[n]
-    ended = planned[n]["lr"] * (1.0 if trained.schedule == "constant" else trained.final_lr)
+    before, last = sum(s["tokens"] for s in planned[:-1]), planned[n]["steps"]
+
+    def rate(step: int) -> float:
+        chosen = planned[n]["lr"], planned[n]["warmup"], planned[n]["final_lr"]
+        return learning_rate(step - 1, last, *chosen, trained.schedule, trained.decay)
+
+    kept = {int(p.name.removeprefix("step-")): p for p in checkpoint.complete(run)}
+    on_the_way: dict[int, dict[str, Any]] = {}
+    for step, path in sorted(kept.items()):
+        out = folder / (STAGES[n] if step == last else f"{STAGES[n]}-{step}")
+        if not out.exists():
+            _export(start, path, out)
+        if step != last:
+            on_the_way[step] = {"folder": str(out), "digest": resolve(str(out)).digest, "lr": rate(step)}
+    out = folder / STAGES[n]
+    if not out.exists():  # the recipe keeps no checkpoints
+        export_model(start, overlay_of(runs_folder() / recipe.name, plan, n + 1), out, dtype=torch.float32)
     return {
         "folder": str(out),
         "digest": resolve(str(out)).digest,
         "parameters": plan["estimate"]["parameters"],
-        "tokens_seen": sum(s["tokens"] for s in planned),
-        "lr": ended,
+        "tokens_before": before,
+        "tokens_seen": before + planned[n]["tokens"],
+        "batch_tokens": round(planned[n]["tokens"] / last),
+        "peak_lr": planned[n]["lr"],
+        "lr": rate(last),
         "schedule": trained.schedule,
-        "note": f"{sum(s['tokens'] for s in planned):,} tokens seen, rate {ended:.1e} there ({trained.schedule})",
+        "context": trained.row_tokens,
+        "optimizer": "included" if last in kept else "none",
+        "last": last,
+        "steps": on_the_way,
+        "data": {name: (recipe.sources[name], s["share"]) for name, s in planned[n]["sources"].items()},
     }
+
+
+def _export(start: Checkpoint, path: Path, out: Path) -> None:
+    """A checkpoint of the training as a model in fp32, and beside it the state of its optimizer."""
+    state = out.with_name(f"{out.name}.optimizer")
+    shutil.rmtree(state, ignore_errors=True)
+    shutil.copytree(path, state, copy_function=_link)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-") as tmp:
+        weights = Path(tmp) / "weights.safetensors"
+        save_file(checkpoint.masters_of(path), weights)
+        export_model(start, weights, out, dtype=torch.float32)
+
+
+def _link(source: str, target: str) -> None:
+    """The same bytes under a second name where the disk can do it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def describe(checkpoints: Sequence[Checkpoint]) -> list[str]:

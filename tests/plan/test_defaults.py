@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.plan.defaults import Ended, choose, end_of_checkpoint, end_of_stage
+from bessemer.plan.defaults import Chosen, Ended, choose, end_of_checkpoint, end_of_stage
 from bessemer.recipe.schema import Stage
 
 
@@ -22,12 +22,12 @@ def test_adapters_take_ten_times_the_rate_of_full_rank() -> None:
 
 
 def test_an_inherited_rate_is_where_the_stage_before_ended() -> None:
-    before = end_of_stage(stage(final_lr=0.1), 2e-4, "01-cpt")
+    before = end_of_stage(stage(), Chosen(2e-4, 0.0, 0.1, {}), "01-cpt")
     chosen = choose(stage(lr="inherit"), "post", 576, before)
     assert chosen.lr == pytest.approx(2e-5) and chosen.warmup == 0
     assert "01-cpt ended there" in chosen.why["lr"]
     assert choose(stage(lr="inherit", warmup=0.3), "post", 576, before).warmup == 0.3
-    assert end_of_stage(stage(schedule="constant"), 2e-4, "a") == Ended(2e-4, "a")
+    assert end_of_stage(stage(schedule="constant"), Chosen(2e-4, 0.0, 0.1, {}), "a") == Ended(2e-4, "a")
 
 
 def test_nobody_knows_the_rate_of_bare_weights(tmp_path: Path) -> None:

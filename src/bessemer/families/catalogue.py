@@ -81,7 +81,9 @@ def write_private(family: str, checkpoints: dict[str, dict[str, Any]], run: str)
         "family": family,
         "licence": f"your own (run {run})",
         "end_of_text": "<|endoftext|>",
-        "checkpoints": checkpoints,
+        "checkpoints": {
+            n: {k: v for k, v in c.items() if k in Entry.__dataclass_fields__} | {"note": ""} for n, c in checkpoints.items()
+        },
     }
     write_text(private_folder() / f"{family}.yaml", yaml.safe_dump(values, sort_keys=False))
 

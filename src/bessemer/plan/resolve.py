@@ -28,7 +28,7 @@ from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
-from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start
+from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start, optimizer_choice, peak_of_start
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 
@@ -230,11 +230,14 @@ def _describe_held_out(items: list[Item]) -> Plan:
 
 def _stage_plans(recipe: Recipe, stages: list[StageData], checkpoint: Checkpoint, hidden: int) -> list[Plan]:
     plans: list[Plan] = []
-    ended = end_of_start(checkpoint)
+    ended, peak = end_of_start(checkpoint), peak_of_start(checkpoint)
     for number, (stage, data) in enumerate(zip(recipe.stages, stages, strict=True)):
-        chosen = choose(stage, checkpoint.stage, hidden, ended)
+        chosen = choose(stage, checkpoint.stage, hidden, ended, peak)
         plans.append(_stage_plan(number, recipe, data, chosen))
-        ended = end_of_stage(stage, chosen.lr, plans[-1]["name"])
+        if number == 0:
+            state, plans[0]["why"]["optimizer"] = optimizer_choice(stage, checkpoint)
+            plans[0] |= {"optimizer_state": state} if state else {}
+        ended = end_of_stage(stage, chosen, plans[-1]["name"])
     return plans
 
 
@@ -265,6 +268,7 @@ def _stage_plan(number: int, recipe: Recipe, data: StageData, chosen: Chosen) ->
         "tokens": sum(s["tokens"] for s in sources.values()),
         "lr": chosen.lr,
         "warmup": chosen.warmup,
+        "final_lr": chosen.final_lr,
         "why": chosen.why,
         "sources": sources,
         "changes": [

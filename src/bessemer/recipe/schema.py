@@ -145,7 +145,9 @@ class Stage(Strict):
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="With schedule wsd: share of the stage's tokens at its end over which the rate falls"
     )
-    final_lr: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Rate at the end, as a share of the peak")
+    final_lr: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Rate at the end, as a share of the peak; default: by the checkpoint's stage"
+    )
     freeze: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the lower layers kept fixed, together with the embedding"
     )
@@ -207,6 +209,11 @@ class Recipe(Strict):
     probes: dict[Name, Probe] = Field(min_length=1)
     probe_every: Share = Field(0.34, description="Share of a stage between two probe measurements (at least 10 steps)")
     checkpoint_every: Share = Field(0.2, description="Share of a stage between two checkpoints (at least 10 steps)")
+    keep_checkpoints: Literal["newest", "all"] = Field(
+        "newest",
+        description="newest: two, and the one that forgot least, until the stage ends; all: every one, the last step's "
+        "too, with the optimizer's state",
+    )
     tasks: dict[Name, Task] = Field(min_length=1, description="Held-out tasks; the first one decides")
 
     def used_by(self, stage: Stage) -> list[str]:

@@ -14,9 +14,12 @@ from bessemer.files import new_folder
 from bessemer.infer.model import detect_machine
 
 
-def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: float = 1.0) -> None:
+def export_model(
+    start: Checkpoint, overlay: Path | None, out: Path, share: float = 1.0, *, dtype: torch.dtype | None = None
+) -> None:
     """The start checkpoint with the trained fp32 weights laid over it, in the precision it was trained to compute in.
 
+    overlay: a safetensors file by parameter name. dtype: another precision; training goes on exactly from fp32 only.
     share: how far to go from the start (0) to the trained weights (1); a little less than all the way gives back much
     of what was forgotten for little of what was learnt (weight interpolation: Wortsman et al., arXiv 2109.01903).
     Tokenizer files are copied byte by byte. The folder appears whole or not at all.
@@ -28,7 +31,7 @@ def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: floa
     model: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, local_files_only=True)
     if overlay is not None:
         _lay_over(dict(model.named_parameters()), overlay, share)
-    model.to(detect_machine().dtype)
+    model.to(dtype or detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
         model.save_pretrained(tmp)
