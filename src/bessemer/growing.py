@@ -24,18 +24,17 @@ from safetensors.torch import save_file
 
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue
+from bessemer.families import catalogue, schema
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, new_folder, read_json
 from bessemer.recipe.load import parse_recipe
-from bessemer.recipe.schema import Recipe
+from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from bessemer.train import checkpoint
 from bessemer.train.export import export_model
-from bessemer.train.schedule import learning_rate
 
 STAGES = ("pre", "mid", "post")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -81,8 +80,9 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
                 make_start(SHAPES[name], made, folder / "start")
         run_recipe(made, screen)
         plan = read_json(runs_folder() / made.name / PLAN)
-        stages = {f"{name}@{stage}": _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
-        catalogue.write_private(name, stages, made.name)
+        told = {stage: _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
+        stages, data = ({stage: facts[i] for stage, facts in told.items()} for i in (0, 1))
+        catalogue.write_private(name, plan["estimate"]["parameters"], stages, data, made.name)
     return [resolve(f"{name}@{stage}") for stage in STAGES]
 
 
@@ -123,11 +123,12 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=SPECIAL[0], eos_token=SPECIAL[2], pad_token=SPECIAL[0]
+        tokenizer_object=bpe, bos_token=SPECIAL[0], eos_token=SPECIAL[0], pad_token=SPECIAL[0]
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     begin, end = (tokenizer.convert_tokens_to_ids(t) for t in (SPECIAL[0], SPECIAL[2]))
-    ids: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": begin}
+    # Documents end with <|endoftext|>: the tokens of a chat stay out of the stages before `post`.
+    ids: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": begin, "pad_token_id": begin}
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=shape.hidden,
@@ -142,49 +143,62 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model: Any = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(**ids)
+    model.generation_config = GenerationConfig(**ids | {"eos_token_id": [begin, end]})
     with new_folder(out) as tmp:
         tokenizer.save_pretrained(tmp)
         model.save_pretrained(tmp)
 
 
-def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> dict[str, Any]:
-    """Export a stage's checkpoints, and what the catalogue says of the last one and of those on the way."""
-    start, run = resolve(str(folder / "start")), runs_folder() / recipe.name / plan["stages"][n]["name"]
-    planned, trained = plan["stages"][: n + 1], recipe.stages[n]
-    before, last = sum(s["tokens"] for s in planned[:-1]), planned[n]["steps"]
-
-    def rate(step: int) -> float:
-        chosen = planned[n]["lr"], planned[n]["warmup"], planned[n]["final_lr"]
-        return learning_rate(step - 1, last, *chosen, trained.schedule, trained.decay)
-
-    kept = {int(p.name.removeprefix("step-")): p for p in checkpoint.complete(run)}
-    on_the_way: dict[int, dict[str, Any]] = {}
-    for step, path in sorted(kept.items()):
-        out = folder / (STAGES[n] if step == last else f"{STAGES[n]}-{step}")
-        if not out.exists():
-            _export(start, path, out)
-        if step != last:
-            on_the_way[step] = {"folder": str(out), "digest": resolve(str(out)).digest, "lr": rate(step)}
-    out = folder / STAGES[n]
-    if not out.exists():  # the recipe keeps no checkpoints
-        export_model(start, overlay_of(runs_folder() / recipe.name, plan, n + 1), out, dtype=torch.float32)
-    return {
-        "folder": str(out),
-        "digest": resolve(str(out)).digest,
-        "parameters": plan["estimate"]["parameters"],
-        "tokens_before": before,
-        "tokens_seen": before + planned[n]["tokens"],
-        "batch_tokens": round(planned[n]["tokens"] / last),
-        "peak_lr": planned[n]["lr"],
-        "lr": rate(last),
-        "schedule": trained.schedule,
-        "context": trained.row_tokens,
-        "optimizer": "included" if last in kept else "none",
-        "last": last,
-        "steps": on_the_way,
-        "data": {name: (recipe.sources[name], s["share"]) for name, s in planned[n]["sources"].items()},
+def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[schema.Stage, schema.Data]:
+    """Export a stage's checkpoints; what the catalogue says of them, and of what they were fed."""
+    start, run = resolve(str(folder / "start")), runs_folder() / recipe.name
+    planned, trained = plan["stages"][n], recipe.stages[n]
+    kept = {int(p.name.removeprefix("step-")): p for p in checkpoint.complete(run / planned["name"])}
+    out = {step: folder / f"{STAGES[n]}-{step}" for step in sorted(kept)}
+    for step, path in out.items():
+        if not path.exists():
+            _export(start, kept[step], path)
+    where: dict[str, Any] = {
+        "folder": str(folder / f"{STAGES[n]}-{{step}}"),
+        "steps": list(out),
+        "digests": {step: resolve(str(path)).digest for step, path in out.items()},
     }
+    if not kept:  # the recipe keeps no checkpoints: there is one, of the end
+        path = folder / STAGES[n]
+        if not path.exists():
+            export_model(start, overlay_of(run, plan, n + 1), path, dtype=torch.float32)
+        where = {"folder": str(path), "digest": resolve(str(path)).digest, "steps": [planned["steps"]]}
+    before = sum(s["tokens"] for s in plan["stages"][:n])
+    facts = {
+        "tokens_before": before,
+        "batch_tokens": round(planned["tokens"] / planned["steps"]),
+        "tokens_seen": before + planned["tokens"],
+        "peak_lr": planned["lr"],
+        "schedule": _schedule(trained, planned),
+        "context": trained.row_tokens,
+        "optimizer": "included" if kept else "none",
+    }
+    said = {key: catalogue.said_by_run(value) for key, value in facts.items()}
+    return schema.Stage.model_validate({"source": "run", **where, **said}), _data(recipe, planned)
+
+
+def _schedule(trained: Stage, planned: dict[str, Any]) -> dict[str, Any]:
+    """The rate's path in the catalogue's words."""
+    steps = planned["steps"]
+    warmup = round(planned["warmup"] * steps)
+    if trained.schedule == "constant":
+        return {"shape": "constant", "warmup": warmup}
+    begins = {"begins": round((1 - trained.decay) * steps)} if trained.schedule == "wsd" else {}
+    shape = "cosine" if trained.schedule == "cosine" else "linear"
+    return {"shape": shape, "warmup": warmup, **begins, "ends": steps, "final": planned["final_lr"]}
+
+
+def _data(recipe: Recipe, planned: dict[str, Any]) -> schema.Data:
+    parts = [
+        {"name": name, "from": recipe.sources[name].from_, "kind": recipe.sources[name].kind, "share": facts["share"]}
+        for name, facts in planned["sources"].items()
+    ]
+    return schema.Data.model_validate({"status": "open", "parts": parts, "source": "run"})
 
 
 def _export(start: Checkpoint, path: Path, out: Path) -> None:

