@@ -81,7 +81,8 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
         run_recipe(made, screen)
         plan = read_json(runs_folder() / made.name / PLAN)
         told = {stage: _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
-        stages, data = ({stage: facts[i] for stage, facts in told.items()} for i in (0, 1))
+        stages = {stage: facts for stage, (facts, _) in told.items()}
+        data = {stage: fed for stage, (_, fed) in told.items()}
         catalogue.write_private(name, plan["estimate"]["parameters"], stages, data, made.name)
     return [resolve(f"{name}@{stage}") for stage in STAGES]
 

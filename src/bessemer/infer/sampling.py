@@ -43,8 +43,8 @@ def sample_together(
     """Continue prompts of one length, each until it draws one of `ends` (or `max_tokens` are drawn).
 
     then: given, a row has two turns; after the first one ends it reads these tokens and draws the second (a question
-    and its answer). The first token is drawn from the whole distribution, so that openings differ. The same seed draws
-    the same rows on the same machine. progress: tokens drawn since the last call.
+    and its answer). The same seed draws the
+    same rows on the same machine. progress: tokens drawn since the last call.
 
     Raises BessemerError when prompts differ in length or leave no room.
     """
@@ -57,8 +57,8 @@ def sample_together(
     steps = _Steps(loaded)
     alive, drawn = list(range(len(rows))), torch.tensor([list(p) for p in prompts])
     steps.read(drawn)
-    for n in range(max_tokens + len(then)):
-        tokens_B = _draw(steps.logits(), temperature, 1.0 if n == 0 else top_p, random).tolist()
+    for _ in range(max_tokens + len(then)):
+        tokens_B = draw(steps.logits(), temperature, top_p, random).tolist()
         going: list[int] = []
         for place, r in enumerate(alive):
             if given[r]:
@@ -82,6 +82,14 @@ def sample_together(
             alive = [alive[place] for place in going]
         steps.read(torch.tensor([[tokens_B[place]] for place in going]))
     return rows
+
+
+@torch.inference_mode()
+def next_logits(loaded: Loaded, ids: Sequence[int]) -> Tensor:
+    """What may come after these tokens. [V], fp32, on the CPU."""
+    steps = _Steps(loaded)
+    steps.read(torch.tensor([list(ids)]))
+    return steps.logits()[0]
 
 
 class _Steps:
@@ -117,7 +125,7 @@ class _Steps:
         self._cache.batch_select_indices(torch.tensor(list(places), device=self._loaded.machine.device))
 
 
-def _draw(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Generator) -> Tensor:
+def draw(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Generator) -> Tensor:
     """One token for each row, among the likeliest that together hold `top_p`. [B]"""
     if not torch.isfinite(logits_BV).all():
         raise FloatingPointError("the model's logits are not finite")
