@@ -3,8 +3,8 @@
 What the start checkpoint writes on its own is close to what it was trained on; trained on next to the domain it keeps
 old skills alive (pseudo-rehearsal: Robins 1995; self-synthesised rehearsal: Huang et al., arXiv 2403.01244).
 Documents begin with a word drawn from the model's own openings, so that it chooses what they are about; conversations
-begin where a user speaks, so that it asks its own questions (Magpie: Xu et al., arXiv 2406.08464). Then the ordinary preparation of
-data drops what is short, loops or repeats, and the rest is a data set like any other: `dataset:NAME@1/train`.
+begin where a user speaks, so that it asks its own questions (Magpie: Xu et al., arXiv 2406.08464). Then the ordinary
+preparation of data drops what is short, loops or repeats; the rest is a data set like any other.
 """
 
 from __future__ import annotations

@@ -110,6 +110,11 @@ def read(text: str, *, where: str) -> Family:
     return family
 
 
+def data_of(family: str, stage: str) -> Data | None:
+    """A family's own data of a stage, by the name of the mixture."""
+    return next((f.data.get(stage) for f in families() if f.family == family), None)
+
+
 def entries() -> dict[str, Entry]:
     """The last checkpoint of every stage of every size."""
     return {

@@ -26,6 +26,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import read_held_out
 from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.own_data import with_family_data
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
 from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start, optimizer_choice, peak_of_start
@@ -66,6 +67,7 @@ def stage_name(number: int, objective: str) -> str:
 def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prepared:
     """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
     need_writable(home())
+    recipe = with_family_data(recipe)
     checkpoint = resolve(recipe.start)
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
