@@ -152,10 +152,11 @@ class Data(Strict):
 
 
 class Terms(Strict):
-    """A licence that the user must accept before the weights are fetched. url: its text."""
+    """A licence that the user must accept before the weights are fetched. url: its text; text: a copy in a package."""
 
     name: Text
     url: Annotated[str, StringConstraints(pattern=r"^https://")]
+    text: Wheel | None = None
     source: Text
 
 
