@@ -20,7 +20,7 @@ class Hub:
     """One repository with a branch `main` that can move; `commits` holds its files. kind: models or datasets.
 
     branches: more of them. token: without it (gated) the server refuses. cut: bytes of an answer after which the
-    connection breaks, as often as `cuts` says. liar: a file whose bytes are not what its hash says.
+    connection breaks, as often as `cuts` says. down: it answers nobody. liar: a file whose bytes differ from its hash.
     """
 
     repo: str
@@ -35,6 +35,7 @@ class Hub:
     token: str = ""
     cut: int = 0
     cuts: int = 0
+    down: bool = False
     liar: str = ""
 
 
@@ -60,6 +61,9 @@ def serve(found: Hub) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             found.asked.append(self.path)
+            if found.down:
+                self.send(503, b"", {})
+                return
             if found.token and self.headers.get("Authorization") != f"Bearer {found.token}":
                 self.refuse()
                 return
@@ -140,6 +144,7 @@ def serve(found: Hub) -> Iterator[Hub]:
                 found.cuts -= 1
                 body = body[: found.cut]
                 self.close_connection = True
+                found.down = not found.cuts
             found.sent[name] = found.sent.get(name, 0) + len(body)
             self.wfile.write(body)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.families import carry, catalogue, hub, package, store, terms
+from bessemer.families import catalogue, hub, imported, package, store, terms
 from bessemer.families.check import check_against_catalogue, check_model, no_weights
 from bessemer.families.download import SMALL, WEIGHTS
 from bessemer.families.schema import Packages
@@ -62,13 +62,13 @@ def resolve(start: str) -> Checkpoint:
         return _pinned(path.absolute(), name=path.name, origin=f"folder {path.absolute()}")
     if path.suffix == ".gguf" and path.is_file():
         return _from_gguf(path.absolute())
-    carried = carry.find(start)
+    carried = imported.find(start)
     if "@" in start and "/" not in start:
         entry = catalogue.find(start)
         terms.need_accepted(entry)
-        return _known(_carried(carried) if carried else _from_catalogue(entry), entry)
+        return _known(_from_import(carried) if carried else _from_catalogue(entry), entry)
     if carried:
-        return _carried(carried)
+        return _from_import(carried)
     if "://" in start:
         return _first_pin(start, _from_url(start))
     if start.startswith((".", "/", "~")) or not HUB_ID.match(start):
@@ -151,7 +151,7 @@ def _from_folder(entry: catalogue.Entry) -> Checkpoint:
     return _need_digest(found, entry, entry.folder) if entry.digest else _first_pin(entry.folder, found)
 
 
-def _carried(found: carry.Carried) -> Checkpoint:
+def _from_import(found: imported.Imported) -> Checkpoint:
     fix = f"import it again: remove {found.folder}, then `bessemer families import`"
     pinned = _pinned(found.folder / "model", name=found.name, origin=found.origin, expected=found.files, fix=fix)
     return replace(pinned, licence=found.licence, end_of_text=found.end_of_text)

