@@ -107,7 +107,7 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 
 @pytest.mark.parametrize("start", ["./nowhere", "/nowhere/at/all", "one-word", "a/b/c"])
 def test_what_is_no_folder_and_no_id(start: str) -> None:
-    with pytest.raises(BessemerError, match="no folder, no hub id"):
+    with pytest.raises(BessemerError, match="no folder, no GGUF file, no hub id"):
         fetch.resolve(start)
 
 

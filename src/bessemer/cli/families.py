@@ -1,4 +1,4 @@
-"""bessemer families list | show | add | grow"""
+"""bessemer families list | show | add | accept | export | import | grow"""
 
 from __future__ import annotations
 
@@ -63,6 +63,45 @@ def add(
         raise BessemerError(f"cannot be read ({error})", where=str(file)) from None
     names = do_add(text, where=str(file))
     print(f"added to {private_folder()}: {', '.join(names)}")
+
+
+@app.command()
+def accept(
+    name: Name, yes: Annotated[bool, typer.Option("--yes", help="They were read elsewhere; do not ask.")] = False
+) -> None:
+    """Show the terms of a checkpoint whose licence must be accepted, and write down that you accept them."""
+    from bessemer.families.show import terms_of
+    from bessemer.families.terms import accept as do_accept
+    from bessemer.families.terms import text_of
+
+    terms = terms_of(name)
+    text = text_of(terms)
+    print(text or f"{terms.name}\n{terms.url}")
+    if not yes and not typer.confirm(f"Do you accept the {terms.name}?"):
+        raise BessemerError(f"the {terms.name} was not accepted", where=name, fix="nothing was fetched")
+    print(f"accepted: {do_accept(terms, text)}")
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="START", help="What a recipe's `start:` can name.")],
+    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+) -> None:
+    """Write a checkpoint into a folder that can be carried into a site without a network."""
+    from bessemer.families.airgap import export as do_export
+
+    found = do_export(name, out)
+    print(f"{found.name}  {found.digest[:16]}  {out}")
+    print("there: bessemer families import FOLDER")
+
+
+@app.command("import")
+def import_(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `families export` wrote.")]) -> None:
+    """Check every byte of an exported checkpoint; then `start:` finds it without a network."""
+    from bessemer.families.airgap import bring
+
+    found = bring(folder)
+    print(f"start: {found.start}  {found.digest[:16]}  {found.folder}")
 
 
 @app.command()

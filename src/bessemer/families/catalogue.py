@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
 from bessemer.errors import BessemerError, Problem, RecipeError
 from bessemer.families.schema import Data, Family, Packages, Size, Stage, Terms, Tokenizer, citations
 from bessemer.files import home, write_text
 from bessemer.recipe.load import parse
 
+Model = TypeVar("Model", bound=BaseModel)
 NAME = re.compile(r"^(?P<size>[a-z0-9._-]+)@(?P<stage>[a-z]+)(:(?P<step>\d+))?$")
 
 
@@ -39,8 +41,9 @@ class Entry:
     stage: str
     step: int | None
     licence: str
-    end_of_text: str
     parameters: int
+    data_licence: str = ""
+    end_of_text: str = ""
     hub: str = ""
     revision: str = ""
     package: Packages | None = None
@@ -192,6 +195,7 @@ def make_entry(family: Family, name: str, stage_name: str, step: int | None) -> 
     facts: dict[str, tuple[Any, str]] = {
         "parameters": _fact(size.parameters),
         "licence": _fact((size.licence or family.licence).weights),
+        "data_licence": _fact((size.licence or family.licence).data or family.licence.data),
         "end_of_text": _fact(family.end_of_text),
         "tokens_seen": _tokens_seen(stage, at, last),
         **{key: _fact(getattr(stage, key)) for key in ("batch_tokens", "peak_lr", "context", "optimizer")},
@@ -210,14 +214,25 @@ def make_entry(family: Family, name: str, stage_name: str, step: int | None) -> 
         url=stage.url,
         digest=stage.digests.get(at, stage.digest) if at is not None else stage.digest,
         terms=terms,
-        tokenizer=size.tokenizer or family.tokenizer,
-        data=family.data.get(stage.data or stage_name),
+        tokenizer=_cited(stage.tokenizer or size.tokenizer or family.tokenizer, family),
+        data=_cited(family.data.get(stage.data or stage_name), family),
         note=stage.note,
         sources={key: family.sources[source] for key, (_, source) in facts.items() if source}
         | dict.fromkeys(("hub", "revision", "package", "folder", "url", "step"), family.sources[stage.source])
         | {"terms": family.sources[terms.source] if terms else ""},
         **{key: value for key, (value, _) in facts.items() if value is not None},
     )
+
+
+def _cited(value: Model | None, family: Family) -> Model | None:
+    """With where each source stands instead of its short name."""
+
+    def spell(raw: Any) -> Any:
+        if isinstance(raw, dict):
+            return {k: family.sources[v] if k == "source" else spell(v) for k, v in raw.items()}
+        return [spell(v) for v in raw] if isinstance(raw, list) else raw
+
+    return None if value is None else type(value).model_validate(spell(value.model_dump(by_alias=True)))
 
 
 def _fact(fact: Any) -> tuple[Any, str]:
@@ -251,6 +266,15 @@ def _rate(stage: Stage, step: int | None) -> dict[str, tuple[Any, str]]:
         "constant": (constant, ""),
         "schedule": (path.text(step) if path else "", stage.schedule.source if stage.schedule else ""),
     }
+
+
+def text_of(size: str) -> str:
+    """The family file that describes a size, as it was written."""
+    places = [*files("bessemer.families").iterdir(), *private_folder().glob("*.yaml")]
+    for path in places:
+        if path.name.endswith(".yaml") and size in sizes_of(read(text := path.read_text(), where=path.name)):
+            return text
+    raise KeyError(size)
 
 
 def write_private(family: str, parameters: int, stages: dict[str, Stage], data: dict[str, Data], run: str) -> None:

@@ -153,11 +153,25 @@ class Data(Strict):
 
 
 class Terms(Strict):
-    """A licence that the user must accept before the weights are fetched. url: its text."""
+    """A licence that the user must accept before the weights are fetched. url: its text; text: a copy in a package."""
 
     name: Text
     url: Annotated[str, StringConstraints(pattern=r"^https://")]
+    text: Wheel | None = None
     source: Text
+
+
+class Licence(Strict):
+    weights: Fact[str]
+    data: Fact[str] | None = None
+
+
+class Tokenizer(Strict):
+    """rows: of the embedding. ids_sha256: see check.tokenizer_digest. file_sha256: of tokenizer.json as published."""
+
+    rows: Fact[int] | None = None
+    ids_sha256: Fact[Sha256] | None = None
+    file_sha256: Fact[Sha256] | None = None
 
 
 class Stage(Strict):
@@ -180,6 +194,7 @@ class Stage(Strict):
     schedule: Fact[Schedule] | None = None
     context: Fact[int] | None = None
     optimizer: Fact[Literal["none", "included", "separate"]] | None = None
+    tokenizer: Tokenizer | None = None  # where it is not the size's
     data: str = ""  # name of a mixture under the family's `data:`; by default the stage's name
     note: str = ""
 
@@ -220,19 +235,6 @@ class Stage(Strict):
         return pattern.replace("{step}", str(step)).replace("{billions}", str(billions))
 
 
-class Licence(Strict):
-    weights: Fact[str]
-    data: Fact[str] | None = None
-
-
-class Tokenizer(Strict):
-    """rows: of the embedding. ids_sha256: see check.tokenizer_digest. file_sha256: of tokenizer.json as published."""
-
-    rows: Fact[int] | None = None
-    ids_sha256: Fact[Sha256] | None = None
-    file_sha256: Fact[Sha256] | None = None
-
-
 class Size(Strict):
     """One size; what differs from the family's licence, terms and tokenizer is said here."""
 
@@ -250,7 +252,7 @@ class Family(Strict):
     sources: dict[str, Text]
     licence: Licence
     terms: Terms | None = None
-    end_of_text: Fact[str]
+    end_of_text: Fact[str] | None = None  # not known: the tokenizer's own end-of-sequence token
     tokenizer: Tokenizer | None = None
     data: dict[str, Data] = {}
     note: str = ""

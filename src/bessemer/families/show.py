@@ -64,6 +64,19 @@ def find_any(name: str) -> Entry | Family | tuple[Family, str]:
     )
 
 
+def terms_of(name: str) -> Terms:
+    """Of a family, size or checkpoint. Raises BessemerError when its licence needs no acceptance."""
+    found = find_any(name)
+    if isinstance(found, tuple):
+        family, size = found
+        terms = catalogue.sizes_of(family)[size].terms or family.terms
+    else:
+        terms = found.terms
+    if terms is None:
+        raise BessemerError(f"{name} has no terms that must be accepted", where="families accept")
+    return terms
+
+
 def facts_of(found: Entry | Family | tuple[Family, str]) -> list[Row]:
     """Rows of a table."""
     if isinstance(found, Entry):
@@ -78,10 +91,10 @@ def facts_of(found: Entry | Family | tuple[Family, str]) -> list[Row]:
 def _of_entry(entry: Entry) -> list[Row]:
     plain = {"name", "family", "size", "stage", "sources"}
     rows = [["family", entry.family, ""], ["stage", entry.stage, ""]]
-    places = {"hub", "revision", "package", "folder", "url", "digest"}
+    places = {"hub", "revision", "package", "folder", "url", "digest", "terms", "note"}  # shown where there is one
     for field in dataclasses.fields(entry):
         value = getattr(entry, field.name)
-        if field.name in plain or (field.name in places and not value) or (field.name == "terms" and not value):
+        if field.name in plain or (field.name in places and not value):
             continue
         if isinstance(value, Data):
             rows += _of_data(value, entry.sources)
@@ -160,7 +173,7 @@ def _shown(value: Any) -> str:
         case float():
             text = f"{value:g}"
         case Packages():
-            text = ", ".join(part.name for part in value.parts)
+            text = value.parts[0].name + (f" and {len(value.parts) - 1} more" if len(value.parts) > 1 else "")
         case Terms():
             text = f"{value.name}, which must be accepted: {value.url}"
         case _:
