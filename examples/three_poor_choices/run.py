@@ -36,6 +36,10 @@ def write_jsonl(path: Path, rows: list[Row]) -> str:
     return str(path)
 
 
+def letters(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
 def write_task(folder: Path, name: str, kind: str, rows: list[Row], **more: Any) -> Path:
     write_jsonl(folder / f"{name}.jsonl", rows)
     path = folder / f"{name}.yaml"
@@ -52,11 +56,12 @@ def prepare_data(folder: Path) -> None:
     rng = random.Random(0)
     train = [{"id": i.id, "text": i.text} for i in comments.domain_documents()]
     rng.shuffle(train)
-    write_jsonl(folder / "domain.jsonl", train[:5000])
-    write_jsonl(folder / "probe.jsonl", [{"id": r["id"], "text": r["text"]} for r in train[-400:]])
+    domain, rest = train[:5000], train[5000:]
+    known = {letters(r["text"]) for r in domain}  # some comments stand there twice, in other spelling
+    write_jsonl(folder / "domain.jsonl", domain)
+    write_jsonl(folder / "probe.jsonl", [r for r in rest if letters(r["text"]) not in known][:400])
     test = [{"id": i, "text": text} for i, text in comments.domain_comments(test=True)]
     rng.shuffle(test)
-    # Some comments stand in the collection twice, in nearly the same words.
     task = load_task(write_task(folder, "comments", "perplexity", test[:N_COMMENTS], overlap_limit=0.05))
     if "comments" not in seal.names():
         seal.create("comments", task.rows(), task.spec(), share=0.7, seed=0, by="example")
@@ -126,7 +131,6 @@ def write_contest(folder: Path, family: str, scratch: str) -> Path:
     contestants: Row = {}
     for name, (start, stages, rates) in arms(family, scratch).items():
         values = recipe(folder, name, start, stages)
-        values["sources"] = {k: v for k, v in values["sources"].items()}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         contestants[name] = {"recipe": f"{name}.yaml", "trials": [[f"stages[0].lr={rate}"] for rate in rates]}
     contest = {
@@ -215,9 +219,8 @@ def restore_chat(bench: Bench, family: str, lr: float) -> Row:
     from bessemer.merging import add_vector
 
     before = recipe(bench.folder, "early", f"{family}@pre", [stage({"domain": 0.5, "mid": 0.5}, EARLY, lr=lr)])
-    tuned = recipe(
-        bench.folder, "early-tuned", f"{family}@pre", [*before["stages"], stage({"post": 1.0}, TUNE, lr=1e-3)]
-    )
+    post = stage({"post": 1.0}, TUNE, lr=1e-3)
+    tuned = recipe(bench.folder, "early-tuned", f"{family}@pre", [*before["stages"], post])
     found: Row = {"not tuned": bench.measure(bench.run(before)), "tuned": bench.measure(bench.run(tuned))}
     for scale in (0.5, 1.0):
         out = bench.folder / f"vector-{scale:g}"

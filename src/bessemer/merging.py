@@ -15,7 +15,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes, measure, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
-from bessemer.families.fetch import resolve
+from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, read_json, read_record, write_json, write_record
 from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
@@ -23,7 +23,7 @@ from bessemer.run import Plan, release_model
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, lock_path, run_folder
 from bessemer.track.screen import Screen
-from bessemer.train.export import export_model
+from bessemer.train.export import Difference, export_model
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 
@@ -69,6 +69,20 @@ def merge(run: str, shares: Sequence[float], screen: Screen, *, release: bool = 
     return found
 
 
+def add_vector(run: str, plus: str, minus: str, scale: float, out: Path) -> None:
+    """A run's trained weights and the difference of two checkpoints on them, as a model folder.
+
+    post - base of a family restores how it was tuned after continued pre-training of its base ("chat vector", Huang et
+    al., arXiv 2310.04799), without another training. Raises BessemerError when they do not belong together.
+    """
+    folder = run_folder(run)
+    plan: Plan = read_json(folder / PLAN)
+    difference = Difference(resolve(plus), resolve(minus), scale)
+    overlay = overlay_of(folder, plan, len(plan["stages"]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_model(_start(plan), overlay, out, plan["recipe"]["merge"], add=difference)
+
+
 def choose(points: Sequence[Point]) -> Point:
     """The best first task among the points inside the budget; when none is, the one that forgot least."""
     kept = [p for p in points if p.kept]
@@ -79,12 +93,17 @@ def _model(folder: Path, share: float) -> Path:
     return folder / "merge" / f"{share:.3f}" / "model"
 
 
-def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, screen: Screen) -> Point:
-    model = _model(folder, share)
-    record = model.with_name("measured.json")
+def _start(plan: Plan) -> Checkpoint:
     start = resolve(plan["recipe"]["start"])
     if start.digest != plan["base"]["digest"]:
         raise BessemerError("the base is no longer the one of the plan", where=plan["recipe"]["start"])
+    return start
+
+
+def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, screen: Screen) -> Point:
+    model = _model(folder, share)
+    record = model.with_name("measured.json")
+    start = _start(plan)
     if not model.exists():
         with screen.step(f"merge at {share:g}"):
             model.parent.mkdir(parents=True, exist_ok=True)

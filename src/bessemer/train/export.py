@@ -41,8 +41,8 @@ def export_model(
     overlay: a safetensors file by parameter name. dtype: another precision; training goes on exactly from fp32 only.
     share: how far to go from the start (0) to the trained weights (1); a little less than all the way gives back much
     of what was forgotten for little of what was learnt (weight interpolation: Wortsman et al., arXiv 2109.01903).
-    add: added after that. One model and one tensor are in memory at a time. Tokenizer files are copied byte by byte. The
-    folder appears whole or not at all.
+    add: added after that. One model and one tensor are in memory at a time. Tokenizer files are copied byte by byte.
+    The folder appears whole or not at all.
 
     Raises BessemerError when what is added belongs to another architecture or vocabulary.
     """
