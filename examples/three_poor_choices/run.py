@@ -216,17 +216,16 @@ def scratch_curve(bench: Bench, scratch: str, lr: float, wanted: float) -> list[
 
 def restore_chat(bench: Bench, family: str, lr: float) -> Row:
     """After an early start: tuned on the family's own conversations, or the difference post - mid added."""
-    from bessemer.merging import add_vector
+    from bessemer.merging import merge
+    from bessemer.track.runs import runs_folder
 
     before = recipe(bench.folder, "early", f"{family}@pre", [stage({"domain": 0.5, "mid": 0.5}, EARLY, lr=lr)])
     post = stage({"post": 1.0}, TUNE, lr=1e-3)
     tuned = recipe(bench.folder, "early-tuned", f"{family}@pre", [*before["stages"], post])
     found: Row = {"not tuned": bench.measure(bench.run(before)), "tuned": bench.measure(bench.run(tuned))}
-    for scale in (0.5, 1.0):
-        out = bench.folder / f"vector-{scale:g}"
-        if not out.exists():
-            add_vector("early", f"{family}@post", f"{family}@mid", scale, out)
-        found[f"chat vector x {scale:g}"] = bench.measure(str(out))
+    merge("early", (0.5, 1.0), bench.screen, add=(f"{family}@post", f"{family}@mid"))
+    for model in sorted((runs_folder() / "early" / "merge").glob("add-*/*/model")):
+        found[f"chat vector x {float(model.parent.name):g}"] = bench.measure(str(model))
     return found
 
 
