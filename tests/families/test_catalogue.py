@@ -239,6 +239,17 @@ def test_a_private_family_is_added_and_found(bessemer_home: Path) -> None:
     assert "mine-1b@pre" in catalogue.entries()
 
 
+def test_a_family_that_was_grown_here_says_what_is_known(bessemer_home: Path) -> None:
+    stage = {"folder": "/models/pre", "digest": "d", "parameters": 7, "tokens_seen": 9, "lr": 3e-3, "note": "n"}
+    more = {"context": 512, "optimizer": "included", "data": {"status": "open", "parts": [{"name": "a", "share": 1.0}]}}
+    pre, mid = {**stage, **more, "schedule": "constant"}, {**stage, "lr": 0.0, "schedule": "linear"}
+    catalogue.write_private("nano-1m", {"nano-1m@pre": pre, "nano-1m@mid": mid}, "grow-nano-1m")
+    entry = catalogue.find("nano-1m@pre")
+    assert (entry.lr, entry.constant, entry.schedule, entry.context) == (3e-3, True, "constant", 512)
+    assert entry.data and entry.data.parts[0].share == 1.0 and entry.optimizer == "included"
+    assert (catalogue.find("nano-1m@mid").lr, catalogue.find("nano-1m@mid").constant) == (0.0, False)
+
+
 def test_a_reviewed_name_cannot_be_taken(bessemer_home: Path) -> None:
     with pytest.raises(BessemerError, match="olmo2-1b: the catalogue that comes with Bessemer has these names"):
         catalogue.add(SMALL.replace("family: mine", "family: olmo2"), where="mine.yaml")

@@ -93,6 +93,24 @@ def test_a_store_that_breaks_leaves_nothing_whole_and_goes_on(
     assert starts == [8 * (1 << 16)]  # only the weights, from where they broke
 
 
+def test_what_is_left_of_a_download_does_not_count_when_the_store_changed(
+    memory: str, tiny_model: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bessemer.families import download
+
+    def fail(*_: object) -> None:
+        raise OSError("the machine went down")
+
+    monkeypatch.setattr(download, "finish_folder", fail)
+    with pytest.raises(OSError, match="went down"):
+        resolve(memory)
+    monkeypatch.undo()
+    monkeypatch.setenv("BESSEMER_HOME", str(bessemer_home))
+    changed = json.dumps(json.loads((tiny_model / "generation_config.json").read_text()) | {"top_k": 7}).encode()
+    fsspec.filesystem("memory").pipe("/bucket/mine/generation_config.json", changed)
+    assert (resolve(memory).path / "generation_config.json").read_bytes() == changed
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_before_its_weights_come(memory: str, bessemer_home: Path) -> None:
     fs = fsspec.filesystem("memory")
     config = json.loads(fs.cat("/bucket/mine/config.json"))

@@ -275,7 +275,7 @@ def write_private(family: str, checkpoints: dict[str, dict[str, Any]], run: str)
     """Put a family that was grown here into this machine's catalogue.
 
     family: family-size. checkpoints: name@stage -> folder, digest, parameters, and what is known of tokens_seen, lr
-    (there), schedule (its shape), batch_tokens, context, optimizer, note. run: that made it.
+    (there), schedule (its shape), batch_tokens, context, optimizer, data (status, parts), note. run: that made it.
     """
     base, _, size = family.rpartition("-")
 
@@ -284,7 +284,8 @@ def write_private(family: str, checkpoints: dict[str, dict[str, Any]], run: str)
 
     def stage(values: dict[str, Any]) -> dict[str, Any]:
         said = {"source": "run"} | {k: values[k] for k in ("folder", "digest", "note") if k in values}
-        facts = {k: fact(v) for k, v in values.items() if k not in {*said, "parameters", "schedule"} and v is not None}
+        other = {*said, "parameters", "schedule", "data"}
+        facts = {k: fact(v) for k, v in values.items() if k not in other and v is not None}
         return said | facts | {"schedule": fact({"shape": values["schedule"]})}
 
     parameters = next(iter(checkpoints.values()))["parameters"]
@@ -295,6 +296,11 @@ def write_private(family: str, checkpoints: dict[str, dict[str, Any]], run: str)
         "sources": {"run": f"run {run} of this machine"},
         "licence": {"weights": fact(f"your own (run {run})")},
         "end_of_text": fact("<|endoftext|>"),
+        "data": {
+            name.split("@")[1]: {**entry["data"], "source": "run"}
+            for name, entry in checkpoints.items()
+            if "data" in entry
+        },
         "sizes": {
             size: {
                 "parameters": fact(parameters),

@@ -117,7 +117,8 @@ def _hub(address: str, repository: str) -> Iterator[None]:
     # Its HTTP library differs by version (httpx2, httpx); an unreachable host raises that library's error.
     from huggingface_hub import errors, get_token
 
-    unreachable = (errors.HTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled, OSError)
+    network = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+    unreachable = (network, errors.HFValidationError, errors.OfflineModeIsEnabled, OSError)
     token = "a token is set" if get_token() else "no token is set"
     page = f"https://huggingface.co/{repository}"
     try:
