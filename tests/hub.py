@@ -19,8 +19,9 @@ OLD, NEW = "a" * 40, "b" * 40
 class Hub:
     """One repository with a branch `main` that can move; `commits` holds its files. kind: models or datasets.
 
-    branches: more of them. token: without it (gated) the server refuses. cut: bytes of an answer after which the
-    connection breaks, as often as `cuts` says. down: it answers nobody. liar: a file whose bytes differ from its hash.
+    branches: more of them. token: without it (gated) files are refused; private: so is everything else. cut: bytes of an
+    answer after which the connection breaks, as often as `cuts` says. down: it answers nobody. liar: a file whose bytes
+    differ from its hash.
     """
 
     repo: str
@@ -33,6 +34,7 @@ class Hub:
     ranges: list[str] = field(default_factory=list)  # of file requests that went on somewhere
     sent: dict[str, int] = field(default_factory=dict)  # bytes of each file that left the server
     token: str = ""
+    private: bool = False
     cut: int = 0
     cuts: int = 0
     down: bool = False
@@ -64,7 +66,8 @@ def serve(found: Hub) -> Iterator[Hub]:
             if found.down:
                 self.send(503, b"", {})
                 return
-            if found.token and self.headers.get("Authorization") != f"Bearer {found.token}":
+            closed = found.token and (found.private or "/resolve/" in self.path)
+            if closed and self.headers.get("Authorization") != f"Bearer {found.token}":
                 self.refuse()
                 return
             parts = unquote(self.path.partition("?")[0]).strip("/").split("/")

@@ -114,16 +114,18 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(offline: bool) -> None:
     assert found.stdout.startswith(f"{REPO}: the hub could not deliver it")
 
 
-def test_a_gated_model_without_a_token_says_what_to_do(hub: Hub) -> None:
-    hub.token = "hf_right"
+@pytest.mark.parametrize("private", [True, False])
+def test_a_gated_model_without_a_token_says_what_to_do(hub: Hub, private: bool) -> None:
+    hub.token, hub.private = "hf_right", private
     found = resolve(hub.url, REPO)
     assert found.returncode == 4 and "wants its terms accepted first (no token is set)" in found.stdout
     assert f"https://huggingface.co/{REPO}" in found.stdout and "HF_TOKEN" in found.stdout
     assert resolve(hub.url, REPO, token="hf_right").returncode == 0
 
 
-def test_an_expired_token_is_refused_and_never_shown(hub: Hub) -> None:
-    hub.token = "hf_right"
+@pytest.mark.parametrize("private", [True, False])
+def test_an_expired_token_is_refused_and_never_shown(hub: Hub, private: bool) -> None:
+    hub.token, hub.private = "hf_right", private
     found = resolve(hub.url, REPO, token="hf_expired_secret")
     assert found.returncode == 4 and "expired" in found.stdout and "HF_TOKEN" in found.stdout
     assert "hf_expired_secret" not in found.stdout + found.stderr

@@ -31,8 +31,9 @@ NAME = re.compile(r"^(?P<size>[a-z0-9._-]+)@(?P<stage>[a-z]+)(:(?P<step>\d+))?$"
 class Entry:
     """A checkpoint of the catalogue, and where it is: on the hub, in packages, in a folder or behind a URL.
 
-    What nobody knows is None or empty. lr: the rate there; constant: it has not begun to fall. optimizer: where its
-    state is: `included` beside the weights, `separate` in the trainer's own format, `none`.
+    What nobody knows is None or empty. step: of the stage's last checkpoint where none was asked for. lr: the rate
+    there; constant: it has not begun to fall. optimizer: where its state is: `included` beside the weights, `separate`
+    in the trainer's own format, `none`.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Entry:
     batch_tokens: int | None = None
     peak_lr: float | None = None
     lr: float | None = None
-    constant: bool = False
+    constant: bool | None = None
     schedule: str = ""
     context: int | None = None
     optimizer: Literal["", "none", "included", "separate"] = ""
@@ -254,13 +255,11 @@ def _tokens_seen(stage: Stage, step: int | None, last: int | None) -> tuple[int 
 def _rate(stage: Stage, step: int | None) -> dict[str, tuple[Any, str]]:
     """The rate at a step, whether it is still the peak, and what remains of the schedule."""
     path = stage.schedule.is_ if stage.schedule else None
-    constant = path is not None and (path.shape == "constant" or (step is not None and path.share(step) == 1.0))
-    share = 1.0 if path is not None and path.shape == "constant" and step is None else None
-    if path is not None and step is not None:
-        share = path.share(step)
+    share = path.share(step) if path else None
     lr, source = _fact(stage.lr)
     if stage.peak_lr and share is not None:
         lr, source = float(f"{stage.peak_lr.is_ * share:.4g}"), stage.peak_lr.source
+    constant = share == 1.0 if path else None  # a fall without a known end has begun
     return {
         "lr": (lr, source),
         "constant": (constant, ""),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.families.schema import Tokenizer
+from bessemer.families.schema import Fact, Tokenizer
 from bessemer.files import canonical_json, read_json, sha256_file, sha256_text
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -94,7 +94,7 @@ def check_against_catalogue(folder: Path, known: Tokenizer, name: str) -> None:
     """Raises BessemerError when the tokenizer is another one than the catalogue says."""
     config = read_json(folder / "config.json")
     rows = config.get("text_config", config).get("vocab_size")
-    facts = [(known.rows, rows, "rows of the embedding")]
+    facts: list[tuple[Fact[Any] | None, Any, str]] = [(known.rows, rows, "rows of the embedding")]
     if known.ids_sha256:
         facts.append((known.ids_sha256, tokenizer_digest(folder), "sha256 of its ids"))
     if known.file_sha256:

@@ -7,15 +7,16 @@ when every file is there and checked. Small files come first and are looked at b
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
 from bessemer.errors import BessemerError
-from bessemer.files import finish_folder, need_disk, sha256_file
+from bessemer.files import canonical_json, finish_folder, need_disk, sha256_file, write_text
 from bessemer.units import show_bytes
 
 SMALL = (
@@ -30,16 +31,21 @@ SMALL = (
     "LICENSE*",
 )
 WEIGHTS = "*.safetensors"
+LISTING = ".listing.json"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file and what its store says of its bytes: a sha256, or git's hash of a small file, or neither."""
+    """A file and what its store says of its bytes: a sha256, or git's hash of a small file, or neither.
+
+    tag: changes when the file does (an ETag, a date); it is compared with nothing but itself.
+    """
 
     name: str
     n_bytes: int
     sha256: str = ""
     git_sha1: str = ""
+    tag: str = ""
 
 
 Read = Callable[[RemoteFile, IO[bytes], int], None]  # (file, where to write, bytes that are there already)
@@ -69,10 +75,9 @@ def fetch(
     check(path, complete) is called with the folder so far: once before weights are fetched, once at the end.
     Raises BessemerError for too little disk, for bytes that differ, and whatever `check` and `read` raise.
     """
-    staging = folder.with_name(f".fetching-{folder.name}")
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = _staging(folder, files)
     total = sum(f.n_bytes for f in files)
-    missing = total - sum(p.stat().st_size for p in staging.iterdir())
+    missing = total - sum(p.stat().st_size for p in staging.iterdir() if p.name != LISTING)
     need_disk(staging, missing, f"fetching {address}")
     of = "" if missing == total else f" of {show_bytes(total)}, the rest is there"
     print(f"{address}: fetching {show_bytes(missing)}{of}", file=sys.stderr)
@@ -83,7 +88,19 @@ def fetch(
         if not (staging / file.name).exists():
             _fetch_one(file, read, staging, address)
     check(staging, True)
+    (staging / LISTING).unlink()
     finish_folder(staging, folder)
+
+
+def _staging(folder: Path, files: Sequence[RemoteFile]) -> Path:
+    """Where files arrive. What an interrupted download left there counts only when the store still has the same."""
+    staging = folder.with_name(f".fetching-{folder.name}")
+    listing = canonical_json([astuple(f) for f in files])
+    kept = staging / LISTING
+    if not kept.is_file() or kept.read_text() != listing:
+        shutil.rmtree(staging, ignore_errors=True)
+        write_text(kept, listing)
+    return staging
 
 
 def _fetch_one(file: RemoteFile, read: Read, staging: Path, address: str) -> None:

