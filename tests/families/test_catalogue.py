@@ -215,6 +215,14 @@ def test_mistakes_are_named(old: str, new: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_parts_of_one_mixture_have_names_of_their_own() -> None:
+    for family in catalogue.families():
+        for mixture in family.data.values():
+            assert len({p.name for p in mixture.parts}) == len(mixture.parts), family.family
+            shares = [p.share for p in mixture.parts if p.share]
+            assert not shares or 0.98 < sum(shares) < 1.001, family.family
+
+
 def test_data_is_checked() -> None:
     def with_data(text: str) -> str:
         return SMALL.replace("sizes:", f"data:\n  pre: {text}\nsizes:")
@@ -237,17 +245,6 @@ def test_a_private_family_is_added_and_found(bessemer_home: Path) -> None:
     entry = catalogue.find("mine-1b@pre:20")
     assert (entry.hub, entry.revision, entry.licence) == ("us/mine", "step20", "internal")
     assert "mine-1b@pre" in catalogue.entries()
-
-
-def test_a_family_that_was_grown_here_says_what_is_known(bessemer_home: Path) -> None:
-    stage = {"folder": "/models/pre", "digest": "d", "parameters": 7, "tokens_seen": 9, "lr": 3e-3, "note": "n"}
-    more = {"context": 512, "optimizer": "included", "data": {"status": "open", "parts": [{"name": "a", "share": 1.0}]}}
-    pre, mid = {**stage, **more, "schedule": "constant"}, {**stage, "lr": 0.0, "schedule": "linear"}
-    catalogue.write_private("nano-1m", {"nano-1m@pre": pre, "nano-1m@mid": mid}, "grow-nano-1m")
-    entry = catalogue.find("nano-1m@pre")
-    assert (entry.lr, entry.constant, entry.schedule, entry.context) == (3e-3, True, "constant", 512)
-    assert entry.data and entry.data.parts[0].share == 1.0 and entry.optimizer == "included"
-    assert (catalogue.find("nano-1m@mid").lr, catalogue.find("nano-1m@mid").constant) == (0.0, False)
 
 
 def test_a_reviewed_name_cannot_be_taken(bessemer_home: Path) -> None:

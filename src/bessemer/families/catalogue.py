@@ -114,6 +114,11 @@ def read(text: str, *, where: str) -> Family:
     return family
 
 
+def data_of(family: str, stage: str) -> Data | None:
+    """A family's own data of a stage, by the name of the mixture."""
+    return next((f.data.get(stage) for f in families() if f.family == family), None)
+
+
 def entries() -> dict[str, Entry]:
     """The last checkpoint of every stage of every size."""
     return {
@@ -206,9 +211,9 @@ def make_entry(family: Family, name: str, stage_name: str, step: int | None) -> 
         hub=stage.hub or "",
         revision=stage.revision_of(at),
         package=stage.package,
-        folder=stage.folder,
+        folder=stage.folder.replace("{step}", str(at)),
         url=stage.url,
-        digest=stage.digest,
+        digest=stage.digests.get(at, stage.digest) if at is not None else stage.digest,
         terms=terms,
         tokenizer=_cited(stage.tokenizer or size.tokenizer or family.tokenizer, family),
         data=_cited(family.data.get(stage.data or stage_name), family),
@@ -271,44 +276,37 @@ def text_of(size: str) -> str:
     raise KeyError(size)
 
 
-def write_private(family: str, checkpoints: dict[str, dict[str, Any]], run: str) -> None:
+def write_private(family: str, parameters: int, stages: dict[str, Stage], data: dict[str, Data], run: str) -> None:
     """Put a family that was grown here into this machine's catalogue.
 
-    family: family-size. checkpoints: name@stage -> folder, digest, parameters, and what is known of tokens_seen, lr
-    (there), schedule (its shape), batch_tokens, context, optimizer, data (status, parts), note. run: that made it.
+    family: family-size; what it was fed is told for each stage. run: that made it; facts cite it as `run`.
     """
     base, _, size = family.rpartition("-")
-
-    def fact(value: Any) -> dict[str, Any]:
-        return {"is": value, "source": "run"}
-
-    def stage(values: dict[str, Any]) -> dict[str, Any]:
-        said = {"source": "run"} | {k: values[k] for k in ("folder", "digest", "note") if k in values}
-        other = {*said, "parameters", "schedule", "data"}
-        facts = {k: fact(v) for k, v in values.items() if k not in other and v is not None}
-        return said | facts | {"schedule": fact({"shape": values["schedule"]})}
-
-    parameters = next(iter(checkpoints.values()))["parameters"]
     values = {
         "family": base,
         "by": "this machine",
         "reviewed": datetime.now(UTC).date(),
         "sources": {"run": f"run {run} of this machine"},
-        "licence": {"weights": fact(f"your own (run {run})")},
-        "end_of_text": fact("<|endoftext|>"),
-        "data": {
-            name.split("@")[1]: {**entry["data"], "source": "run"}
-            for name, entry in checkpoints.items()
-            if "data" in entry
-        },
+        "licence": {"weights": said_by_run(f"your own (run {run})")},
+        "end_of_text": said_by_run("<|endoftext|>"),
+        "data": {name: _plain(mixture) for name, mixture in data.items()},
         "sizes": {
             size: {
-                "parameters": fact(parameters),
-                "stages": {name.split("@")[1]: stage(entry) for name, entry in checkpoints.items()},
+                "parameters": said_by_run(parameters),
+                "stages": {name: _plain(stage) for name, stage in stages.items()},
             }
         },
     }
     add(yaml.safe_dump(values, sort_keys=False), where=family, name=family)
+
+
+def said_by_run(value: Any) -> dict[str, Any]:
+    """A fact about a family that was grown here."""
+    return {"is": value, "source": "run"}
+
+
+def _plain(model: Stage | Data) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 def add(text: str, *, where: str, name: str = "") -> list[str]:

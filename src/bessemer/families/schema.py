@@ -130,8 +130,9 @@ class Packages(Strict):
 class Part(Strict):
     """One source of a mixture. from: as a recipe's source names it (`hf:owner/name/config`, a folder, a URL)."""
 
-    name: Text
+    name: Name  # becomes part of the name of a recipe's source
     from_: str = Field("", alias="from")
+    kind: Literal["documents", "chat"] = "documents"
     share: float | None = Field(None, gt=0, le=1)
     licence: str = ""
 
@@ -186,6 +187,7 @@ class Stage(Strict):
     package: Packages | None = None
     folder: str = ""
     url: str = ""
+    digests: dict[int, Sha256] = {}  # by step, of a folder with "{step}" in its path
     digest: str = ""  # of what the folder or URL holds; without one it is pinned when it is first used
     steps: list[int | StepRange] = []
     tokens_before: Fact[int] | None = None
@@ -207,6 +209,10 @@ class Stage(Strict):
             raise ValueError(
                 f".: one of hub, package, folder and url says where it is, not {', '.join(places) or 'none'}"
             )
+        if ("{step}" in self.folder) != bool(self.digests):
+            raise ValueError('.digests: a folder with "{step}" in its path has one for each step, others have `digest`')
+        if self.digests and sorted(self.digests) != self.known_steps():
+            raise ValueError(".digests: they belong to other steps than `steps`")
         if self.lr and self.peak_lr:
             raise ValueError(".lr: give `lr` (there) or `peak_lr` (with a schedule), not both")
         if self.hub and not all(self._pattern(step) for step in self.known_steps()):
