@@ -128,8 +128,16 @@ def test_counts_of_published_steps() -> None:
 def test_where_the_next_stage_says_its_rate_the_computed_one_agrees() -> None:
     """OLMo's anneals start at the rate that stage 1 ended with, and the configurations spell it out."""
     for size, tolerance in [("olmo2-1b", 1e-3), ("olmo2-7b", 3e-3), ("olmo2-13b", 1e-3)]:
-        end, start = catalogue.find(f"{size}@pre").lr, catalogue.find(f"{size}@mid").peak_lr
-        assert end is not None and start is not None and math.isclose(end, start, rel_tol=tolerance), size
+        end = catalogue.find(f"{size}@pre").lr
+        sizes = {n: v for f in catalogue.families() for n, v in catalogue.sizes_of(f).items()}
+        start = sizes[size].stages["mid"].peak_lr
+        assert end is not None and start is not None and math.isclose(end, start.is_, rel_tol=tolerance), size
+
+
+def test_the_peak_is_that_of_the_whole_training_until_then() -> None:
+    assert [catalogue.find(f"olmo2-1b@{stage}").peak_lr for stage in ("pre", "mid", "post")] == [4e-4] * 3
+    assert catalogue.find("olmo2-1b@mid:1000").schedule.startswith("linear from 7.4487e-05 to 0 at step 23,852")
+    assert catalogue.find("qwen3-8b@post").peak_lr is None
 
 
 def test_tokens_seen_agree_with_what_the_publishers_say() -> None:
@@ -286,8 +294,10 @@ def test_a_schedule_rises_stays_and_falls(
 
 def test_what_remains_of_a_schedule_is_said() -> None:
     made = Schedule(shape="linear", begins=80, ends=100, final=0)
-    assert made.text(60) == "constant to step 80, then linear to 0% of the peak at step 100; 40 steps of it remain"
-    assert Schedule(shape="constant").text(60) == "constant" and Schedule(shape="constant").share(None) == 1.0
+    rest = "at step 100; 40 steps of it remain"
+    assert made.text(60, None) == f"constant to step 80, then linear from the peak to 0% of it {rest}"
+    assert made.text(60, 2e-4) == f"constant to step 80, then linear from 0.0002 to 0 {rest}"
+    assert Schedule(shape="constant").text(60, 2e-4) == "constant" and Schedule(shape="constant").share(None) == 1.0
     assert Schedule(shape="cosine", warmup=10).share(20) is None  # where it ends is not known
     for wrong in ({"shape": "constant", "ends": 5, "final": 0}, {"shape": "linear", "ends": 5}, {"shape": "odd"}):
         with pytest.raises(ValueError, match="validation error"):
