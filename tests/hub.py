@@ -19,9 +19,9 @@ OLD, NEW = "a" * 40, "b" * 40
 class Hub:
     """One repository with a branch `main` that can move; `commits` holds its files. kind: models or datasets.
 
-    branches: more of them. token: without it (gated) files are refused; private: so is everything else. cut: bytes of an
-    answer after which the connection breaks, as often as `cuts` says. down: it answers nobody. liar: a file whose bytes
-    differ from its hash.
+    branches: more of them. token: without it files are refused (gated); private: so is the rest. cut: bytes of an
+    answer after which the connection breaks, as often as `cuts` says. down: it answers nobody. liar: a file whose
+    bytes differ from its hash.
     """
 
     repo: str

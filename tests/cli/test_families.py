@@ -27,7 +27,7 @@ def test_show_a_checkpoint_with_the_source_beside_each_fact(here: Callable[..., 
     lines = {line.split("  ")[0].strip(): line for line in done.out.splitlines()}
     assert "293,601,280,000" in lines["tokens_seen"] and "https://github.com/allenai/OLMo" in lines["tokens_seen"]
     assert "0.0003971" in lines["lr"] and "2,244,185 steps of it remain" in lines["schedule"]
-    assert "hf:allenai/olmo-mix-1124/dclm" in lines["data: DCLM-Baseline"] and "not known" in lines["end_of_text"]
+    assert "hf:allenai/olmo-mix-1124/dclm" in lines["data: dclm"] and "not known" in lines["end_of_text"]
     facts = json.loads(here("families", "show", "olmo2-1b@pre:140000", "--json").out)
     assert facts["lr"] == 0.0003971 and facts["data"]["parts"][0]["share"] == 0.9511 and facts["terms"] is None
 
@@ -36,7 +36,7 @@ def test_show_a_checkpoint_with_the_source_beside_each_fact(here: Callable[..., 
 def test_show_a_family_or_a_size(here: Callable[..., Any], name: str) -> None:
     done = here("families", "show", name)
     assert done.code == 0 and "105 steps, 40,000 to 4,200,000; 9,909,043,200,000 tokens seen" in done.out
-    assert "licence of the weights" in done.out and "pre: data: FineWeb-Edu" in done.out
+    assert "licence of the weights" in done.out and "pre: data: fineweb-edu" in done.out
     assert json.loads(here("families", "show", name, "--json").out)
 
 

@@ -13,7 +13,7 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.families import airgap, catalogue
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import read_json
+from bessemer.files import read_json, write_record
 from tests.families.test_fetch import add_private
 from tests.hub import OLD, Hub, serve
 
@@ -120,16 +120,31 @@ def test_a_missing_file_a_changed_manifest_and_no_export_are_refused(
         airgap.bring(folder)
 
 
-def test_a_manifest_cannot_name_files_elsewhere(exported: tuple[Path, Checkpoint]) -> None:
-    from bessemer.files import write_record
-
+@pytest.mark.parametrize("place", ["files", "papers"])
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/../../escaped", "a\\\\b"])
+def test_a_manifest_cannot_name_files_elsewhere(exported: tuple[Path, Checkpoint], place: str, name: str) -> None:
     manifest = exported[0] / "checkpoint.json"
     record = read_json(manifest)
     record.pop("sha256")
-    record["files"]["../../escaped"] = record["files"]["config.json"]
+    record[place][name] = record["files"]["config.json"]
     write_record(manifest, record)
     with pytest.raises(BessemerError, match="no exported checkpoint of this version"):
         airgap.bring(exported[0])
+
+
+def test_the_optimizer_s_state_comes_along(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, state = shutil.copytree(tiny_model, tmp_path / "model"), tmp_path / "model.optimizer"
+    state.mkdir()
+    (state / "manifest.json").write_text("{}")
+    add_private(model)
+    airgap.export("mine-tiny@pre", tmp_path / "out")
+    other_site(tmp_path, monkeypatch)
+    airgap.bring(tmp_path / "out")
+    path = resolve("mine-tiny@pre").path
+    assert (path.with_name(f"{path.name}.optimizer") / "manifest.json").read_text() == "{}"  # as plan/ looks for it
+    (tmp_path / "out" / "model.optimizer" / "manifest.json").write_text("[]")
+    with pytest.raises(BessemerError, match="its bytes changed"):
+        airgap.bring(tmp_path / "out")
 
 
 def test_what_was_imported_is_checked_whenever_it_is_used(exported: tuple[Path, Checkpoint]) -> None:

@@ -128,8 +128,16 @@ def test_counts_of_published_steps() -> None:
 def test_where_the_next_stage_says_its_rate_the_computed_one_agrees() -> None:
     """OLMo's anneals start at the rate that stage 1 ended with, and the configurations spell it out."""
     for size, tolerance in [("olmo2-1b", 1e-3), ("olmo2-7b", 3e-3), ("olmo2-13b", 1e-3)]:
-        end, start = catalogue.find(f"{size}@pre").lr, catalogue.find(f"{size}@mid").peak_lr
-        assert end is not None and start is not None and math.isclose(end, start, rel_tol=tolerance), size
+        end = catalogue.find(f"{size}@pre").lr
+        sizes = {n: v for f in catalogue.families() for n, v in catalogue.sizes_of(f).items()}
+        start = sizes[size].stages["mid"].peak_lr
+        assert end is not None and start is not None and math.isclose(end, start.is_, rel_tol=tolerance), size
+
+
+def test_the_peak_is_that_of_the_whole_training_until_then() -> None:
+    assert [catalogue.find(f"olmo2-1b@{stage}").peak_lr for stage in ("pre", "mid", "post")] == [4e-4] * 3
+    assert catalogue.find("olmo2-1b@mid:1000").schedule.startswith("linear from 7.4487e-05 to 0 at step 23,852")
+    assert catalogue.find("qwen3-8b@post").peak_lr is None
 
 
 def test_tokens_seen_agree_with_what_the_publishers_say() -> None:
@@ -149,6 +157,8 @@ def test_a_constant_start_is_told_from_a_falling_one_and_from_an_unknown_one() -
     assert catalogue.find("smollm3-3b@pre").constant is True and catalogue.find("smollm3-3b@pre").lr == 2e-4
     assert catalogue.find("smollm3-3b@mid").constant is False and catalogue.find("smollm3-3b@mid").lr == 0.0
     assert catalogue.find("pythia-70m@pre:100000").constant is False
+    late = [catalogue.find(f"smollm2-1.7b@pre:{step}") for step in (125000, 4500000, 5000000)]
+    assert [e.constant for e in late] == [True, True, False] and late[2].lr and late[2].lr < 2.5e-4
     assert catalogue.find("qwen3-8b@pre").constant is None and catalogue.find("qwen3-8b@pre").lr is None
     assert catalogue.find("olmo3-7b@pre").lr is None  # its schedule was stretched: nothing is computed
 
@@ -215,6 +225,15 @@ def test_mistakes_are_named(old: str, new: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_parts_of_one_mixture_have_names_of_their_own() -> None:
+    for family in catalogue.families():
+        for mixture in family.data.values():
+            assert len({p.name for p in mixture.parts}) == len(mixture.parts), family.family
+            shares = [p.share for p in mixture.parts if p.share]
+            whole = len(shares) == len(mixture.parts)  # else what is left belongs to the parts without one
+            assert not whole or not shares or 0.98 < sum(shares) < 1.001, family.family
+
+
 def test_data_is_checked() -> None:
     def with_data(text: str) -> str:
         return SMALL.replace("sizes:", f"data:\n  pre: {text}\nsizes:")
@@ -237,17 +256,6 @@ def test_a_private_family_is_added_and_found(bessemer_home: Path) -> None:
     entry = catalogue.find("mine-1b@pre:20")
     assert (entry.hub, entry.revision, entry.licence) == ("us/mine", "step20", "internal")
     assert "mine-1b@pre" in catalogue.entries()
-
-
-def test_a_family_that_was_grown_here_says_what_is_known(bessemer_home: Path) -> None:
-    stage = {"folder": "/models/pre", "digest": "d", "parameters": 7, "tokens_seen": 9, "lr": 3e-3, "note": "n"}
-    more = {"context": 512, "optimizer": "included", "data": {"status": "open", "parts": [{"name": "a", "share": 1.0}]}}
-    pre, mid = {**stage, **more, "schedule": "constant"}, {**stage, "lr": 0.0, "schedule": "linear"}
-    catalogue.write_private("nano-1m", {"nano-1m@pre": pre, "nano-1m@mid": mid}, "grow-nano-1m")
-    entry = catalogue.find("nano-1m@pre")
-    assert (entry.lr, entry.constant, entry.schedule, entry.context) == (3e-3, True, "constant", 512)
-    assert entry.data and entry.data.parts[0].share == 1.0 and entry.optimizer == "included"
-    assert (catalogue.find("nano-1m@mid").lr, catalogue.find("nano-1m@mid").constant) == (0.0, False)
 
 
 def test_a_reviewed_name_cannot_be_taken(bessemer_home: Path) -> None:
@@ -289,8 +297,10 @@ def test_a_schedule_rises_stays_and_falls(
 
 def test_what_remains_of_a_schedule_is_said() -> None:
     made = Schedule(shape="linear", begins=80, ends=100, final=0)
-    assert made.text(60) == "constant to step 80, then linear to 0% of the peak at step 100; 40 steps of it remain"
-    assert Schedule(shape="constant").text(60) == "constant" and Schedule(shape="constant").share(None) == 1.0
+    rest = "at step 100; 40 steps of it remain"
+    assert made.text(60, None) == f"constant to step 80, then linear from the peak to 0% of it {rest}"
+    assert made.text(60, 2e-4) == f"constant to step 80, then linear from 0.0002 to 0 {rest}"
+    assert Schedule(shape="constant").text(60, 2e-4) == "constant" and Schedule(shape="constant").share(None) == 1.0
     assert Schedule(shape="cosine", warmup=10).share(20) is None  # where it ends is not known
     for wrong in ({"shape": "constant", "ends": 5, "final": 0}, {"shape": "linear", "ends": 5}, {"shape": "odd"}):
         with pytest.raises(ValueError, match="validation error"):

@@ -1,7 +1,8 @@
 """A checkpoint in a folder that can be carried into a site without a network: `bessemer families export | import`.
 
-FOLDER/model/ holds the files, FOLDER/family.yaml what the catalogue says, FOLDER/licence.txt the licence, and
-FOLDER/checkpoint.json, written last, the sha256 of every file. Nothing is packed, so nothing needs to be unpacked.
+FOLDER/model/ holds the files, FOLDER/model.optimizer/ the state of its optimizer where there is one, FOLDER/family.yaml
+what the catalogue says, FOLDER/licence.txt the licence, and FOLDER/checkpoint.json, written last, the sha256 of every
+file. Nothing is packed, so nothing needs to be unpacked.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ def export(start: str, out: Path) -> Checkpoint:
         raise BessemerError("it exists", where=str(out), fix="give a new folder: --out FOLDER")
     found = resolve(start)
     need_writable(out.parent)
-    need_disk(out.parent, sum(f["bytes"] for f in found.files.values()), f"exporting {start}")
+    state = found.path.with_name(f"{found.path.name}.optimizer")
+    papers = digest_files(state) if state.is_dir() else {}
+    need_disk(out.parent, _bytes(found.files) + _bytes(papers), f"exporting {start}")
     facts = {key: getattr(found, key) for key in ("name", "digest", "origin", "licence", "end_of_text", "files")}
     with new_folder(out) as tmp:
         (tmp / "model").mkdir()
         for name in found.files:
             shutil.copyfile(found.path / name, tmp / "model" / name)
         check_files(tmp / "model", found.files, fix="it changed while it was copied; try again")
+        if papers:
+            shutil.copytree(state, tmp / "model.optimizer")
         write_text(tmp / "licence.txt", _licence(found))
         if found.entry:
             write_text(tmp / "family.yaml", catalogue.text_of(found.entry.size))
@@ -68,8 +73,8 @@ def bring(folder: Path) -> Imported:
     final = place(given.start)
     need_writable(final.parent)
     with exclusive(final.with_name(f"{final.name}.lock"), f"the import of {given.start}"):
-        need_disk(final.parent, sum(f["bytes"] for f in given.files.values()), f"importing {given.start}")
         papers = read_record(folder / MANIFEST)["papers"]
+        need_disk(final.parent, _bytes(given.files) + _bytes(papers), f"importing {given.start}")
         check_files(folder, papers, fix=COPY_AGAIN)
         check_files(folder / "model", given.files, fix=COPY_AGAIN)
         shutil.rmtree(final, ignore_errors=True)
@@ -78,7 +83,9 @@ def bring(folder: Path) -> Imported:
             for name in given.files:
                 shutil.copyfile(folder / "model" / name, tmp / "model" / name)
             for name in (*papers, MANIFEST):
+                (tmp / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / name, tmp / name)
+            check_files(tmp, papers, fix=COPY_AGAIN)
             check_files(tmp / "model", given.files, fix=COPY_AGAIN)
         _learn(final / "family.yaml", given.start)
     return read(final)
@@ -92,7 +99,12 @@ def _learn(family: Path, start: str) -> None:
 
 
 def _papers(folder: Path) -> dict[str, Any]:
-    return {name: f for name, f in digest_files(folder).items() if name in {"licence.txt", "family.yaml"}}
+    """What lies beside the model."""
+    return {name: facts for name, facts in digest_files(folder).items() if not name.startswith("model/")}
+
+
+def _bytes(files: dict[str, dict[str, Any]]) -> int:
+    return sum(facts["bytes"] for facts in files.values())
 
 
 def _licence(found: Checkpoint) -> str:

@@ -19,10 +19,21 @@ import yaml
 from pydantic import BaseModel
 
 from bessemer.errors import BessemerError, Problem, RecipeError
-from bessemer.families.schema import Data, Family, Packages, Size, Stage, Terms, Tokenizer, citations
+from bessemer.families.schema import (
+    Data,
+    Family,
+    Packages,
+    Size,
+    Stage,
+    StageName,
+    Terms,
+    Tokenizer,
+    citations,
+)
 from bessemer.files import home, write_text
 from bessemer.recipe.load import parse
 
+STAGES: tuple[StageName, ...] = ("pre", "mid", "post")
 Model = TypeVar("Model", bound=BaseModel)
 NAME = re.compile(r"^(?P<size>[a-z0-9._-]+)@(?P<stage>[a-z]+)(:(?P<step>\d+))?$")
 
@@ -31,9 +42,9 @@ NAME = re.compile(r"^(?P<size>[a-z0-9._-]+)@(?P<stage>[a-z]+)(:(?P<step>\d+))?$"
 class Entry:
     """A checkpoint of the catalogue, and where it is: on the hub, in packages, in a folder or behind a URL.
 
-    What nobody knows is None or empty. step: of the stage's last checkpoint where none was asked for. lr: the rate
-    there; constant: it has not begun to fall. optimizer: where its state is: `included` beside the weights, `separate`
-    in the trainer's own format, `none`.
+    What nobody knows is None or empty. step: of the stage's last checkpoint where none was asked for. peak_lr: the
+    highest rate until then, in earlier stages too; lr: the rate there; constant: it has not begun to fall. optimizer:
+    where its state is: `included` beside the weights, `separate` in the trainer's own format, `none`.
     """
 
     name: str
@@ -199,7 +210,8 @@ def make_entry(family: Family, name: str, stage_name: str, step: int | None) -> 
         "data_licence": _fact((size.licence or family.licence).data or family.licence.data),
         "end_of_text": _fact(family.end_of_text),
         "tokens_seen": _tokens_seen(stage, at, last),
-        **{key: _fact(getattr(stage, key)) for key in ("batch_tokens", "peak_lr", "context", "optimizer")},
+        "peak_lr": _highest(size, stage_name),
+        **{key: _fact(getattr(stage, key)) for key in ("batch_tokens", "context", "optimizer")},
         **_rate(stage, at),
     }
     return Entry(
@@ -263,8 +275,18 @@ def _rate(stage: Stage, step: int | None) -> dict[str, tuple[Any, str]]:
     return {
         "lr": (lr, source),
         "constant": (constant, ""),
-        "schedule": (path.text(step) if path else "", stage.schedule.source if stage.schedule else ""),
+        "schedule": (
+            path.text(step, stage.peak_lr.is_ if stage.peak_lr else None) if path else "",
+            stage.schedule.source if stage.schedule else "",
+        ),
     }
+
+
+def _highest(size: Size, stage: str) -> tuple[float | None, str]:
+    """The highest known rate of the training up to a stage, earlier stages included."""
+    until = [size.stages[s] for s in STAGES[: STAGES.index(stage) + 1] if s in size.stages]  # type: ignore[index]
+    peaks = [s.peak_lr for s in until if s.peak_lr]
+    return _fact(max(peaks, key=lambda fact: fact.is_)) if peaks else (None, "")
 
 
 def text_of(size: str) -> str:

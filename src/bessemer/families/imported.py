@@ -42,6 +42,7 @@ def place(start: str) -> Path:
 def read(folder: Path) -> Imported:
     """Raises BessemerError when the manifest was changed or names files elsewhere."""
     record = read_record(folder / MANIFEST)
-    if record.get("format") != FORMAT or any("/" in n or "\\" in n or n.startswith(".") for n in record["files"]):
+    names = [*record.get("files", {}), *(part for name in record.get("papers", {}) for part in name.split("/"))]
+    if record.get("format") != FORMAT or any(not n or "/" in n or "\\" in n or n.startswith(".") for n in names):
         raise BessemerError("no exported checkpoint of this version", where=str(folder / MANIFEST))
     return Imported(folder=folder, **{key: record[key] for key in FIELDS})

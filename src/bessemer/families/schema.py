@@ -82,16 +82,15 @@ class Schedule(Strict):
         falling = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.final + (1 - self.final) * falling
 
-    def text(self, step: int | None) -> str:
-        """What remains of it."""
+    def text(self, step: int | None, peak: float | None) -> str:
+        """The path, and what remains of it."""
         if self.shape == "constant" or self.ends is None or self.final is None:
             return self.shape
-        whole = f"{self.shape} to {self.final:.0%} of the peak at step {self.ends:,}"
+        high, low = ("the peak", f"{self.final:.0%} of it") if peak is None else (f"{peak:g}", f"{peak * self.final:g}")
+        whole = f"{self.shape} from {high} to {low} at step {self.ends:,}"
         if self.begins is not None:
             whole = f"constant to step {self.begins:,}, then {whole}"
-        if step is None:
-            return whole
-        return f"{whole}; {max(0, self.ends - step):,} steps of it remain"
+        return whole if step is None else f"{whole}; {max(0, self.ends - step):,} steps of it remain"
 
 
 class StepRange(Strict):
@@ -130,7 +129,7 @@ class Packages(Strict):
 class Part(Strict):
     """One source of a mixture. from: as a recipe's source names it (`hf:owner/name/config`, a folder, a URL)."""
 
-    name: Text
+    name: Name  # becomes part of the name of a recipe's source
     from_: str = Field("", alias="from")
     kind: Literal["documents", "chat"] = "documents"
     share: float | None = Field(None, gt=0, le=1)
