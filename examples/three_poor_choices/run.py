@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -75,7 +76,12 @@ def prepare_data(folder: Path) -> None:
     questions = [(i.id, *(m.content for m in i.messages)) for i in python_text.questions(held_out=True)]
     answers = [a for _, _, a in questions]
     rows = [
-        {"id": id_, "prompt": ask, "choices": [right, *rng.sample([a for a in answers if a != right], 3)], "answer": 0}
+        {
+            "id": id_,
+            "messages": [{"role": "user", "content": ask}],
+            "choices": [right, rng.choice([a for a in answers if a != right])],
+            "answer": 0,
+        }
         for id_, ask, right in questions[:N_QUESTIONS]
     ]
     write_task(folder, "questions", "choice", rows, metric="accuracy")
@@ -114,13 +120,13 @@ def arms(family: str, scratch: str) -> dict[str, tuple[str, list[Row], tuple[flo
         stage({"domain": 0.5, "mid": 0.5}, EARLY),
         stage({"domain": 0.25, "post": 0.75}, TUNE, lr=1e-3),
     ]
-    rates, adapter_rates, early_rates = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 6e-3)
+    rates, adapter_rates, early_rates = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (3e-3, 6e-3, 1.2e-2)
     adapter = [stage({"domain": 1.0}, DOMAIN, method="lora", rank=16)]
     return {
         "a-adapter": (f"{family}@post", adapter, adapter_rates),
         "b-full": (f"{family}@post", domain, rates),
         "b-full-longer": (f"{family}@post", [stage({"domain": 1.0}, EARLY + TUNE)], rates),
-        "c-scratch": (scratch, domain, early_rates),
+        "c-scratch": (scratch, domain, rates),
         "d-pre": (f"{family}@pre", mixed, early_rates),
         "d-mid": (f"{family}@mid", mixed, rates),
         "e-post-mixed": (f"{family}@post", mixed, rates),  # is it the early start, or the family's own data?
@@ -136,7 +142,7 @@ def write_contest(folder: Path, family: str, scratch: str) -> Path:
     contest = {
         "name": "choices",
         "tasks": ["seal:comments"],
-        "keep": [str(folder / "docs.yaml"), str(folder / "questions.yaml")],
+        "keep": [str(folder / "docs.yaml")],
         "data": {"domain": str(folder / "domain.jsonl"), "mid": "family:mid", "post": "family:post"},
         "budget": {"tokens": 5 * (EARLY + TUNE) + 100_000},
         "seeds": [1, 2, 3],
@@ -170,21 +176,33 @@ class Bench:
         return values["name"]
 
     def measure(self, name: str) -> Row:
-        """{task: {value, low, high}} of a run, a checkpoint or a folder; the public part of the comments."""
+        """{task: {value, low, high}} of a run, a checkpoint or a folder: bits per byte of the public part of the
+        comments, of the documentation, and of the right answers to questions."""
         from bessemer.evaluate import stats
-        from bessemer.evaluate.card import primary_metric
-        from bessemer.examine import ask, find_subject, spec_as_dict
+        from bessemer.evaluate.metrics import METRICS
+        from bessemer.examine import ask, find_subject
 
         if name not in self.known:
             found = ask(find_subject(name), self.tasks, self.screen, by="example")
             self.known[name] = {
                 task.name.partition("/")[0]: stats.estimate(
-                    primary_metric(spec_as_dict(task)), found[task.name].columns
+                    METRICS["bits_per_byte"], as_bits(found[task.name].columns)
                 ).result.as_dict()
                 for task in self.tasks
             }
             self.kept.write_text(json.dumps(self.known, indent=1))
         return self.known[name]
+
+
+def as_bits(columns: Any) -> Any:
+    """What the right answers cost, from a task with choices."""
+    from bessemer.evaluate.metrics import Columns
+
+    if columns.kind == "perplexity":
+        return columns
+    right = range(len(columns.ids)), columns.values["gold"]
+    bits = {"bits": -columns.values["logprob"][right] / math.log(2), "bytes": columns.values["bytes"][right]}
+    return Columns("perplexity", columns.ids, columns.groups, columns.slices, bits)
 
 
 def replay_grid(bench: Bench, family: str, lr: Row) -> list[Row]:
@@ -261,11 +279,12 @@ def main() -> None:
     starts = {name: bench.measure(f"{family}@{name}") for name in ("pre", "mid", "post")}
     best = {e["name"]: show.best_rate(folder, e) for e in card["entrants"]}
     lr = {"pre": best["d-pre"], "mid": best["d-mid"], "post": best["b-full"]}
-    values = {s["name"]: s["value"] for s in card["tasks"]["comments"]["standings"]}
+    values = {s["name"]: s["result"]["value"] for s in card["tasks"]["comments"]["standings"]}
     found = {
         "family": family,
         "starts": starts,
         "rates": best,
+        "arms": {e["name"]: bench.measure(e["models"][0]["name"]) for e in card["entrants"]},
         "replay": replay_grid(bench, family, lr),
         "scratch": scratch_curve(bench, scratch, best["c-scratch"], min(values["d-pre"], values["b-full"])),
         "chat": restore_chat(bench, family, best["d-pre"]),

@@ -29,7 +29,7 @@ def cell(interval: Row, digits: int = 3) -> str:
 
 
 def show(folder: Path, card: Row, found: Row) -> None:
-    tasks = {name: {s["name"]: s for s in t["standings"]} for name, t in card["tasks"].items()}
+    tasks = {name: {s["name"]: s["result"] for s in t["standings"]} for name, t in card["tasks"].items()}
     entrants = {e["name"]: e for e in card["entrants"]}
     rows = [
         [
@@ -38,13 +38,13 @@ def show(folder: Path, card: Row, found: Row) -> None:
             f"{entrants[name]['tokens'] / 1e6:.2f}M",
             cell(tasks["comments"][name]),
             cell(tasks["docs"][name]),
-            cell(tasks["questions"][name]),
+            cell(found["arms"][name]["questions"]),
         ]
         for name in entrants
     ]
-    columns = ["arm", "rate", "tokens of all runs", "comments, bits per byte", "docs, bits per byte", "questions right"]
-    print_table("Sealed comments; three seeds, 95 % intervals over items and seeds", columns, rows, right=[1, 2])
-    columns = ["checkpoint", "comments (public)", "docs", "questions right"]
+    columns = ["arm", "rate", "tokens of all runs", "comments (sealed)", "docs", "answers (first seed)"]
+    print_table("Bits per byte; three seeds, 95 % intervals over items and seeds", columns, rows, right=[1, 2])
+    columns = ["checkpoint", "comments (public)", "docs", "answers"]
     rows = [[n, *(cell(m[t]) for t in ("comments", "docs", "questions"))] for n, m in found["starts"].items()]
     print_table("\nBefore any of it", columns, rows)
     rows = [
