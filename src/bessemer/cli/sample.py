@@ -23,6 +23,7 @@ def sample(
     json: Json = False,
 ) -> None:
     """General data that a checkpoint writes itself, filtered and kept as a data set. Goes on after a kill."""
+    from bessemer.errors import BessemerError
     from bessemer.files import read_json
     from bessemer.launch.here import quiet_libraries
     from bessemer.track.screen import Screen
@@ -32,7 +33,11 @@ def sample(
     from bessemer.replay import Asked
     from bessemer.replay import sample as draw
 
-    asked = Asked(kind, int(parse_count(tokens)), longest, temperature, top_p, seed, openings)
+    try:
+        n_tokens = parse_count(tokens)
+    except ValueError as error:
+        raise BessemerError(str(error), where="--tokens") from None
+    asked = Asked(kind, n_tokens, longest, temperature, top_p, seed, openings)
     made = draw(start, name, asked, Screen())
     if json:
         print_json({**{k: made.manifest[k] for k in ("name", "version", "tokens")}, "folder": str(made.folder)})

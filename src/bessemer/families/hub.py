@@ -79,7 +79,7 @@ def pin(address: str, repository: str, revision: str | None, kind: Kind) -> Repo
     if not pinned.exists():
         with _hub(address, repository):
             if kind == "dataset":
-                info: Any = HfApi().dataset_info(repository, revision=revision or None)
+                info: Any = HfApi().dataset_info(repository, revision=revision or None, files_metadata=True)
             else:
                 info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
         siblings = sorted(info.siblings or [], key=lambda s: s.rfilename)
@@ -89,7 +89,7 @@ def pin(address: str, repository: str, revision: str | None, kind: Kind) -> Repo
                 where=address,
                 fix="unset HF_ENDPOINT, or name a mirror that answers `?blobs=true` as the hub does",
             )
-        facts = {s.rfilename: _facts(s) for s in siblings} if kind == "model" else {}
+        facts = {s.rfilename: _facts(s) for s in siblings if s.size is not None}
         write_json(
             pinned,
             {"address": address, "commit": info.sha, "files": [s.rfilename for s in siblings], "facts": facts},

@@ -29,6 +29,7 @@ from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.families.own_data import with_family_data
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
+from bessemer.plan.advice import advise
 from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start, optimizer_choice, peak_of_start
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
@@ -102,6 +103,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
         "token_sets": {name: tokens.reference for name, tokens in sets.items()},
         "defaults": sorted(_defaults(recipe)),
         "machine": describe_machine(),
+        "advice": advise(recipe, identity_part["stages"], checkpoint),
         "estimate": {},
     }
     return Prepared(plan, recipe, checkpoint, renderer, stages, tasks, probes)
