@@ -13,6 +13,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, package, terms
+from bessemer.families.check import check_model
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.families.imported import FORMAT, MANIFEST, Imported, place, read
 from bessemer.files import (
@@ -77,6 +78,7 @@ def bring(folder: Path) -> Imported:
         need_disk(final.parent, _bytes(given.files) + _bytes(papers), f"importing {given.start}")
         check_files(folder, papers, fix=COPY_AGAIN)
         check_files(folder / "model", given.files, fix=COPY_AGAIN)
+        check_model(folder / "model")
         shutil.rmtree(final, ignore_errors=True)
         with new_folder(final) as tmp:
             (tmp / "model").mkdir()

@@ -14,10 +14,11 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
 
 
-def check_model(folder: Path, *, complete: bool = True) -> None:
+def check_model(folder: Path, *, complete: bool = True, known: bool = False) -> None:
     """config.json, tokenizer.json and safetensors weights (all shards of an index) are there, and no code is needed.
 
-    complete: False while the weights are still to come. Raises BessemerError with the remedy.
+    complete: False while the weights are still to come. known: its architecture was looked at when it was fetched;
+    asking transformers takes seconds. Raises BessemerError with the remedy.
     """
     names = {p.name for p in folder.iterdir()}
     if complete and not any(n.endswith(".safetensors") for n in names):
@@ -28,7 +29,14 @@ def check_model(folder: Path, *, complete: bool = True) -> None:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise BessemerError("no JSON object", where=str(folder / "config.json"), fix="give a complete model folder")
-    _need_known_architecture(config, str(folder / "config.json"))
+    if "auto_map" in config:
+        raise BessemerError(
+            "the model needs code of its own (auto_map), which Bessemer never runs",
+            where=str(folder / "config.json"),
+            fix="use a family whose architecture transformers has",
+        )
+    if not known:
+        _need_known_architecture(config.get("model_type"), str(folder / "config.json"))
     if complete and INDEX in names:
         _need_shards(read_json(folder / INDEX), names, folder)
 
@@ -44,14 +52,7 @@ def no_weights(names: set[str], where: str) -> BessemerError:
     )
 
 
-def _need_known_architecture(config: dict[str, Any], where: str) -> None:
-    if "auto_map" in config:
-        raise BessemerError(
-            "the model needs code of its own (auto_map), which Bessemer never runs",
-            where=where,
-            fix="use a family whose architecture transformers has",
-        )
-    kind = config.get("model_type")
+def _need_known_architecture(kind: str | None, where: str) -> None:
     if kind is None or find_spec("transformers") is None:
         return
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

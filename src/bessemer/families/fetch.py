@@ -111,7 +111,7 @@ def _known(found: Checkpoint, entry: catalogue.Entry) -> Checkpoint:
 
 def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = None, fix: str = "") -> Checkpoint:
     """Digest a model folder. expected: what a manifest says of its files; a difference is refused with `fix`."""
-    check_model(folder)
+    check_model(folder, known=expected is not None)
     files = {k: v for k, v in digest_files(folder).items() if any(Path(k).match(p) for p in (*SMALL, WEIGHTS))}
     for file, want in (expected or {}).items():
         if files.get(file) != want:
