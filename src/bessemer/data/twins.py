@@ -1,0 +1,77 @@
+"""Which comment goes under which two rules: one that it breaks, one that it keeps.
+
+Each comment has both answers, so the comment alone tells nothing; each rule is broken about as often as kept, so the
+rule alone tells nothing either.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Key = TypeVar("Key")
+WAITS = 1.3  # times its even share of the twins, after which a rule waits for the others
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comment with rules that it breaks and rules that it keeps. hard: kept ones that are easily taken for broken."""
+
+    broken: tuple[str, ...]
+    kept: tuple[str, ...]
+    hard: frozenset[str] = field(default_factory=frozenset[str])
+
+
+def choose_twins(
+    comments: Iterable[tuple[Key, Judged]], n_twins: int, n_rules: int, rng: random.Random, slack: int = 0
+) -> Iterator[tuple[Key, str, str]]:
+    """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
+
+    A rule at its share of the twins waits for the others, which keeps rare rules visible. slack: by how much the
+    balance of a rule may suffer for a hard case.
+    """
+    yes: Counter[str] = Counter()
+    no: Counter[str] = Counter()
+    n_chosen = 0
+    for key, comment in comments:
+        if n_chosen == n_twins:
+            return
+        broken = [r for r in comment.broken if yes[r] <= WAITS * n_twins / n_rules]
+        if not broken or not comment.kept:
+            continue
+        break_it = min(broken, key=lambda r: (yes[r], rng.random()))
+        keep_it = max(comment.kept, key=lambda r: (yes[r] - no[r] + slack * (r in comment.hard), rng.random()))
+        yes[break_it] += 1
+        no[keep_it] += 1
+        n_chosen += 1
+        yield key, break_it, keep_it
+
+
+def balance(twins: Iterable[tuple[Key, str, str]], tolerance: float) -> list[tuple[Key, str, str]]:
+    """Leave out twins until every rule is broken about as often as kept.
+
+    tolerance: how much |broken - kept| may be, as a share of the rule's twins. What goes first is a twin between the
+    rule that is most often broken and the one that is most often kept, the latest of them.
+    """
+    pairs: dict[tuple[str, str], list[int]] = {}
+    left = list(twins)
+    for i, (_, broken, kept) in enumerate(left):
+        pairs.setdefault((broken, kept), []).append(i)
+    yes, no = Counter(b for _, b, _ in left), Counter(k for _, _, k in left)
+
+    def is_off(rule: str) -> bool:
+        return abs(yes[rule] - no[rule]) > max(1.0, tolerance * (yes[rule] + no[rule]))
+
+    gone: set[int] = set()
+    while wrong := {rule for rule in yes | no if is_off(rule)}:
+        touching = [pair for pair in pairs if wrong & set(pair)]
+        worst = max(touching, key=lambda p: (yes[p[0]] - no[p[0]]) - (yes[p[1]] - no[p[1]]))
+        gone.add(pairs[worst].pop())
+        if not pairs[worst]:
+            del pairs[worst]
+        yes[worst[0]] -= 1
+        no[worst[1]] -= 1
+    return [twin for i, twin in enumerate(left) if i not in gone]
