@@ -9,41 +9,44 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 Key = TypeVar("Key")
-WAITS = 1.3  # times its even share of the twins, after which a rule waits for the others
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A comment with rules that it breaks and rules that it keeps. hard: kept ones that are easily taken for broken."""
+    """The rules that a comment breaks, and those that it keeps."""
 
     broken: tuple[str, ...]
     kept: tuple[str, ...]
-    hard: frozenset[str] = field(default_factory=frozenset[str])
 
 
 def choose_twins(
-    comments: Iterable[tuple[Key, Judged]], n_twins: int, n_rules: int, rng: random.Random, slack: int = 0
+    comments: Iterable[tuple[Key, Judged]],
+    n_twins: int,
+    most: float,
+    rng: random.Random,
+    yes: Counter[str] | None = None,
+    no: Counter[str] | None = None,
 ) -> Iterator[tuple[Key, str, str]]:
     """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
 
-    A rule at its share of the twins waits for the others, which keeps rare rules visible. slack: by how much the
-    balance of a rule may suffer for a hard case.
+    most: a rule that was broken more often than this waits for the others, which keeps rare rules visible. yes, no: how
+    often each rule stands as broken and as kept already; they are counted on.
     """
-    yes: Counter[str] = Counter()
-    no: Counter[str] = Counter()
+    yes = Counter() if yes is None else yes
+    no = Counter() if no is None else no
     n_chosen = 0
     for key, comment in comments:
         if n_chosen == n_twins:
             return
-        broken = [r for r in comment.broken if yes[r] <= WAITS * n_twins / n_rules]
+        broken = [r for r in comment.broken if yes[r] <= most]
         if not broken or not comment.kept:
             continue
         break_it = min(broken, key=lambda r: (yes[r], rng.random()))
-        keep_it = max(comment.kept, key=lambda r: (yes[r] - no[r] + slack * (r in comment.hard), rng.random()))
+        keep_it = max(comment.kept, key=lambda r: (yes[r] - no[r], rng.random()))
         yes[break_it] += 1
         no[keep_it] += 1
         n_chosen += 1

@@ -175,9 +175,9 @@ def branch_odds(
 ) -> list[list[float]]:
     """Log-odds of two one-token answers after each of several prompts that begin alike. [questions][prompts]
 
-    Prompts are token ids; log-odds are logit(first option) - logit(second). What all prompts of a question begin with is computed once, the rests branch
-    off it in the same pass; what all questions of a batch begin with is computed once, too. Only the places that
-    answer, and the two options, go through the head.
+    Prompts are token ids; log-odds are logit(first option) - logit(second). What all prompts of a question begin with
+    is computed once, their rests branch off it in the same pass; what all questions of a batch begin with is computed
+    once, too. Only the places that answer, and the two options, go through the head.
     """
     stems: list[list[int]] = []
     tails: list[list[list[int]]] = []

@@ -20,6 +20,7 @@ from bessemer.data.twins import Judged, choose_twins
 
 SEED = 20261123
 TWINS = {"train": 1100, "trained": 120, "new-wording": 70, "new-rule": 70}
+WAITS = 1.3  # times its even share of the twins, after which a rule waits for the others
 TRAINED = tuple(f for f in families().values() if f.use == "demo")
 UNSEEN = tuple(f for f in families().values() if f.use == "demo-unseen")
 
@@ -41,7 +42,8 @@ def read(split: str) -> list[Item]:
             yield (number, comment), Judged(broken, tuple(name for name in used if name not in broken))
 
     items: list[Item] = []
-    for (number, comment), break_it, keep_it in choose_twins(judged(), TWINS[split], len(used), rng):
+    most = WAITS * TWINS[split] / len(used)
+    for (number, comment), break_it, keep_it in choose_twins(judged(), TWINS[split], most, rng):
         for name, broken in ((break_it, True), (keep_it, False)):
             wordings = used[name].wordings
             wording = wordings[-1] if split == "new-wording" else rng.choice(wordings[:-1])
