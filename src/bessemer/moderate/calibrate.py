@@ -132,7 +132,7 @@ def _fit(policy: Policy, table: Floats, marks: NDArray[Any]) -> dict[str, Measur
 
 
 def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Scale:
-    """Temperature and bias by Newton's method on the log loss, with a penalty of pull / 2 * ((slope - 1)^2 + bias^2)."""
+    """By Newton's method on the log loss, with a penalty of pull / 2 * ((slope - 1)^2 + bias^2)."""
     slope, bias = 1.0, 0.0
     target = broken.astype(np.float64)
 

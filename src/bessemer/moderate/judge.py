@@ -21,6 +21,14 @@ SMALLEST_ROOM = 64  # tokens that must be left for the comment
 KNOWN_POLICIES = 1000
 
 
+class CommentError(BessemerError):
+    """A comment that cannot be judged. code: for programs."""
+
+    def __init__(self, code: str, what: str, fix: str) -> None:
+        super().__init__(what, where="comment", fix=fix)
+        self.code = code
+
+
 @dataclass(frozen=True)
 class Question:
     """A comment that is ready to be judged. pieces: for each one, the prompt of every rule as token ids."""
@@ -48,18 +56,18 @@ class Judge:
     def prepare(self, comment: Comment, policy: Policy) -> Question:
         """Tokens of everything that must be read.
 
-        Raises BessemerError when the comment has no text, is too long, or holds what is no character.
+        Raises CommentError when the comment has no text or is too long.
         """
         if len(comment.text) > MAX_CHARACTERS:
-            raise BessemerError(
+            raise CommentError(
+                "comment_too_long",
                 f"the comment has {len(comment.text):,} characters; at most {MAX_CHARACTERS:,} are judged",
-                where="comment",
-                fix="send the part that people see",
+                "send the part that people see",
             )
         comment = replace(comment, community=comment.community or policy.community)
         text = clean(comment.text)
         if not text:
-            raise BessemerError("the comment has no text that anyone can see", where="comment", fix="send some text")
+            raise CommentError("comment_empty", "the comment has no text that anyone can see", "send some text")
         room = self._room(policy, comment)
         rules = [rule.read for rule in policy.rules]
         texts = self._pieces(text, room)
