@@ -48,12 +48,11 @@ def moderate(
             where="moderate",
             fix="give COMMENTS, --dry-run, --calibrate or --drift, and --column text=body",
         )
-    from bessemer.infer.model import load
     from bessemer.launch.here import quiet_libraries
     from bessemer.moderate.judge import Judge
     from bessemer.moderate.labelled import read_rows
     from bessemer.moderate.policy import load_policy
-    from bessemer.registry.store import open_release
+    from bessemer.serve.server import open_model
     from bessemer.track.screen import Screen
 
     quiet_libraries()
@@ -61,8 +60,7 @@ def moderate(
     (verb, path), rules = asked[0], load_policy(policy)
     rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
     with screen.step(f"model {model}"):
-        release = open_release(model)
-        judge = Judge(load(release.path, digest=release.digest, end_of_text=release.manifest["end_of_text"]))
+        judge = Judge(open_model(model)[0])
     doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
     if doing(judge, rules, rows, screen, json):
         raise typer.Exit(EXIT_CODES["hold"])

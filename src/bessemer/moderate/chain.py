@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from bessemer.files import canonical_json, fsync_folder, need_writable, sha256_t
 MAX_BYTES = 64 << 20  # of a file, then the next one begins
 START = "0" * 64
 Entry = dict[str, Any]
-_ID = re.compile(r"^[a-z]+-(\d{8}t\d{6}-\d+)-(\d{4})-(\d+)$")
+_ID = re.compile(r"^[a-z]+-\d{8}t\d{6}-\d+-[0-9a-f]{6}-\d{4}-(\d+)$")
 
 
 class ChainLog:
@@ -31,7 +32,7 @@ class ChainLog:
     def __init__(self, folder: Path, kind: str, *, max_bytes: int = MAX_BYTES) -> None:
         need_writable(folder)
         self._folder, self._kind, self._max = folder, kind, max_bytes
-        self._series = datetime.now(UTC).strftime("%Y%m%dt%H%M%S") + f"-{os.getpid()}"
+        self._series = datetime.now(UTC).strftime("%Y%m%dt%H%M%S") + f"-{os.getpid()}-{secrets.token_hex(3)}"
         self._number, self._size, self._previous = 0, 0, START
         self._file = -1
         self._lock = threading.Lock()
@@ -72,14 +73,9 @@ class ChainLog:
         """The first line of a file holds the hash of the last one of the file before."""
         if self._file >= 0:
             os.close(self._file)
-        while True:  # a clock that was set back may have given the series to another process with this number
-            self._number += 1
-            path = self._folder / f"{self._kind}-{self._series}-{self._number:04d}.jsonl"
-            try:
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-                break
-            except FileExistsError:
-                continue
+        self._number += 1
+        path = self._folder / f"{self._kind}-{self._series}-{self._number:04d}.jsonl"
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         self._size = 0
         fsync_folder(self._folder)
 
@@ -90,7 +86,7 @@ def find_entry(folder: Path, identity: str) -> Entry:
     path = folder / f"{identity.rpartition('-')[0]}.jsonl"
     if found and path.is_file():
         with path.open("rb") as file:
-            file.seek(int(found[3]))
+            file.seek(int(found[1]))
             try:
                 entry = json.loads(file.readline())
             except ValueError:

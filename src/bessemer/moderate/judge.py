@@ -46,7 +46,7 @@ class Judge:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         yes, no = option_ids(loaded, ANSWERS)
-        self._options = (yes, no)
+        self.options = (yes, no)
         self._longest: dict[str, Rule] = {}  # by policy
 
     def check(self, policy: Policy) -> None:
@@ -76,7 +76,7 @@ class Judge:
     def odds(self, questions: Sequence[Question], progress: Progress | None = None) -> list[list[float]]:
         """For each comment and rule the log-odds of yes; of a comment in pieces the highest."""
         flat = [piece for question in questions for piece in question.pieces]
-        found = iter(branch_odds(self.loaded, flat, self._options, progress) if flat else ())
+        found = iter(branch_odds(self.loaded, flat, self.options, progress) if flat else ())
         return [[max(rule) for rule in zip(*(next(found) for _ in q.pieces), strict=True)] for q in questions]
 
     def _ids(self, comment: Comment, rule: RuleText) -> tuple[int, ...]:

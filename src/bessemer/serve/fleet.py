@@ -60,14 +60,23 @@ class Backend:
                 self._batcher.close()
 
 
+@dataclass(frozen=True)
+class _State:
+    """What is replaced in one go. ready: by reference; main: answers to the name alone, a canary to a share of it."""
+
+    ready: Mapping[str, Backend]
+    main: Backend
+    canary: Backend | None = None
+    share: float = 0.0
+
+
 class Fleet:
-    """Backends by reference. `main` answers to the name alone, a canary to a share of it."""
+    """The backends of a server."""
 
     def __init__(self, backends: Sequence[Backend], *, open_release: Open | None = None) -> None:
         """open_release: follow the route of the first backend's name, and load what it names."""
-        self._ready: Mapping[str, Backend] = {b.release.reference: b for b in backends}
-        self._main = backends[0].release.reference
-        self._route: Route | None = None
+        self.name = backends[0].release.name
+        self._state = _State({b.release.reference: b for b in backends}, backends[0])
         self._open = open_release
         self._seen: Any = None
         self._closed = threading.Event()
@@ -76,36 +85,29 @@ class Fleet:
             threading.Thread(target=self._follow, name="bessemer-route", daemon=True).start()
 
     @property
-    def name(self) -> str:
-        return self.main.release.name
-
-    @property
     def main(self) -> Backend:
-        return self._ready[self._main]
-
-    @property
-    def backends(self) -> list[Backend]:
-        return list(self._ready.values())
+        return self._state.main
 
     @property
     def canary(self) -> Backend | None:
-        route = self._route
-        return self._ready.get(f"{route.name}@{route.canary}") if route and route.canary else None
+        return self._state.canary
+
+    @property
+    def backends(self) -> list[Backend]:
+        return list(self._state.ready.values())
 
     def pick(self, model: str, key: str) -> Backend:
         """`name` (by the route), `name@version` or a digest. key: what decides who goes to the canary, such as a text:
         the same one always goes the same way. Raises RequestError for any other model."""
+        state = self._state
         if model in {"", self.name}:
-            canary, route = self.canary, self._route
-            if canary and route and int(sha256_text(key)[:8], 16) < route.share * 2**32:
-                return canary
-            return self.main
-        ready = self._ready
+            drawn = int(sha256_text(key.encode(errors="replace").decode())[:8], 16)
+            return state.canary if state.canary and drawn < state.share * 2**32 else state.main
         wanted = model.removeprefix("sha256:")
-        if found := ready.get(model) or next((b for b in ready.values() if b.digest == wanted), None):
+        if found := state.ready.get(model) or next((b for b in state.ready.values() if b.digest == wanted), None):
             return found
         raise RequestError(
-            404, f"the model {model[:80]!r} does not exist; this server has {', '.join(map(repr, ready))}",
+            404, f"the model {model[:80]!r} does not exist; this server has {', '.join(map(repr, state.ready))}",
             code="model_not_found", param="model",
         )  # fmt: skip
 
@@ -118,36 +120,33 @@ class Fleet:
 
     def look(self) -> None:
         """Read the route when its file changed; load what is missing, then switch. What fails leaves all as it was."""
-        name = self._main.partition("@")[0]
         try:
-            stat = path_of(name).stat()
+            stat = path_of(self.name).stat()
         except FileNotFoundError:
             return
         if (stat.st_mtime_ns, stat.st_ino) == self._seen:
             return
         self._seen = (stat.st_mtime_ns, stat.st_ino)
         try:
-            self._switch(read_route(name))
+            self._switch(read_route(self.name))
         except (BessemerError, OSError):
             log.exception("the route was not followed")
 
     def _switch(self, route: Route | None) -> None:
-        assert self._open is not None
-        if route is None:
+        if route is None or self._open is None:
             return
-        ready = dict(self._ready)
-        for version in route.versions:
-            reference = f"{route.name}@{version}"
+        ready = dict(self._state.ready)
+        wanted = [f"{route.name}@{v}" for v in route.versions]
+        for reference in wanted:
             if reference not in ready:
                 loaded, release = self._open(reference)
                 ready[reference] = Backend(loaded, release, self.main.max_waiting)
-        wanted = [f"{route.name}@{v}" for v in route.versions]
-        others = [r for r in reversed(ready) if r not in wanted]
-        gone = others[max(0, KEPT - len(wanted)) :]
-        self._ready = {r: b for r, b in ready.items() if r not in gone}
-        self._route, self._main = route, wanted[0]
-        for reference in gone:
-            ready[reference].close()
+        others = [r for r in reversed(ready) if r not in wanted]  # the newest first
+        gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
+        canary = ready[f"{route.name}@{route.canary}"] if route.canary else None
+        self._state = _State(ready, ready[wanted[0]], canary, route.share)
+        for backend in gone:
+            backend.close()
         log.warning("stable %s, canary %s", wanted[0], route.canary)
 
     def _follow(self) -> None:

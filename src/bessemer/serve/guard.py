@@ -90,13 +90,10 @@ class Guard:
     def _check_token(self, headers: Headers, scope: Scope) -> None:
         given = headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if (
-            str(scope["path"]).startswith(GOOGLE) and not given
-        ):  # Google's clients send the key in a header or the query
-            keys = [
-                *headers.getlist("x-goog-api-key"),
-                *parse_qs(scope["query_string"].decode("latin-1")).get("key", []),
-            ]
+        if not given and str(scope["path"]).startswith(GOOGLE):
+            # Google's clients send the key in a header of its own or in the query.
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            keys = [*headers.getlist("x-goog-api-key"), *query.get("key", [])]
             scheme, token = ("bearer", keys[0]) if len(keys) == 1 else ("", "")
         digest = hashlib.sha256(token.strip().encode("latin-1", errors="replace")).digest()
         if scheme.lower() == "bearer" and hmac.compare_digest(digest, self._secret):
