@@ -10,34 +10,35 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
+Rule = TypeVar("Rule")  # an id, or a community and an id
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(Generic[Rule]):
     """The rules that a comment breaks, and those that it keeps."""
 
-    broken: tuple[str, ...]
-    kept: tuple[str, ...]
+    broken: tuple[Rule, ...]
+    kept: tuple[Rule, ...]
 
 
 def choose_twins(
-    comments: Iterable[tuple[Key, Judged]],
+    comments: Iterable[tuple[Key, Judged[Rule]]],
     n_twins: int,
     most: float,
     rng: random.Random,
-    yes: Counter[str] | None = None,
-    no: Counter[str] | None = None,
-) -> Iterator[tuple[Key, str, str]]:
+    yes: Counter[Rule] | None = None,
+    no: Counter[Rule] | None = None,
+) -> Iterator[tuple[Key, Rule, Rule]]:
     """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
 
     most: a rule that was broken more often than this waits for the others, which keeps rare rules visible. yes, no: how
     often each rule stands as broken and as kept already; they are counted on.
     """
-    yes = Counter() if yes is None else yes
-    no = Counter() if no is None else no
+    yes = Counter[Rule]() if yes is None else yes
+    no = Counter[Rule]() if no is None else no
     n_chosen = 0
     for key, comment in comments:
         if n_chosen == n_twins:
@@ -53,19 +54,19 @@ def choose_twins(
         yield key, break_it, keep_it
 
 
-def balance(twins: Iterable[tuple[Key, str, str]], tolerance: float) -> list[tuple[Key, str, str]]:
+def balance(twins: Iterable[tuple[Key, Rule, Rule]], tolerance: float) -> list[tuple[Key, Rule, Rule]]:
     """Leave out twins until every rule is broken about as often as kept.
 
     tolerance: how much |broken - kept| may be, as a share of the rule's twins. What goes first is a twin between the
     rule that is most often broken and the one that is most often kept, the latest of them.
     """
-    pairs: dict[tuple[str, str], list[int]] = {}
+    pairs: dict[tuple[Rule, Rule], list[int]] = {}
     left = list(twins)
     for i, (_, broken, kept) in enumerate(left):
         pairs.setdefault((broken, kept), []).append(i)
     yes, no = Counter(b for _, b, _ in left), Counter(k for _, _, k in left)
 
-    def is_off(rule: str) -> bool:
+    def is_off(rule: Rule) -> bool:
         return abs(yes[rule] - no[rule]) > max(1.0, tolerance * (yes[rule] + no[rule]))
 
     gone: set[int] = set()

@@ -163,6 +163,7 @@ def branch_logprobs(
     return scores
 
 
+ROUND = 32  # documents are filled up to a multiple of it: libraries keep code for every shape they have met
 MAX_BRANCHES = 1024  # tokens of the branches of one stem that are read together: bounds the mask
 
 
@@ -190,12 +191,15 @@ def branch_odds(
             owner.append((q, first))
     prefix = _common_prefix(stems)
     fed = [[*stem[len(prefix) :], *(i for t in own for i in t)] for stem, own in zip(stems, tails, strict=True)]
+    idle = [-len(document) % ROUND for document in fed]
+    fed = [[*document, *document[:1] * n] for document, n in zip(fed, idle, strict=True)]
     rows_2C = loaded.head.weight[list(options)].float()
     bias: torch.Tensor | None = loaded.head.bias
     odds = [[0.0] * len(prompts) for prompts in questions]
     order = sorted(range(len(fed)), key=lambda d: (len(fed[d]), d))
     for chunk in _chunks(order, [len(fed[d]) for d in order], max(BATCH_TOKENS, 4 * len(prefix))):
-        hidden_NC, _ = _forward(loaded, [fed[d] for d in chunk], prefix, [[len(t) for t in tails[d]] for d in chunk])
+        forks = [[*(len(t) for t in tails[d]), idle[d]] for d in chunk]
+        hidden_NC, _ = _forward(loaded, [fed[d] for d in chunk], prefix, forks)
         at = len(prefix)
         places: list[int] = []
         for d in chunk:
@@ -203,6 +207,7 @@ def branch_odds(
             for tail in tails[d]:
                 at += len(tail)
                 places.append(at - 1)
+            at += idle[d]
         logits_S2 = F.linear(hidden_NC[places].float(), rows_2C, None if bias is None else bias[list(options)].float())
         found = iter((logits_S2[:, 0] - logits_S2[:, 1]).double().cpu().tolist())
         for d in chunk:

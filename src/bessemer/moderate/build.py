@@ -220,14 +220,13 @@ def _computed(
     usable = [c for c in usable if not c.labelled or rng.random() < recipe.mixed]
     rng.shuffle(usable)
 
-    def judged() -> Iterator[tuple[Pooled, Judged]]:
+    def judged() -> Iterator[tuple[Pooled, Judged[Key]]]:
         for comment in usable:
-            broken = tuple(name for name in used if families()[name].breaks(comment.text))
-            yield comment, Judged(broken, tuple(name for name in used if name not in broken))
+            broken = tuple(("", name) for name in used if families()[name].breaks(comment.text))
+            yield comment, Judged(broken, tuple(key for name in used if (key := ("", name)) not in broken))
 
-    by_name = [Counter({k[1]: n for k, n in c.items() if not k[0]}) if c else Counter[str]() for c in (yes, no)]
-    limit = 1.5 * n_twins / max(1, len(used)) + max(by_name[0].values(), default=0)
-    return [(c, ("", b), ("", k)) for c, b, k in choose_twins(judged(), n_twins, limit, rng, *by_name)]
+    known = max((n for key, n in (yes or Counter[Key]()).items() if not key[0]), default=0)
+    return list(choose_twins(judged(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
 
 
 def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:

@@ -36,7 +36,7 @@ def read(split: str) -> list[Item]:
     usable = [(i, c) for i, c in comments.domain_comments(test=split != "train") if 3 <= len(c.split()) <= 13]
     rng.shuffle(usable)
 
-    def judged() -> Iterator[tuple[tuple[str, str], Judged]]:
+    def judged() -> Iterator[tuple[tuple[str, str], Judged[str]]]:
         for number, comment in usable:
             broken = tuple(name for name, f in used.items() if f.breaks(clean(comment)))
             yield (number, comment), Judged(broken, tuple(name for name in used if name not in broken))
