@@ -30,7 +30,7 @@ def _synthetic_comments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rule_of(item: Item) -> str:
-    return item.messages[1].content.split("\n")[0].removeprefix("Rule: ")
+    return item.messages[1].content.split("\n")[1].removeprefix("Rule: ")
 
 
 @pytest.mark.parametrize("split", ["train", "trained", "new-wording", "new-rule"])
@@ -40,7 +40,7 @@ def test_every_comment_is_a_twin_with_true_opposite_answers(split: str) -> None:
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.group, []).append(item)
-        comment = item.messages[1].content.split("\n")[1].removeprefix("Comment: ")
+        comment = item.messages[1].content.split("\n")[0].removeprefix("Comment: ")
         broken = families[item.meta["rule"]].breaks(comment)
         assert item.messages[-1].content == ("yes" if broken else "no")
     assert all(sorted(i.messages[-1].content for i in g) == ["no", "yes"] for g in groups.values())
@@ -66,5 +66,5 @@ def test_six_families_and_the_last_wordings_are_kept_for_the_test() -> None:
 
 
 def test_train_and_test_share_no_comment() -> None:
-    sets = [{i.messages[1].content.split("\n")[1] for i in house_rules.read(s)} for s in ("train", "trained")]
+    sets = [{i.messages[1].content.split("\n")[0] for i in house_rules.read(s)} for s in ("train", "trained")]
     assert not sets[0] & sets[1]

@@ -17,9 +17,13 @@ from bessemer.cli import (
     evaluate,
     families,
     merge,
+    moderate,
     plan,
+    policy,
     recipe,
     releases,
+    review,
+    route,
     run,
     runs,
     seal,
@@ -39,10 +43,12 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(plan.plan)
 app.command()(serve.serve)
+app.command()(route.route)
 app.command()(releases.releases)
 app.command()(show.show)
 app.command()(trace.trace)
 app.command()(merge.merge)
+app.command()(moderate.moderate)
 app.command()(evaluate.verdict)
 app.command()(evaluate.verify)
 app.command()(doctor.doctor)
@@ -52,6 +58,8 @@ app.add_typer(evaluate.app, name="eval", help="Measure models on tasks; how smal
 app.add_typer(families.app, name="families", help="Checkpoints known by name; grow a family of your own.")
 app.add_typer(contest.app, name="contest", help="Several recipes, one budget, the same sealed tasks.")
 app.add_typer(seal.app, name="seal", help="Seal a task before training; list who opened it; verify it.")
+app.add_typer(policy.app, name="policy", help="Rules of communities: check, store, list.")
+app.add_typer(review.app, name="review", help="What people say about decisions, and what comes of it.")
 app.add_typer(recipe.app, name="recipe", help="Write, check and describe recipes.")
 
 

@@ -9,7 +9,9 @@ import typer
 
 
 def serve(
-    release: Annotated[str, typer.Argument(help="name@version, or name for its newest version")],
+    release: Annotated[
+        str, typer.Argument(help="name@version; or name: what `bessemer route` chose, else the newest version")
+    ],
     host: Annotated[
         str, typer.Option(help="address to listen on; others than this machine's need a token of yours")
     ] = ("127.0.0.1"),
@@ -21,20 +23,36 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="a further name that clients may call this server by; repeatable")
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="policy of moderation requests that name none: a file, or a stored name@version")
+    ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="a further release for clients who pin it (name@version); repeatable")
+    ] = None,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", help="the decision log holds the comments; default: keyed hashes only")
+    ] = False,
 ) -> None:
     """Serve a release with an OpenAI-compatible API. Every byte of it is checked first."""
     from rich.console import Console
 
-    from bessemer.registry.store import open_release
+    from bessemer.moderate.policy import load_policy
+    from bessemer.registry.routes import read_route
+    from bessemer.registry.store import find_release
     from bessemer.serve.keys import find_key
-    from bessemer.serve.server import describe, listen, need_extras, run
+    from bessemer.serve.server import describe, listen, need_extras, open_model, run
 
     need_extras()
     key = find_key(host, token_file)
+    rules = load_policy(policy) if policy else None
+    pinned = "@" in release
+    route = None if pinned else read_route(release)
+    others = [find_release(name).reference for name in also or []]
     with listen(host, port) as taken:
-        stored = open_release(release)
-        from bessemer.infer.model import load
-
-        loaded = load(stored.path, digest=stored.digest, end_of_text=stored.manifest["end_of_text"])
+        loaded, stored = open_model(f"{release}@{route.stable}" if route else release)
         Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key), markup=False)
-        run(loaded, stored, taken, key.token, allow_host or [])
+        more = [open_model(name) for name in others if name != stored.reference]
+        run(
+            loaded, stored, taken, key.token, allow_host or [],
+            others=more, open_release=None if pinned else open_model, policy=rules, keep_text=log_text,
+        )  # fmt: skip

@@ -163,6 +163,73 @@ def branch_logprobs(
     return scores
 
 
+ROUND = 32  # documents are filled up to a multiple of it: libraries keep code for every shape they have met
+MAX_BRANCHES = 1024  # tokens of the branches of one stem that are read together: bounds the mask
+
+
+@torch.inference_mode()
+def branch_odds(
+    loaded: Loaded,
+    questions: Sequence[Sequence[Sequence[int]]],
+    options: tuple[int, int],
+    progress: Progress | None = None,
+) -> list[list[float]]:
+    """Log-odds of two one-token answers after each of several prompts that begin alike. [questions][prompts]
+
+    Prompts are token ids; log-odds are logit(first option) - logit(second). What all prompts of a question begin with
+    is computed once, their rests branch off it in the same pass; what all questions of a batch begin with is computed
+    once, too. Only the places that answer, and the two options, go through the head.
+    """
+    stems: list[list[int]] = []
+    tails: list[list[list[int]]] = []
+    owner: list[tuple[int, int]] = []  # question, its first prompt in this document
+    for q, prompts in enumerate(questions):
+        n = _n_shared(prompts)
+        for first, group in _groups([list(p[n:]) for p in prompts]):
+            stems.append(list(prompts[0][:n]))
+            tails.append(group)
+            owner.append((q, first))
+    prefix = _common_prefix(stems)
+    fed = [[*stem[len(prefix) :], *(i for t in own for i in t)] for stem, own in zip(stems, tails, strict=True)]
+    idle = [-len(document) % ROUND for document in fed]
+    fed = [[*document, *document[:1] * n] for document, n in zip(fed, idle, strict=True)]
+    rows_2C = loaded.head.weight[list(options)].float()
+    bias: torch.Tensor | None = loaded.head.bias
+    odds = [[0.0] * len(prompts) for prompts in questions]
+    order = sorted(range(len(fed)), key=lambda d: (len(fed[d]), d))
+    for chunk in _chunks(order, [len(fed[d]) for d in order], max(BATCH_TOKENS, 4 * len(prefix))):
+        forks = [[*(len(t) for t in tails[d]), idle[d]] for d in chunk]
+        hidden_NC, _ = _forward(loaded, [fed[d] for d in chunk], prefix, forks)
+        at = len(prefix)
+        places: list[int] = []
+        for d in chunk:
+            at += len(stems[d]) - len(prefix)
+            for tail in tails[d]:
+                at += len(tail)
+                places.append(at - 1)
+            at += idle[d]
+        logits_S2 = F.linear(hidden_NC[places].float(), rows_2C, None if bias is None else bias[list(options)].float())
+        found = iter((logits_S2[:, 0] - logits_S2[:, 1]).double().cpu().tolist())
+        for d in chunk:
+            q, first = owner[d]
+            odds[q][first : first + len(tails[d])] = [next(found) for _ in tails[d]]
+        if progress:
+            progress(len(chunk) / len(fed))
+    return odds
+
+
+def _groups(tails: Sequence[list[int]]) -> Iterator[tuple[int, list[list[int]]]]:
+    """(place of the first one, neighbours that are read together)."""
+    first = 0
+    while first < len(tails):
+        last, size = first + 1, len(tails[first])
+        while last < len(tails) and size + len(tails[last]) <= MAX_BRANCHES:
+            size += len(tails[last])
+            last += 1
+        yield first, list(tails[first:last])
+        first = last
+
+
 def _chosen_logprobs(
     loaded: Loaded, hidden_NC: torch.Tensor, places: Sequence[int], targets: Sequence[int]
 ) -> list[float]:

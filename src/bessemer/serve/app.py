@@ -1,4 +1,4 @@
-"""The application: an OpenAI-compatible API for one release. `guard` says what a request must pass first."""
+"""The application: OpenAI's API, and Perspective's, for pinned releases. `guard`: what a request must pass first."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -18,11 +19,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bessemer.infer.model import Loaded
+from bessemer.moderate.policy import Policy
 from bessemer.registry.store import StoredRelease
 from bessemer.serve.answers import Answer
+from bessemer.serve.batches import MAX_WAITING as MAX_COMMENTS
+from bessemer.serve.desk import Desk
+from bessemer.serve.fleet import Backend, Fleet, Open
 from bessemer.serve.guard import OPEN_PATH, Guard
 from bessemer.serve.jobs import Job, Piece, chat_job, completion_job
-from bessemer.serve.problems import RequestError, from_validation, internal_error
+from bessemer.serve.moderation import add_moderation
+from bessemer.serve.perspective import add_perspective
+from bessemer.serve.problems import DIGEST_HEADER, RequestError, from_validation, internal_error
 from bessemer.serve.schemas import ChatRequest, CompletionRequest
 from bessemer.serve.worker import QueueFullError, Ticket, Worker
 
@@ -41,14 +48,26 @@ def create_app(
     hosts: Collection[str] = (),
     any_address: bool = False,
     max_waiting: int = MAX_WAITING,
+    max_comments: int = MAX_COMMENTS,
+    others: Sequence[tuple[Loaded, StoredRelease]] = (),
+    open_release: Open | None = None,
+    policy: Policy | None = None,
+    keep_text: bool = False,
 ) -> FastAPI:
-    """An application that answers with this model only. hosts, any_address: see `Guard`."""
-    served = Served(loaded, release, Worker(max_waiting))
+    """An application that answers with this model, and with `others` when they are asked for by version or digest.
+
+    hosts, any_address: see `Guard`. max_waiting: requests that wait to be answered; max_comments: comments that wait to
+    be judged. open_release: see `Fleet`. policy: of moderation requests that name none. keep_text: the decision log
+    holds texts.
+    """
+    backends = [Backend(of, which, max_comments) for of, which in ((loaded, release), *others)]
+    fleet = Fleet(backends, open_release=open_release)
+    served = Served(fleet, Worker(max_waiting), Desk(fleet, policy, keep_text=keep_text))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        served.worker.close()
+        served.close()
 
     app = FastAPI(
         docs_url=None,
@@ -59,48 +78,49 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.served = served
-    app.add_middleware(Guard, token=token, digest=loaded.digest, hosts=hosts, any_address=any_address)
-    _add_errors(app, loaded.digest)
+    app.add_middleware(Guard, token=token, digest=lambda: fleet.main.digest, hosts=hosts, any_address=any_address)
+    _add_errors(app, fleet)
     _add_routes(app, served)
+    add_moderation(app, served.desk, served.worker)
+    add_perspective(app, served.desk)
     return app
 
 
 @dataclass(frozen=True)
 class Served:
-    """The model, what it is called, and its thread."""
+    """The models, the thread that writes answers, and the desk that judges comments."""
 
-    loaded: Loaded
-    release: StoredRelease
+    fleet: Fleet
     worker: Worker
+    desk: Desk
 
-    def need_name(self, name: str) -> None:
-        """`name@version`, or `name` alone. Raises RequestError for any other."""
-        if name not in {self.release.reference, self.release.name}:
-            raise RequestError(
-                404, f"the model {name!r} does not exist; this server has {self.release.reference!r}",
-                code="model_not_found", param="model",
-            )  # fmt: skip
+    def close(self) -> None:
+        self.worker.close()
+        self.fleet.close()
+        self.desk.close()
 
-    def card(self) -> dict[str, Any]:
-        """The model as /v1/models shows it."""
-        manifest = self.release.manifest
+    def card(self, backend: Backend) -> dict[str, Any]:
+        """A model as /v1/models shows it."""
+        manifest = backend.release.manifest
         created = manifest.get("created")
         return {
-            "id": self.release.reference,
+            "id": backend.release.reference,
             "object": "model",
             "created": int(datetime.fromisoformat(created).timestamp()) if created else 0,
             "owned_by": "bessemer",
-            "digest": self.loaded.digest,
+            "digest": backend.digest,
             "verdict": manifest.get("verdict"),
             "base": (manifest.get("base") or {}).get("name"),
         }
 
-    async def prepare(self, make: Callable[[Loaded, RequestT], Job], body: RequestT) -> tuple[Job, Ticket[Piece]]:
+    async def prepare(
+        self, backend: Backend, make: Callable[[Loaded, RequestT], Job], body: RequestT
+    ) -> tuple[Job, Ticket[Piece]]:
         """Tokenise beside the event loop, then get in line."""
-        self.need_name(body.model)
-        job = await asyncio.to_thread(make, self.loaded, body)
+        loaded = backend.loaded
+        job = await asyncio.to_thread(make, loaded, body)
         try:
-            return job, self.worker.submit(lambda cancelled: job.run(self.loaded, cancelled))
+            return job, self.worker.submit(lambda cancelled: job.run(loaded, cancelled))
         except QueueFullError:
             raise RequestError(
                 503, f"{self.worker.max_waiting} requests wait already; try again later",
@@ -112,12 +132,14 @@ class Served:
     ) -> Response:
         """The answer whole or as a stream. A client that leaves stops the work."""
         if body.stream:
-            return _Events(_guarded(answer.stream(aiter(ticket), body.stream_options.include_usage)), ticket)
+            events = answer.stream(aiter(ticket), body.stream_options.include_usage)
+            return _Events(_guarded(events), ticket, answer.loaded.digest)
         whole = asyncio.ensure_future(answer.whole(aiter(ticket)))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return JSONResponse(whole.result()) if whole.done() else Response(status_code=CLIENT_LEFT)
+            headers = {DIGEST_HEADER: answer.loaded.digest}
+            return JSONResponse(whole.result(), headers=headers) if whole.done() else Response(status_code=CLIENT_LEFT)
         except Exception:
             log.exception("a request failed")
             raise internal_error() from None
@@ -128,51 +150,56 @@ class Served:
 
 
 def _add_routes(app: FastAPI, served: Served) -> None:
-    reference, digest = served.release.reference, served.loaded.digest
+    fleet = served.fleet
 
     @app.get(OPEN_PATH)
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "release": reference, "digest": digest}
+        return {"status": "ok", "release": fleet.main.release.reference, "digest": fleet.main.digest}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [served.card()]}
+        return {"object": "list", "data": [served.card(backend) for backend in fleet.backends]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        served.need_name(name)
-        return served.card()
+        return served.card(fleet.pick(name, ""))
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        job, ticket = await served.prepare(chat_job, body)
-        return await served.respond(request, body, Answer(served.loaded, reference, "chat", job, body.logprobs), ticket)
+        backend = fleet.pick(body.model, body.messages[-1].content)
+        policy = served.desk.policy(body.policy) if body.policy is not None else None
+        job, ticket = await served.prepare(backend, partial(chat_job, policy=policy), body)
+        answer = Answer(backend.loaded, backend.release.reference, "chat", job, body.logprobs)
+        return await served.respond(request, body, answer, ticket)
 
     @app.post("/v1/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        job, ticket = await served.prepare(completion_job, body)
-        return await served.respond(
-            request, body, Answer(served.loaded, reference, "text", job, body.logprobs is not None), ticket
-        )
+        backend = fleet.pick(body.model, str(body.prompt))
+        job, ticket = await served.prepare(backend, completion_job, body)
+        answer = Answer(backend.loaded, backend.release.reference, "text", job, body.logprobs is not None)
+        return await served.respond(request, body, answer, ticket)
 
 
-def _add_errors(app: FastAPI, digest: str) -> None:
-    async def refused(_: Request, error: Exception) -> Response:
+def _add_errors(app: FastAPI, fleet: Fleet) -> None:
+    def answer(error: RequestError, request: Request) -> Response:
+        return error.response(fleet.main.digest, request.url.path)
+
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        return error.response(digest)
+        return answer(error, request)
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return from_validation(error.errors()).response(digest)
+        return answer(from_validation(error.errors()), request)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        return RequestError(error.status_code, message, code=code, headers=error.headers).response(digest)
+        return answer(RequestError(error.status_code, message, code=code, headers=error.headers), request)
 
-    async def failed(_: Request, error: Exception) -> Response:
-        return internal_error().response(digest)
+    async def failed(request: Request, error: Exception) -> Response:
+        return answer(internal_error(), request)
 
     app.add_exception_handler(RequestError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -183,8 +210,9 @@ def _add_errors(app: FastAPI, digest: str) -> None:
 class _Events(StreamingResponse):
     """Server-sent events of a ticket, which is closed however the response ends."""
 
-    def __init__(self, events: AsyncIterator[str], ticket: Ticket[Piece]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    def __init__(self, events: AsyncIterator[str], ticket: Ticket[Piece], digest: str) -> None:
+        headers = {"X-Accel-Buffering": "no", DIGEST_HEADER: digest}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
         self._ticket = ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import jinja2
 
+from bessemer.data.items import Message
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import Token, generate, max_positions, prompt_logprobs
 from bessemer.infer.model import Loaded
 from bessemer.infer.text import TextStream, vocabulary
+from bessemer.moderate.policy import Policy
 from bessemer.serve.problems import RequestError
 from bessemer.serve.schemas import ChatRequest, CompletionRequest, Sampling
 from bessemer.serve.worker import Cancelled
@@ -68,10 +70,17 @@ class Job:
         return [Token(i, text, 0.0) for i, text in zip(ids, texts, strict=True)]
 
 
-def chat_job(loaded: Loaded, body: ChatRequest) -> Job:
-    """Raises RequestError when the template refuses the conversation or it is too long."""
+def chat_job(loaded: Loaded, body: ChatRequest, policy: Policy | None = None) -> Job:
+    """policy: its rules stand at the beginning of the system message.
+
+    Raises RequestError when the template refuses the conversation or it is too long.
+    """
+    messages = [m.message() for m in body.messages]
+    if policy is not None:
+        own = messages.pop(0).content if messages[0].role == "system" else ""
+        messages.insert(0, Message("system", "\n\n".join(filter(None, [policy.as_text(), own]))))
     try:
-        ids = loaded.renderer.chat_ids([m.message() for m in body.messages])
+        ids = loaded.renderer.chat_ids(messages)
     except (BessemerError, jinja2.TemplateError) as error:
         raise RequestError(400, str(error), code="invalid_conversation", param="messages") from None
     _need_room(loaded, len(ids), body.limit or 1, "messages")

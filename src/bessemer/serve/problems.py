@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}."""
+"""Errors as clients expect them: {"error": {"message", "type", "param", "code"}}; Google's shape on its paths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from starlette.responses import Response
 
 DIGEST_HEADER = "X-Bessemer-Digest"
+GOOGLE = "/v1alpha1/"  # paths of Perspective's API
+_STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 405: "UNIMPLEMENTED",
+           429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}  # fmt: skip
 
 
 class RequestError(Exception):
@@ -28,13 +31,19 @@ class RequestError(Exception):
         self.status, self.message, self.code = status, message, code
         self.kind, self.param, self.headers = kind, param, dict(headers or {})
 
-    def body(self) -> dict[str, Any]:
+    def body(self, path: str = "") -> dict[str, Any]:
+        """path: whose clients asked."""
+        if path.startswith(GOOGLE):
+            kind = "type.googleapis.com/google.commentanalyzer.v1alpha1.Error"
+            details = [{"@type": kind, "errorType": self.code.upper()}]
+            status = _STATUS.get(self.status, "INVALID_ARGUMENT")
+            return {"error": {"code": self.status, "message": self.message, "status": status, "details": details}}
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
-    def response(self, digest: str) -> Response:
+    def response(self, digest: str, path: str = "") -> Response:
         """ASCII only: a message may quote text of the client that is no valid Unicode."""
-        headers = {**self.headers, DIGEST_HEADER: digest}
-        return Response(json.dumps(self.body()), self.status, headers=headers, media_type="application/json")
+        headers = {DIGEST_HEADER: digest, **self.headers}
+        return Response(json.dumps(self.body(path)), self.status, headers=headers, media_type="application/json")
 
 
 def internal_error() -> RequestError:

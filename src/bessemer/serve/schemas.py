@@ -123,6 +123,8 @@ class ChatRequest(Sampling):
     service_tier: Literal["auto", "default"] = "auto"
     safety_identifier: str = ""
     prompt_cache_key: str = ""
+    # Ours: the rules of a stored policy, or of one given whole, are put before the conversation.
+    policy: str | dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> ChatRequest:

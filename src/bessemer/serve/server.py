@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bessemer.errors import BessemerError
 
@@ -53,8 +53,11 @@ def listen(host: str, port: int) -> socket.socket:
     return taken
 
 
-def run(loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str, hosts: Collection[str] = ()) -> None:
-    """Serve until SIGTERM or Ctrl-C, then return. hosts: further names by which clients may call it."""
+def run(
+    loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str, hosts: Collection[str] = (), **more: Any
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then return. hosts: further names by which clients may call it; more: see
+    `create_app`."""
     import uvicorn
 
     from bessemer.serve.app import create_app
@@ -62,7 +65,7 @@ def run(loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str
     bound = str(taken.getsockname()[0])
     everywhere = bound in {"0.0.0.0", "::"}  # noqa: S104 (compared, not bound)
     names = {bound, *hosts} | ({socket.gethostname(), socket.getfqdn()} if everywhere else set())
-    app = create_app(loaded, release, token=token, hosts=names, any_address=everywhere)
+    app = create_app(loaded, release, token=token, hosts=names, any_address=everywhere, **more)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -74,6 +77,15 @@ def run(loaded: Loaded, release: StoredRelease, taken: socket.socket, token: str
     )
     with _quiet_signals():
         uvicorn.Server(config).run(sockets=[taken])
+
+
+def open_model(reference: str) -> tuple[Loaded, StoredRelease]:
+    """A release after every byte of it was checked, and its model."""
+    from bessemer.infer.model import load
+    from bessemer.registry.store import open_release
+
+    release = open_release(reference)
+    return load(release.path, digest=release.digest, end_of_text=release.manifest["end_of_text"]), release
 
 
 def describe(release: StoredRelease, taken: socket.socket, key: Key) -> str:

@@ -1,0 +1,217 @@
+"""bessemer moderate: judge files of comments, choose thresholds, see what a policy would do or whether data moved."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bessemer.cli.options import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from bessemer.moderate.judge import Judge
+    from bessemer.moderate.policy import Policy
+    from bessemer.track.screen import Screen
+
+File = Annotated[Path | None, typer.Option(help="A file of comments.")]
+
+
+def moderate(
+    policy: Annotated[str, typer.Option(help="A policy file (.yaml, .md), or a stored name@version.")],
+    model: Annotated[str, typer.Option(help="The release: name@version.")],
+    comments: Annotated[
+        Path | None, typer.Argument(help="Judge these; one JSON object a comment on stdout.", metavar="COMMENTS")
+    ] = None,
+    dry_run: Annotated[
+        Path | None, typer.Option(help="What the policy would do to these, and its likely false positives.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Choose scales and thresholds on these labelled comments, drawn at random.")
+    ] = None,
+    drift: Annotated[Path | None, typer.Option(help="Whether these are still like the calibration's.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="The file's own name of a column; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """One of COMMENTS, --dry-run, --calibrate and --drift. Exit code 2: --drift found a move."""
+    from bessemer.errors import EXIT_CODES, BessemerError
+
+    given = {"judge": comments, "dry_run": dry_run, "calibrate": calibrate, "drift": drift}
+    asked = [(verb, path) for verb, path in given.items() if path is not None]
+    columns = dict(c.split("=", 1) for c in column or [] if "=" in c)
+    if len(asked) != 1 or len(columns) < len(column or []):
+        raise BessemerError(
+            f"{len(asked)} things to do" if len(asked) != 1 else f"{column} is no list of OURS=THEIRS",
+            where="moderate",
+            fix="give COMMENTS, --dry-run, --calibrate or --drift, and --column text=body",
+        )
+    from bessemer.launch.here import quiet_libraries
+    from bessemer.moderate.judge import Judge
+    from bessemer.moderate.labelled import read_rows
+    from bessemer.moderate.policy import load_policy
+    from bessemer.serve.server import open_model
+    from bessemer.track.screen import Screen
+
+    quiet_libraries()
+    screen = Screen()
+    (verb, path), rules = asked[0], load_policy(policy)
+    rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
+    with screen.step(f"model {model}"):
+        judge = Judge(open_model(model)[0])
+    doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
+    if doing(judge, rules, rows, screen, json):
+        raise typer.Exit(EXIT_CODES["hold"])
+
+
+def _measured(judge: Judge, policy: Policy) -> dict[str, Any]:
+    from bessemer.moderate.calibrate import load_calibration
+
+    found = load_calibration(policy, judge.loaded.digest)
+    return dict(found.measured) if found else {}
+
+
+def _judged(judge: Judge, policy: Policy, rows: list[Any], screen: Screen) -> Any:
+    from bessemer.moderate.dry_run import judge_rows
+
+    with screen.step(f"{len(rows)} comments judged by {len(policy.rules)} rules") as advance:
+        return judge_rows(judge, policy, rows, lambda share: advance(share, ""))
+
+
+def _judge(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+    from bessemer.moderate.decide import decide
+
+    judged, measured = _judged(judge, policy, rows, screen), _measured(judge, policy)
+    pinned = {"release_digest": judge.loaded.digest, "policy": policy.reference, "policy_hash": policy.digest}
+    for row, odds in zip(judged.rows, judged.odds, strict=True):
+        decision = decide(policy, odds, measured)
+        rules = {f.rule: f.as_dict() for f in decision.findings}
+        answer = {"id": row.id, "action": decision.outcome, "cited_rules": decision.cited, "rules": rules, **pinned}
+        print(jsonlib.dumps(answer, ensure_ascii=False))
+    for row, why in judged.refused:
+        print(jsonlib.dumps({"id": row.id, "action": "queue", "error": why, **pinned}, ensure_ascii=False))
+    return False
+
+
+def _dry_run(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+    from bessemer.moderate.dry_run import dry_run
+
+    found = dry_run(policy, _judged(judge, policy, rows, screen), _measured(judge, policy))
+    if json:
+        print_json(found)
+        return False
+    print_table(
+        f"{policy.reference} on {found['n_comments']} comments ({len(found['refused'])} could not be judged)",
+        ["outcome", "comments", "share"],
+        [[name, str(v["n"]), _percent(v)] for name, v in found["volumes"].items()],
+        right=[1, 2],
+    )
+    table = [
+        [
+            name,
+            rule["action"],
+            f"{rule['threshold']:.3f}" if rule["threshold"] is not None else "none",
+            "yes" if rule["calibrated"] else "no",
+            str(rule["words"]["broken"]["n"]),
+            _percent(rule["words"]["broken"]),
+            str(rule["words"]["unsure"]["n"]),
+            f"{rule['expected_false_positives']:.1f}",
+            str(rule["approved_by_moderators"]),
+        ]
+        for name, rule in found["rules"].items()
+    ]
+    columns = [
+        "rule",
+        "action",
+        "threshold",
+        "calibrated",
+        "broken",
+        "share",
+        "unsure",
+        "expected wrong",
+        "approved by people",
+    ]
+    print_table("", columns, table, right=[2, 4, 5, 6, 7, 8])
+    for name, rule in found["rules"].items():
+        if rule["likely_false_positives"]:
+            print(f"\n{name}: likely false positives")
+        for case in rule["likely_false_positives"]:
+            mark = "approved, " if case["approved_by_moderators"] else ""
+            print(f"  {mark}{case['score']:.3f}  {case['id']}: {case['text']!r}")
+    if not all(rule["calibrated"] for rule in found["rules"].values()):
+        print("\nnot calibrated rules never remove; their numbers mean little: bessemer moderate --calibrate LABELLED")
+    return False
+
+
+def _calibrate(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+    from bessemer.errors import BessemerError
+    from bessemer.moderate.calibrate import calibrate, save
+
+    judged = _judged(judge, policy, rows, screen)
+    if judged.refused:
+        row, why = judged.refused[0]
+        raise BessemerError(why, where=row.id, fix="repair the comment or leave it out")
+    with screen.step("scales and thresholds chosen"):
+        found = calibrate(policy, judged.rows, judged.odds, judge.loaded.digest)
+    path = save(policy, found)
+    if json:
+        print_json({**found.facts, "reference": None, "file": str(path)})
+        return False
+    table = [
+        [
+            name,
+            f"{rule['n_broken']} of {rule['n_labelled']}",
+            f"{rule['temperature']:.2f}, {rule['bias']:+.2f}",
+            f"{rule['threshold']:.3f}" if rule["threshold"] is not None else "none",
+            f"{rule['wanted_precision']:g}",
+            _shown(rule["precision"]),
+            _shown(rule["recall"]),
+            _percent(rule["words"]["broken"]),
+            _percent(rule["words"]["unsure"]),
+        ]
+        for name, rule in found.facts["rules"].items()
+    ]
+    columns = ["rule", "broken", "scale", "threshold", "wanted", "precision", "recall", "acted on", "unsure"]
+    print_table(f"{policy.reference} on {judge.loaded.digest[:12]}, held-out numbers", columns, table, right=[3, 4])
+    for name, rule in found.facts["rules"].items():
+        if "why" in rule:
+            print(f"{name} only queues: {rule['why']}")
+    print("of all comments: " + ", ".join(f"{o} {_percent(v)}" for o, v in found.facts["volumes"].items()))
+    print(f"kept in {path}")
+    return False
+
+
+def _drift(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+    from bessemer.data.moderation import clean
+    from bessemer.errors import BessemerError
+    from bessemer.moderate.calibrate import load_calibration
+    from bessemer.moderate.drift import drift
+
+    known = load_calibration(policy, judge.loaded.digest)
+    if known is None:
+        raise BessemerError(
+            f"{policy.reference} was not calibrated for this model",
+            where="--drift",
+            fix="bessemer moderate --calibrate",
+        )
+    judged = _judged(judge, policy, rows, screen)
+    odds = {rule.id: [o[r] for o in judged.odds] for r, rule in enumerate(policy.rules)}
+    moves = drift(known.reference, odds, [clean(row.comment.text) for row in judged.rows])
+    if json:
+        print_json({"moves": [m.as_dict() for m in moves]})
+    else:
+        table = [[m.what, f"{m.gap:.3f}", f"{m.p:.2g}", "moved" if m.moved else ""] for m in moves]
+        print_table("Against the calibration's comments", ["what", "largest gap", "p (Holm)", ""], table, right=[1, 2])
+        if any(m.moved for m in moves):
+            print("thresholds may no longer hold: label a sample of these comments and calibrate again")
+    return any(m.moved for m in moves)
+
+
+def _percent(interval: dict[str, float]) -> str:
+    return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
+
+
+def _shown(interval: dict[str, float] | None) -> str:
+    return "too few" if interval is None else f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

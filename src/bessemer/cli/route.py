@@ -1,0 +1,46 @@
+"""bessemer route RELEASE"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bessemer.cli.options import Json, print_json
+
+
+def route(
+    release: Annotated[str, typer.Argument(help="name@version; its name alone shows the route.", metavar="RELEASE")],
+    canary: Annotated[
+        float | None, typer.Option(help="Give this version such a share of the requests instead; 0 ends it.")
+    ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="End the canary; else back to the version before.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Which version servers give to clients who ask for a name. Running servers follow without a restart."""
+    from dataclasses import asdict
+
+    from bessemer.errors import BessemerError
+    from bessemer.registry.routes import promote, read_route, roll_back, set_canary
+
+    name, _, version = release.partition("@")
+    if rollback:
+        found = roll_back(name)
+    elif canary is not None:
+        found = set_canary(release, canary)
+    elif version:
+        found = promote(release)
+    else:
+        found = read_route(name)
+    if found is None:
+        raise BessemerError(
+            "no version was chosen; servers take the newest", where=name, fix=f"bessemer route {name}@VERSION"
+        )
+    if json:
+        print_json(asdict(found))
+        return
+    print(f"{name}: stable {found.stable}", end="")
+    print(f", canary {found.canary} for {found.share:.1%}" if found.canary else "", end="")
+    print(f", before that {', '.join(map(str, found.before))}" if found.before else "")

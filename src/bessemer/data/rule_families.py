@@ -1,0 +1,75 @@
+"""Rules whose truth code can compute: what breaks each, and how people word it (`rule_families.yaml`).
+
+Free, exact supervision without end, and a reward. Families about words are learnt first; those about marks, counting
+and shape are harder for small models. What a model reads is the wording; code only says what the answer is.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Truth = Callable[[str], bool]
+FILE = Path(__file__).with_name("rule_families.yaml")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A rule: what breaks it, and its wordings. `breaks` reads a cleaned comment (`data/moderation.py`).
+
+    use: `demo` is what the demo teaches, `demo-unseen` what it only tests.
+    """
+
+    name: str
+    breaks: Truth
+    wordings: tuple[str, ...]
+    use: str = ""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The wordings for training; the last one is kept for tests."""
+        return self.wordings[:-1]
+
+
+@cache
+def families() -> dict[str, Family]:
+    """All of them, in the file's order."""
+    raw: dict[str, Mapping[str, Any]] = yaml.safe_load(FILE.read_text())
+    return {name: Family(name, _truth(of), tuple(of["wordings"]), of.get("use", "")) for name, of in raw.items()}
+
+
+def _truth(of: Mapping[str, Any]) -> Truth:
+    if "counted" in of:
+        return _COUNTED[of["counted"]]
+    if "words" in of:
+        found = re.compile(rf"\b(?:{'|'.join(of['words'].split())})\b", re.IGNORECASE)
+    else:
+        found = re.compile(of["pattern"])
+    return lambda text: bool(found.search(text))
+
+
+def _all_capitals(text: str) -> bool:
+    return sum(map(str.isalpha, text)) >= 4 and text == text.upper()
+
+
+def _other_script(text: str) -> bool:
+    return any(c.isalpha() and not unicodedata.name(c, "LATIN").startswith("LATIN") for c in text)
+
+
+_COUNTED: dict[str, Truth] = {
+    "all-capitals": _all_capitals,
+    "lower-start": lambda text: text[:1].islower(),
+    "no-end": lambda text: bool(text) and text[-1] not in '.!?…"”)',
+    "long": lambda text: len(text.split()) > 15,
+    "short": lambda text: len(text.split()) < 6,
+    "sentences": lambda text: len(re.findall(r"[.!?]+(?=\s|$)", text)) > 1,
+    "repeats": lambda text: bool(re.search(r"\b(\w{2,})\s+\1\b", text, re.IGNORECASE)),
+    "other-script": _other_script,
+}

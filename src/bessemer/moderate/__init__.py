@@ -1,0 +1,1 @@
+"""One model for every community's rules: policies, scores, thresholds, decisions. See docs/design/moderation.md."""

@@ -1,0 +1,333 @@
+"""Moderation logs, policies and comments -> a data set of twins, after both blind baselines were looked at."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bessemer.data.curate.parts import write_part
+from bessemer.data.curate.prepare import FORMAT, MANIFEST, Prepared, datasets_folder, versions
+from bessemer.data.items import Item, digest_items
+from bessemer.data.moderation import RuleText, example
+from bessemer.data.rule_families import FILE, families
+from bessemer.data.twins import Judged, balance, choose_twins
+from bessemer.errors import BessemerError
+from bessemer.files import (
+    canonical_json,
+    digest_files,
+    exclusive,
+    new_folder,
+    sha256_file,
+    sha256_text,
+    write_json,
+)
+from bessemer.moderate.blind import Blind, blind_baselines
+from bessemer.moderate.logs import Case, read_cases
+from bessemer.moderate.policy import Policy, load_policy
+from bessemer.moderate.pool import SIDES, Pooled, pool
+from bessemer.recipe.moderation_recipe import ModerationRecipe
+from bessemer.track.screen import Screen
+
+TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
+APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
+Key = tuple[str, str]  # (community, rule); of a computed rule ("", family)
+Twin = tuple[Pooled, Key, Key]  # the broken and the kept rule
+Word = Callable[[Key, random.Random], RuleText]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made, or found made."""
+
+    prepared: Prepared
+    report: dict[str, Any]
+
+
+def build(recipe: ModerationRecipe, screen: Screen) -> Built:
+    """Raises BessemerError, for a leak with its numbers; nothing is written then."""
+    known = _known_families(recipe)
+    policies = [load_policy(p) for p in recipe.policies]
+    left_out: Counter[str] = Counter()
+    with screen.step("logs and comments read"):
+        by_time = recipe.split.by == "time"
+        cases = [
+            *(c for n, s in recipe.logs.items() for c in read_cases(n, s, left_out, needs_time=by_time)),
+            *(c for n, s in recipe.comments.items() for c in read_cases(n, s, left_out)),
+        ]
+    shelf = datasets_folder() / recipe.name
+    ingredients = _ingredients(recipe, cases, policies)
+    fingerprint = sha256_text(canonical_json(ingredients))
+    with exclusive(shelf / ".lock", f"data set {recipe.name}"):
+        made = versions(shelf)
+        for old in made:
+            if old.manifest["fingerprint"] == fingerprint:
+                screen.say(f"{old.reference} is made of exactly this; nothing to do")
+                return Built(old, old.manifest["moderation"])
+        with screen.step("comments compared and split"):
+            pooled = pool(cases, recipe.split, others_kept=recipe.others_kept, seed=recipe.seed, left_out=left_out)
+        with screen.step("twins chosen"):
+            parts = {name: items for name, items in _parts(recipe, pooled, known, policies).items() if items}
+        if "train" not in parts:
+            raise BessemerError(
+                f"no twins for training out of {len(cases)} rows", where=recipe.name,
+                fix="a twin needs a comment that breaks one rule and keeps another one: add rules, logs or comments",
+            )  # fmt: skip
+        with screen.step("blind baselines computed"):
+            blind = {name: _blind(items) for name, items in parts.items()}
+        report = _report(parts, blind, left_out, len(cases))
+        _refuse_leaks(recipe, blind)
+        texts = [Item(c.id, text=c.text, meta={"community": c.comment.community}) for c in pooled if c.side == "train"]
+        number = int(made[-1].manifest["version"]) + 1 if made else 1
+        final = shelf / str(number)
+        with new_folder(final) as tmp:
+            manifest = _write(tmp, recipe, {**parts, "texts": texts}, report, ingredients, fingerprint, number)
+        return Built(Prepared(final, manifest, new=True), report)
+
+
+def _known_families(recipe: ModerationRecipe) -> tuple[list[str], list[str]]:
+    """(for training, only for tests)."""
+    every = families()
+    asked = recipe.computed
+    unknown = sorted({*asked.families, *asked.unseen} - every.keys())
+    if unknown:
+        raise BessemerError(f"{unknown[0]!r} is no family of rules", where="computed", fix=f"known: {', '.join(every)}")
+    return asked.families or [name for name in every if name not in asked.unseen], asked.unseen
+
+
+def _ingredients(recipe: ModerationRecipe, cases: Sequence[Case], policies: Sequence[Policy]) -> dict[str, Any]:
+    settings = recipe.model_dump(mode="json", exclude={"name", "logs", "comments", "policies"})
+    return {
+        "sources": {"cases": sha256_text(canonical_json([repr(c) for c in cases]))},
+        "policies": [p.digest for p in policies],
+        "settings": settings,
+        "families": sha256_file(FILE),
+        "form": digest_items([Item("form", messages=example("comment", "rule", True))]),
+    }
+
+
+# -- twins ------------------------------------------------------------------------------------------------------
+
+
+def _parts(
+    recipe: ModerationRecipe, pooled: Sequence[Pooled], known: tuple[list[str], list[str]], policies: Sequence[Policy]
+) -> dict[str, list[Item]]:
+    trained, unseen = known
+    wordings = _wordings(policies)
+
+    def seen(key: Key, rng: random.Random) -> RuleText:
+        if key[0]:
+            return rng.choice(wordings[key]) if key in wordings else RuleText(key[1])
+        return RuleText(rng.choice(families()[key[1]].trained))
+
+    def last(key: Key, rng: random.Random) -> RuleText:
+        return RuleText(families()[key[1]].wordings[-1])
+
+    found: dict[str, list[Item]] = {}
+    for side in SIDES:
+        own = [c for c in pooled if c.side == side]
+        n_computed = {"train": recipe.computed.twins, "new-communities": 0}.get(side, recipe.computed.held_out)
+        rng = random.Random(f"{recipe.seed} {side}")
+        found[side] = _items(side, _all_twins(own, trained, recipe, n_computed, rng), seen, rng)
+        if side == "train":  # what training did not see is not tested as seen
+            used = {i.meta["rule"] for i in found[side] if i.meta["truth"] == "code"}
+            trained = [name for name in trained if name in used]
+    held_out = [c for c in pooled if c.side == "test"]
+    for name, names, word in (("new-wordings", trained, last), ("new-rules", unseen, seen)):
+        rng = random.Random(f"{recipe.seed} {name}")
+        twins = _computed(held_out, names, recipe, recipe.computed.held_out, rng)
+        found[name] = _items(name, balance(twins, TOLERANCE), word, rng)
+    return found
+
+
+def _wordings(policies: Sequence[Policy]) -> Mapping[Key, list[RuleText]]:
+    """How each rule of each community may be read; by id, and by text for logs that quote it."""
+    found: dict[Key, list[RuleText]] = defaultdict(list)
+    for policy in policies:
+        for rule in policy.rules:
+            for name in {rule.id, rule.text}:
+                found[(policy.community or policy.name, name)].append(rule.read)
+    return found
+
+
+def _all_twins(
+    comments: Sequence[Pooled], trained: Sequence[str], recipe: ModerationRecipe, n_computed: int, rng: random.Random
+) -> list[Twin]:
+    """Those of the log, then computed ones that even out the computed rules; every rule balanced."""
+    yes: Counter[Key] = Counter()
+    no: Counter[Key] = Counter()
+    twins = list(_logged(comments, trained, recipe, rng, yes, no))
+    twins += _computed(comments, trained, recipe, n_computed, rng, yes, no)
+    left = balance(twins, TOLERANCE)
+    rng.shuffle(left)
+    return left
+
+
+def _logged(
+    comments: Sequence[Pooled],
+    trained: Sequence[str],
+    recipe: ModerationRecipe,
+    rng: random.Random,
+    yes: Counter[Key],
+    no: Counter[Key],
+) -> Iterator[Twin]:
+    """What the log knows. A removed comment breaks its rule and keeps another; an approved one keeps the rule and
+    breaks a computed one, so that approved comments are not recognised by their answer."""
+    labelled = [c for c in comments if c.labelled]
+    rng.shuffle(labelled)
+    removed: list[tuple[Pooled, Key]] = []
+    for comment in labelled:
+        for _ in range(recipe.per_comment if comment.broken else 0):
+            rule = min(sorted(comment.broken), key=lambda r: yes[r])
+            yes[rule] += 1
+            removed.append((comment, rule))
+    approved = [c for c in labelled if not c.broken and c.kept]
+    for comment in sorted(approved, key=lambda c: not c.hard):  # stable: hard ones first, else as shuffled
+        broken = [("", name) for name in trained if families()[name].breaks(comment.text)]
+        open_ = [r for r in sorted(comment.kept) if no[r] < APPROVED * yes[r]]
+        if not broken or not open_:
+            continue
+        keep_it = max(open_, key=lambda r: (r in comment.hard, yes[r] - no[r], rng.random()))
+        break_it = min(broken, key=lambda r: (yes[r] - no[r], rng.random()))
+        yes[break_it] += 1
+        no[keep_it] += 1
+        yield comment, break_it, keep_it
+    for comment, break_it in removed:
+        kept = [*sorted(comment.kept), *(("", n) for n in trained if not families()[n].breaks(comment.text))]
+        if not kept:
+            yes[break_it] -= 1
+            continue
+        keep_it = max(kept, key=lambda r: (yes[r] - no[r] + 2 * (r in comment.hard), rng.random()))
+        no[keep_it] += 1
+        yield comment, break_it, keep_it
+
+
+def _computed(
+    comments: Sequence[Pooled],
+    used: Sequence[str],
+    recipe: ModerationRecipe,
+    n_twins: int,
+    rng: random.Random,
+    yes: Counter[Key] | None = None,
+    no: Counter[Key] | None = None,
+) -> list[Twin]:
+    """Comments under two rules whose truth code knows: all without a label, and a share of the log's."""
+    fewest, most = recipe.computed.words
+    usable = [c for c in comments if fewest <= len(c.text.split()) <= most]
+    usable = [c for c in usable if not c.labelled or rng.random() < recipe.mixed]
+    rng.shuffle(usable)
+
+    def judged() -> Iterator[tuple[Pooled, Judged[Key]]]:
+        for comment in usable:
+            broken = tuple(("", name) for name in used if families()[name].breaks(comment.text))
+            yield comment, Judged(broken, tuple(key for name in used if (key := ("", name)) not in broken))
+
+    known = max((n for key, n in (yes or Counter[Key]()).items() if not key[0]), default=0)
+    return list(choose_twins(judged(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
+
+
+def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:
+    seen: Counter[str] = Counter()
+    items: list[Item] = []
+    for comment, break_it, keep_it in twins:
+        seen[comment.id] += 1
+        group = f"{side}:{comment.id}:{seen[comment.id]}"
+        for key, broken in ((break_it, True), (keep_it, False)):
+            rule = word(key, rng)
+            meta = {"rule": key[1], "truth": "log" if key[0] else "code", "comment": comment.id}
+            meta |= {"community": comment.comment.community} if comment.comment.community else {}
+            meta |= {"asked": "\n".join(rule.lines()), "text": comment.text}
+            answer = "yes" if broken else "no"
+            items.append(
+                Item(f"{group}:{answer}", messages=example(comment.comment, rule, broken), group=group, meta=meta)
+            )
+    return items
+
+
+# -- what is found, what is written --------------------------------------------------------------------------------
+
+
+def _blind(items: Sequence[Item]) -> Blind:
+    broken = [i.messages[-1].content == "yes" for i in items]
+    groups = [str(i.meta["comment"]) for i in items]
+    return blind_baselines([str(i.meta["text"]) for i in items], [str(i.meta["asked"]) for i in items], broken, groups)
+
+
+def _refuse_leaks(recipe: ModerationRecipe, blind: Mapping[str, Blind]) -> None:
+    leaks = [f"{side}: {leak}" for side, found in blind.items() for leak in found.leaks(recipe.leak)]
+    if leaks:
+        raise BessemerError(
+            f"the answer can be guessed without the rule or without the comment (limit {recipe.leak:.3f}): "
+            + "; ".join(leaks),
+            where=recipe.name,
+            fix="look at `bessemer data moderation --json`; add approved comments of these rules, or more rules",
+        )
+
+
+def _report(
+    parts: Mapping[str, Sequence[Item]], blind: Mapping[str, Blind], left_out: Counter[str], n_rows: int
+) -> dict[str, Any]:
+    return {
+        "rows": n_rows,
+        "left_out": dict(+left_out),
+        "splits": {
+            name: {
+                "twins": len(items) // 2,
+                "comments": len({i.meta["comment"] for i in items}),
+                "from_logs": sum(i.meta["truth"] == "log" for i in items),
+                "rules": _rules(items),
+                "blind": blind[name].as_dict(),
+            }
+            for name, items in parts.items()
+        },
+    }
+
+
+def _rules(items: Sequence[Item]) -> dict[str, list[int]]:
+    """Rule -> how often broken, how often kept."""
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for item in items:
+        found[str(item.meta["rule"])][item.messages[-1].content == "no"] += 1
+    return dict(sorted(found.items()))
+
+
+def _write(
+    tmp: Path,
+    recipe: ModerationRecipe,
+    parts: Mapping[str, Sequence[Item]],
+    report: dict[str, Any],
+    ingredients: dict[str, Any],
+    fingerprint: str,
+    number: int,
+) -> dict[str, Any]:
+    for name, items in parts.items():
+        bare = [_bare(item) for item in items]
+        write_part(tmp / name / "part-00000.parquet", bare)
+    write_json(tmp / "report.json", report)
+    manifest = {
+        "format": FORMAT,
+        "name": recipe.name,
+        "version": str(number),
+        "fingerprint": fingerprint,
+        "ingredients": ingredients,
+        "recipe": recipe.model_dump(by_alias=True, mode="json", exclude_none=True),
+        "moderation": report,
+        "splits": {name: {"items": len(items), "files": 1} for name, items in parts.items()},
+        "files": digest_files(tmp, frozenset({MANIFEST})),
+    }
+    write_json(tmp / MANIFEST, manifest)
+    return manifest
+
+
+def _bare(item: Item) -> Item:
+    """Without what the messages hold already."""
+    return Item(
+        item.id,
+        item.text,
+        item.messages,
+        item.group,
+        {k: v for k, v in item.meta.items() if k not in {"asked", "text"}},
+    )

@@ -1,0 +1,257 @@
+"""Labelled comments -> for every rule a scale and a threshold, and what they will do, with intervals.
+
+Temperature and bias are Platt's (1999), with a weak pull to 1 and 0; a rule with few labels takes those of all rules
+together. A threshold is the smallest one that reaches the wanted precision. Its precision, recall and volumes are
+measured on comments that neither scale nor threshold were chosen on (cross-fitting over clusters), because the best of
+many thresholds looks better than it is. The labelled comments must be drawn as the comments come, at random: precision
+and volumes depend on how often rules are broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bessemer.data.moderation import clean
+from bessemer.errors import BessemerError
+from bessemer.evaluate.metrics import METRICS, Columns
+from bessemer.evaluate.stats import Interval, estimate
+from bessemer.files import home, read_record, sha256_text, write_record
+from bessemer.moderate.decide import Decision, Measured, Scale, decide
+from bessemer.moderate.drift import Reference
+from bessemer.moderate.labelled import Row
+from bessemer.moderate.policy import Policy, store
+
+FORMAT = "bessemer.calibration/1"
+FOLDS = 5
+FEWEST_LABELS = 5  # of each answer, for a scale of a rule's own
+MIN_FLAGGED = 10  # comments above a threshold: below, its precision is luck
+SMALLEST_SLOPE = 0.02  # of a model that knows nothing of a rule, or has it the wrong way round
+OUTCOMES = ("remove", "queue", "allow")
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured for one model and one policy. facts: what the file holds."""
+
+    facts: dict[str, Any]
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        return {
+            name: Measured(Scale(rule["temperature"], rule["bias"]), rule["threshold"])
+            for name, rule in self.facts["rules"].items()
+        }
+
+    @property
+    def reference(self) -> Reference:
+        return Reference.from_json(self.facts["reference"])
+
+
+def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float]], model_digest: str) -> Calibration:
+    """odds: of each comment, by rule. Raises BessemerError when no rule has labels of both kinds."""
+    table = np.array(odds, np.float64)
+    marks = np.array([[_mark(row.labels.get(rule.id)) for rule in policy.rules] for row in rows])
+    groups = [row.group or row.id for row in rows]
+    if len(set(groups)) < 2 * FOLDS:
+        raise BessemerError(
+            f"{len(set(groups))} comments are too few",
+            where="calibration",
+            fix="a few hundred at least, drawn at random",
+        )
+    if not ((marks == 1).any() and (marks == 0).any()):
+        raise BessemerError(
+            "all labels are the same", where="calibration", fix="label comments that break rules and that do not"
+        )
+    order = {group: i % FOLDS for i, group in enumerate(sorted(set(groups), key=sha256_text))}
+    fold = np.array([order[group] for group in groups])
+    decisions: list[Decision] = [Decision("allow", ())] * len(rows)
+    for k in range(FOLDS):
+        fitted = _fit(policy, table[fold != k], marks[fold != k])
+        for i in np.flatnonzero(fold == k):
+            decisions[i] = decide(policy, table[i].tolist(), fitted)
+    final = _fit(policy, table, marks)
+    rules = {
+        rule.id: _rule_facts(policy, r, final[rule.id], table, marks, decisions, groups)
+        for r, rule in enumerate(policy.rules)
+    }
+    for name, facts in rules.items():
+        found = facts["precision"]
+        wanted = next(rule.precision for rule in policy.rules if rule.id == name)
+        if facts["threshold"] is not None and found is not None and found["high"] < wanted:
+            facts |= {"threshold": None, "why": "held-out comments do not reach the precision"}
+    volumes = {o: share([d.outcome == o for d in decisions], groups).as_dict() for o in OUTCOMES}
+    facts = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": model_digest,
+        "policy": {"reference": policy.reference, "digest": policy.digest},
+        "n_comments": len(rows),
+        "rules": rules,
+        "volumes": volumes,
+        "reference": Reference.of(
+            {rule.id: table[:, r] for r, rule in enumerate(policy.rules)}, [clean(row.comment.text) for row in rows]
+        ).as_json(),
+    }
+    return Calibration(facts)
+
+
+def share(values: Sequence[bool], groups: Sequence[str]) -> Interval:
+    """How many of the comments, with the clustered interval of `evaluate/stats.py`."""
+    ids = tuple(map(str, range(len(values))))
+    right: dict[str, Any] = {"right": np.array(values, np.float64)[:, None]}
+    return estimate(METRICS["score"], Columns("judge", ids, tuple(groups), ("",) * len(ids), right)).result
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------
+
+
+def _mark(label: bool | None) -> int:
+    return -1 if label is None else int(label)
+
+
+def _fit(policy: Policy, table: Floats, marks: NDArray[Any]) -> dict[str, Measured]:
+    known = marks >= 0
+    together = fit_scale(table[known], marks[known] == 1) if (marks == 1).any() and (marks == 0).any() else Scale()
+    found: dict[str, Measured] = {}
+    for r, rule in enumerate(policy.rules):
+        own = known[:, r]
+        odds, broken = table[own, r], marks[own, r] == 1
+        enough = min(int(broken.sum()), int((~broken).sum())) >= FEWEST_LABELS
+        scale = fit_scale(odds, broken) if enough else together
+        scores = np.array([scale.score(x) for x in odds.tolist()])
+        found[rule.id] = Measured(scale, pick_threshold(scores, broken, rule.precision))
+    return found
+
+
+def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Scale:
+    """By Newton's method on the log loss, with a penalty of pull / 2 * ((slope - 1)^2 + bias^2)."""
+    slope, bias = 1.0, 0.0
+    target = broken.astype(np.float64)
+
+    def loss(a: float, b: float) -> float:
+        x = a * odds + b
+        return float(np.logaddexp(0, x).sum() - (target * x).sum() + pull / 2 * ((a - 1) ** 2 + b**2))
+
+    for _ in range(100):
+        x = slope * odds + bias
+        p = 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+        w = p * (1 - p)
+        gradient = np.array([((p - target) * odds).sum() + pull * (slope - 1), (p - target).sum() + pull * bias])
+        hessian = np.array([[(w * odds * odds).sum() + pull, (w * odds).sum()], [(w * odds).sum(), w.sum() + pull]])
+        step = np.linalg.solve(hessian, gradient)
+        size, now = 1.0, loss(slope, bias)
+        while loss(slope - size * step[0], bias - size * step[1]) > now and size > 1e-6:
+            size /= 2
+        slope, bias = slope - size * float(step[0]), bias - size * float(step[1])
+        if np.abs(size * step).max() < 1e-9:
+            break
+    return Scale(1 / max(slope, SMALLEST_SLOPE), bias)
+
+
+def pick_threshold(scores: Floats, broken: NDArray[np.bool_], precision: float) -> float | None:
+    """The smallest threshold that at least MIN_FLAGGED scores reach, with at least this precision; None without one.
+
+    It lies halfway to the next lower score.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, right = scores[order], np.cumsum(broken[order])
+    n_flagged = np.arange(1, len(ranked) + 1)
+    ends = np.r_[ranked[1:] < ranked[:-1], True] if len(ranked) else np.zeros(0, np.bool_)  # ties go together
+    good = np.flatnonzero(ends & (n_flagged >= MIN_FLAGGED) & (right >= precision * n_flagged - 1e-9))
+    if not len(good):
+        return None
+    last = int(good[-1])
+    below = float(ranked[last + 1]) if last + 1 < len(ranked) else float(ranked[last])
+    return float((ranked[last] + below) / 2)
+
+
+# -- what was measured ------------------------------------------------------------------------------------------
+
+
+def _rule_facts(
+    policy: Policy,
+    r: int,
+    final: Measured,
+    table: Floats,
+    marks: NDArray[Any],
+    decisions: Sequence[Decision],
+    groups: Sequence[str],
+) -> dict[str, Any]:
+    """words: the shares of broken, unsure and kept among all comments; precision and recall among the labelled."""
+    rule = policy.rules[r]
+    words = [d.findings[r].word for d in decisions]
+    labelled = [i for i in range(len(words)) if marks[i, r] >= 0]
+    flagged = [i for i in labelled if words[i] == "broken"]
+    positive = [i for i in labelled if marks[i, r] == 1]
+    held_out = [d.findings[r].score for d in decisions]
+    facts: dict[str, Any] = {
+        "temperature": final.scale.temperature,
+        "bias": final.scale.bias,
+        "threshold": final.threshold,
+        "wanted_precision": rule.precision,
+        "n_labelled": len(labelled),
+        "n_broken": len(positive),
+        "precision": _among(flagged, lambda i: marks[i, r] == 1, groups),
+        "recall": _among(positive, lambda i: words[i] == "broken", groups),
+        "seen_by_people_or_acted_on": _among(positive, lambda i: words[i] != "kept", groups),
+        "words": {w: share([x == w for x in words], groups).as_dict() for w in ("broken", "unsure", "kept")},
+        "calibration_error": _error(np.array([held_out[i] for i in labelled]), marks[labelled, r] == 1),
+    }
+    if final.threshold is None:
+        few = len(positive) < MIN_FLAGGED
+        facts["why"] = (
+            f"{len(positive)} labelled comments break it, at least {MIN_FLAGGED} are needed"
+            if few
+            else f"no threshold reaches a precision of {rule.precision:g} on {MIN_FLAGGED} or more comments"
+        )
+    return facts
+
+
+def _among(places: Sequence[int], right: Callable[[int], bool], groups: Sequence[str]) -> dict[str, float] | None:
+    """A share with its interval; None where there are too few groups for one."""
+    if len({groups[i] for i in places}) < 2:
+        return None
+    return share([bool(right(i)) for i in places], [groups[i] for i in places]).as_dict()
+
+
+def _error(scores: Floats, broken: NDArray[np.bool_]) -> float | None:
+    """Expected calibration error over ten bins of equal size of the score."""
+    if not len(scores):
+        return None
+    bins = np.minimum((scores * 10).astype(int), 9)
+    gaps = [abs(float((scores[bins == b] - broken[bins == b]).sum())) for b in range(10)]
+    return round(sum(gaps) / len(scores), 6)
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def path_of(policy: Policy, model_digest: str) -> Path:
+    return home() / "policies" / policy.name / policy.version / "calibrations" / f"{model_digest[:32]}.json"
+
+
+def save(policy: Policy, found: Calibration) -> Path:
+    """Keep it beside the stored policy; a newer one replaces it."""
+    store(policy)
+    path = path_of(policy, found.facts["model"])
+    write_record(path, found.facts)
+    return path
+
+
+def load_calibration(policy: Policy, model_digest: str) -> Calibration | None:
+    """None where this policy was not calibrated for this model. Raises BessemerError when the file was changed."""
+    path = path_of(policy, model_digest)
+    if not path.exists():
+        return None
+    facts: Mapping[str, Any] = read_record(path)
+    if facts["policy"]["digest"] != policy.digest or facts["model"] != model_digest:
+        return None  # of another policy that has this name and version elsewhere
+    return Calibration(dict(facts))

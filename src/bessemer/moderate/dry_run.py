@@ -1,0 +1,102 @@
+"""What a policy would do to past comments, before it is switched on: volumes, disagreements, likely false positives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.infer.score import Progress
+from bessemer.moderate.calibrate import OUTCOMES, share
+from bessemer.moderate.decide import Decision, Measured
+from bessemer.moderate.decide import decide as decide_one
+from bessemer.moderate.judge import Judge
+from bessemer.moderate.labelled import Row
+from bessemer.moderate.policy import Policy
+
+BATCH = 64  # comments
+LISTED = 10  # likely false positives of a rule
+SHOWN = 160  # characters of a comment
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Comments that could be judged, with their log-odds, and those that could not, with the reason."""
+
+    rows: list[Row]
+    odds: list[list[float]]
+    refused: list[tuple[Row, str]]
+
+
+def judge_rows(judge: Judge, policy: Policy, rows: Sequence[Row], progress: Progress | None = None) -> Judged:
+    """One bad comment stops nothing. Raises BessemerError when the policy itself cannot be asked."""
+    judge.check(policy)
+    found = Judged([], [], [])
+    for start in range(0, len(rows), BATCH):
+        questions = []
+        for row in rows[start : start + BATCH]:
+            try:
+                questions.append(judge.prepare(row.comment, policy))
+            except BessemerError as error:
+                found.refused.append((row, error.what))
+            else:
+                found.rows.append(row)
+        found.odds.extend(judge.odds(questions))
+        if progress:
+            progress(min(BATCH, len(rows) - start) / len(rows))
+    return found
+
+
+def dry_run(policy: Policy, judged: Judged, measured: dict[str, Measured]) -> dict[str, Any]:
+    """Raises BessemerError when fewer than two comments could be judged."""
+    rows = judged.rows
+    if len({row.group or row.id for row in rows}) < 2:
+        raise BessemerError(f"{len(rows)} comments could be judged", where="--dry-run", fix="give two or more")
+    decisions = [decide_one(policy, odds, measured) for odds in judged.odds]
+    groups = [row.group or row.id for row in rows]
+    return {
+        "policy": {"reference": policy.reference, "digest": policy.digest},
+        "n_comments": len(rows) + len(judged.refused),
+        "refused": [{"id": row.id, "why": why} for row, why in judged.refused],
+        "volumes": {
+            o: {
+                "n": sum(d.outcome == o for d in decisions),
+                **share([d.outcome == o for d in decisions], groups).as_dict(),
+            }
+            for o in OUTCOMES
+        },
+        "rules": {rule.id: _rule(policy, r, rows, decisions, groups, measured) for r, rule in enumerate(policy.rules)},
+    }
+
+
+def _rule(
+    policy: Policy, r: int, rows: Sequence[Row], decisions: Sequence[Decision], groups: Sequence[str],
+    measured: dict[str, Measured],
+) -> dict[str, Any]:  # fmt: skip
+    rule = policy.rules[r]
+    found = [d.findings[r] for d in decisions]
+    broken = [i for i, f in enumerate(found) if f.word == "broken"]
+    approved = [i for i in broken if rows[i].removed is False or rows[i].labels.get(rule.id) is False]
+    # First those that moderators let stand, then those that the rule is least sure of.
+    doubtful = sorted(broken, key=lambda i: (i not in set(approved), found[i].score))
+    return {
+        "action": rule.action,
+        "calibrated": rule.id in measured,
+        "threshold": found[0].threshold,
+        "words": {
+            w: {"n": sum(f.word == w for f in found), **share([f.word == w for f in found], groups).as_dict()}
+            for w in ("broken", "unsure", "kept")
+        },
+        "expected_false_positives": round(sum(1 - found[i].score for i in broken), 2),
+        "approved_by_moderators": len(approved),
+        "likely_false_positives": [
+            {
+                "id": rows[i].id,
+                "score": round(found[i].score, 4),
+                "approved_by_moderators": i in set(approved),
+                "text": rows[i].comment.text[:SHOWN],
+            }
+            for i in doubtful[:LISTED]
+        ],
+    }

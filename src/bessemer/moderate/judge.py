@@ -1,0 +1,114 @@
+"""Comments and rules -> log-odds that the model says yes. No threshold is known here.
+
+What is asked is the form of `data/moderation.py`. Everything that can be refused is refused by `prepare`, comment by
+comment, before the model computes, so that a batch holds good comments only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean
+from bessemer.errors import BessemerError
+from bessemer.infer.generate import max_positions
+from bessemer.infer.model import Loaded
+from bessemer.infer.score import Progress, branch_odds, option_ids
+from bessemer.moderate.policy import Policy, Rule
+
+PIECE_TOKENS = 512
+SMALLEST_ROOM = 64  # tokens that must be left for the comment
+KNOWN_POLICIES = 1000
+
+
+class CommentError(BessemerError):
+    """A comment that cannot be judged. code: for programs."""
+
+    def __init__(self, code: str, what: str, fix: str) -> None:
+        super().__init__(what, where="comment", fix=fix)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Question:
+    """A comment that is ready to be judged. pieces: for each one, the prompt of every rule as token ids."""
+
+    pieces: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(p) for prompts in self.pieces for p in prompts)
+
+
+class Judge:
+    """A model that answers yes or no about one comment and one rule."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        yes, no = option_ids(loaded, ANSWERS)
+        self.options = (yes, no)
+        self._longest: dict[str, Rule] = {}  # by policy
+
+    def check(self, policy: Policy) -> None:
+        """Raises BessemerError naming the first rule that leaves the model no room to read a comment."""
+        self._room(policy, Comment("x", community=policy.community))
+
+    def prepare(self, comment: Comment, policy: Policy) -> Question:
+        """Tokens of everything that must be read.
+
+        Raises CommentError when the comment has no text or is too long.
+        """
+        if len(comment.text) > MAX_CHARACTERS:
+            raise CommentError(
+                "comment_too_long",
+                f"the comment has {len(comment.text):,} characters; at most {MAX_CHARACTERS:,} are judged",
+                "send the part that people see",
+            )
+        comment = replace(comment, community=comment.community or policy.community)
+        text = clean(comment.text)
+        if not text:
+            raise CommentError("comment_empty", "the comment has no text that anyone can see", "send some text")
+        room = self._room(policy, comment)
+        rules = [rule.read for rule in policy.rules]
+        texts = self._pieces(text, room)
+        return Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
+
+    def odds(self, questions: Sequence[Question], progress: Progress | None = None) -> list[list[float]]:
+        """For each comment and rule the log-odds of yes; of a comment in pieces the highest."""
+        flat = [piece for question in questions for piece in question.pieces]
+        found = iter(branch_odds(self.loaded, flat, self.options, progress) if flat else ())
+        return [[max(rule) for rule in zip(*(next(found) for _ in q.pieces), strict=True)] for q in questions]
+
+    def _ids(self, comment: Comment, rule: RuleText) -> tuple[int, ...]:
+        return tuple(self.loaded.renderer.chat_ids(ask(comment, rule)))
+
+    def _room(self, policy: Policy, comment: Comment) -> int:
+        """Tokens that a piece of the comment may have beside the longest rule and what the comment answers."""
+        if policy.digest not in self._longest:
+            if len(self._longest) >= KNOWN_POLICIES:
+                self._longest.clear()
+            sizes = [len(self._ids(Comment("x"), rule.read)) for rule in policy.rules]
+            self._longest[policy.digest] = policy.rules[max(range(len(sizes)), key=sizes.__getitem__)]
+        longest, limit = self._longest[policy.digest], max_positions(self.loaded)
+        used = len(self._ids(replace(comment, text="x"), longest.read))
+        if used + SMALLEST_ROOM > limit:
+            raise BessemerError(
+                f"without the comment's text a prompt has {used} tokens; the model reads {limit} in all, and "
+                f"{SMALLEST_ROOM} of them are for the text",
+                where=f"policy {policy.reference}: rules.{longest.id}",
+                fix="shorten the rule, its lists or its examples, or make two of it; send a shorter title or parent",
+            )
+        return min(PIECE_TOKENS, limit - used)
+
+    def _pieces(self, text: str, room: int) -> list[str]:
+        """The text, halved at a space until every part has at most `room` tokens."""
+        if len(self.loaded.renderer.encode_texts([text])[0]) <= room:
+            return [text]
+        middle = len(text) // 2
+        before, after = text.rfind(" ", 1, middle), text.find(" ", middle, -1)
+        spaces = [place for place in (before, after) if place > 0]
+        cut = min(spaces, key=lambda place: abs(place - middle)) if spaces else middle
+        return [
+            *self._pieces(text[:cut].strip() or text[:cut], room),
+            *self._pieces(text[cut:].strip() or text[cut:], room),
+        ]

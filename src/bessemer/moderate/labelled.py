@@ -1,0 +1,103 @@
+"""Comments from files: for a calibration with labels, for a dry run with what moderators did, where that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from bessemer.data.formats import BadRow, rows
+from bessemer.data.moderation import Comment, comment_of
+from bessemer.data.open import list_files, open_file, reading
+from bessemer.errors import BessemerError
+from bessemer.moderate.logs import APPROVED, REMOVED
+from bessemer.moderate.policy import Policy
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comment with what is known: labels by rule; removed: what moderators did, None where the file does not say."""
+
+    id: str
+    comment: Comment
+    labels: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    removed: bool | None = None
+    group: str = ""
+
+
+def read_rows(
+    address: str, policy: Policy, columns: Mapping[str, str] | None = None, *, labels: bool = False
+) -> list[Row]:
+    """Every comment of a file. labels: each row must have some.
+
+    A row's labels are `labels: {rule: true}`, or `broken: [rule, ...]` (all others are kept), or `rule` with `label` or
+    `action`. Raises BessemerError with file and line for a row that says nothing usable, or when there is no row.
+    """
+    found = list(_read(address, policy, columns or {}, labels))
+    if not found:
+        raise BessemerError("there are no comments", where=address, fix="give a file with one comment a row")
+    return found
+
+
+def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool) -> Iterator[Row]:
+    for file in list_files(address):
+        with reading(file), open_file(file) as stream:
+            for row in rows(file.name, stream):
+                place = f"{file.name}:{row.number}"
+                if isinstance(row, BadRow):
+                    raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
+                values = {**row.values, **{ours: row.values.get(theirs) for ours, theirs in columns.items()}}
+                if not isinstance(values.get("text"), str):
+                    raise BessemerError(
+                        f"the row has no text; its columns are {', '.join(map(repr, row.values))}",
+                        where=place,
+                        fix="name its column: --column text=NAME",
+                    )
+                labels = _labels(values, policy, place)
+                if wanted and not labels:
+                    raise BessemerError(
+                        "the row has no labels", where=place,
+                        fix='labels: {"RULE": true}, or broken: ["RULE"], or rule and label',
+                    )  # fmt: skip
+                identity = values.get("id")
+                name = place if identity in (None, "") else str(identity)
+                yield Row(name, comment_of(values), labels, _removed(values), str(values.get("group") or name))
+
+
+def _labels(values: Mapping[str, Any], policy: Policy, place: str) -> dict[str, bool]:
+    known = [rule.id for rule in policy.rules]
+    given, broken = values.get("labels"), values.get("broken")
+    if isinstance(given, Mapping):
+        labels = {str(k): _flag(v) for k, v in cast(Mapping[Any, Any], given).items() if v is not None}
+    elif isinstance(broken, Sequence) and not isinstance(broken, str):
+        named = {str(rule) for rule in cast(Sequence[Any], broken)}
+        labels = {rule: (rule in named) for rule in [*known, *sorted(named - set(known))]}
+    elif values.get("rule") not in (None, ""):
+        mark = values.get("label")
+        labels = {str(values["rule"]): _flag(values.get("action") if mark is None else mark)}
+        if labels == {str(values["rule"]): None}:
+            labels = {}
+    else:
+        labels = {}
+    wrong = [rule for rule, mark in labels.items() if rule not in known or mark is None]
+    if wrong:
+        raise BessemerError(
+            f"{wrong[0]!r} is no rule of {policy.reference}"
+            if wrong[0] not in known
+            else f"the label of {wrong[0]!r} is neither true nor false",
+            where=place,
+            fix=f"rules: {', '.join(known)}; labels: true and false, or 1 and 0",
+        )
+    return {rule: bool(mark) for rule, mark in labels.items()}
+
+
+def _flag(value: Any) -> bool | None:
+    word = str(value).strip().lower()
+    return True if word in REMOVED else False if word in APPROVED else None
+
+
+def _removed(values: Mapping[str, Any]) -> bool | None:
+    for name in ("decision", "action", "removed"):
+        if values.get(name) not in (None, ""):
+            return _flag(values[name])
+    return None

@@ -1,0 +1,190 @@
+"""Where comments are judged: finds the policy, prepares, waits in line, decides, writes the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from bessemer.data.moderation import Comment
+from bessemer.errors import BessemerError
+from bessemer.moderate.calibrate import load_calibration, path_of
+from bessemer.moderate.chain import ChainLog
+from bessemer.moderate.decide import Decision, Measured, decide
+from bessemer.moderate.decisions import appeals_folder, comment_key, decision_entry, decisions_folder
+from bessemer.moderate.judge import CommentError, Question
+from bessemer.moderate.policy import Policy, policy_of, stored
+from bessemer.serve.fleet import Backend, Fleet
+from bessemer.serve.problems import RequestError, internal_error
+from bessemer.serve.worker import QueueFullError
+
+KNOWN = 256  # policies and calibrations that are kept in memory
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one comment: a decision, or why there is none. id: of its entry in the log."""
+
+    comment: Comment
+    decision: Decision | None
+    error: RequestError | None
+    id: str
+
+
+class Desk:
+    """What all moderation endpoints share. default: the policy of requests that name none."""
+
+    def __init__(self, fleet: Fleet, default: Policy | None = None, *, keep_text: bool = False) -> None:
+        self.fleet, self.default, self.keep_text = fleet, default, keep_text
+        self.decisions_folder, self.appeals_folder = decisions_folder(), appeals_folder()
+        self._policies: OrderedDict[str, Policy] = OrderedDict()
+        self._measured: OrderedDict[tuple[str, str, str], tuple[int, dict[str, Measured]]] = OrderedDict()
+
+    @cached_property
+    def key(self) -> bytes:
+        return comment_key()
+
+    @cached_property
+    def log(self) -> ChainLog:
+        return ChainLog(self.decisions_folder, "decision")
+
+    @cached_property
+    def appeals(self) -> ChainLog:
+        return ChainLog(self.appeals_folder, "appeal")
+
+    def policy(self, asked: Any) -> Policy:
+        """A stored one by `name@version` or `name`, one given whole, or the default.
+
+        Raises RequestError when there is none, or it is no policy.
+        """
+        try:
+            if asked is None:
+                if self.default is None:
+                    raise RequestError(
+                        400,
+                        "no policy was named, and this server has no default",
+                        code="missing_parameter",
+                        param="policy",
+                    )
+                return self.default
+            if isinstance(asked, str):
+                return self._stored(asked)
+            return policy_of(asked)
+        except BessemerError as error:
+            known = isinstance(asked, str)
+            raise RequestError(
+                404 if known else 400,
+                str(error).replace("\n  fix: ", "; "),
+                code="policy_not_found" if known else "invalid_policy",
+                param="policy",
+            ) from None
+
+    def _stored(self, name: str) -> Policy:
+        if name in self._policies:
+            return self._policies[name]
+        found = stored(name)
+        if "@" in name:  # a version never changes; what a bare name means may
+            _remember(self._policies, name, found)
+        return found
+
+    def measured(self, policy: Policy, backend: Backend) -> Mapping[str, Measured]:
+        """The calibration of this policy for this model; empty where there is none. Looked at again when it changed."""
+        path = path_of(policy, backend.digest)
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return {}
+        key = (policy.reference, policy.digest, backend.digest)
+        known = self._measured.get(key)
+        if known is None or known[0] != changed:
+            found = load_calibration(policy, backend.digest)
+            known = (changed, found.measured if found else {})
+            _remember(self._measured, key, known)
+        return known[1]
+
+    async def judge(
+        self, backend: Backend, policy: Policy, comments: Sequence[Comment | RequestError], *, private: bool = False
+    ) -> list[Verdict]:
+        """A verdict for each comment; one that cannot be judged is queued and fails no other.
+
+        private: its text is not logged whatever the server's setting. Raises RequestError: the policy cannot be asked,
+        too many wait, the log cannot be written.
+        """
+        prepared = await asyncio.to_thread(self._prepare, backend, policy, comments)
+        questions = [p for p in prepared if isinstance(p, Question)]
+        try:
+            answers = iter(await backend.batcher.odds(questions))
+        except QueueFullError:
+            raise RequestError(
+                429, f"{backend.batcher.n_waiting} comments wait already; try again later",
+                code="rate_limit_exceeded", kind="rate_limit_error",
+                headers={"Retry-After": str(backend.batcher.retry_after_s)},
+            ) from None  # fmt: skip
+        found: list[tuple[Decision | None, RequestError | None]] = []
+        measured = self.measured(policy, backend)
+        for one in prepared:
+            odds = next(answers) if isinstance(one, Question) else one
+            if isinstance(odds, RequestError):
+                found.append((None, odds))
+            elif isinstance(odds, BaseException):
+                found.append((None, internal_error()))
+            else:
+                found.append((decide(policy, cast(list[float], odds), measured), None))
+        given = [c if isinstance(c, Comment) else Comment("") for c in comments]
+        ids = await asyncio.to_thread(self._write, backend, policy, given, found, private)
+        return [Verdict(c, d, e, i) for c, (d, e), i in zip(given, found, ids, strict=True)]
+
+    def _prepare(
+        self, backend: Backend, policy: Policy, comments: Sequence[Comment | RequestError]
+    ) -> list[Question | RequestError]:
+        try:
+            backend.judge.check(policy)
+        except BessemerError as error:
+            raise RequestError(
+                400, str(error).replace("\n  fix: ", "; "), code="invalid_policy", param="policy"
+            ) from None
+        found: list[Question | RequestError] = []
+        for place, comment in enumerate(comments):
+            if isinstance(comment, RequestError):
+                found.append(comment)
+                continue
+            try:
+                found.append(backend.judge.prepare(comment, policy))
+            except BessemerError as error:
+                code = error.code if isinstance(error, CommentError) else "invalid_comment"
+                found.append(RequestError(400, error.what, code=code, param=f"input.{place}"))
+        return found
+
+    def _write(
+        self, backend: Backend, policy: Policy, comments: Sequence[Comment],
+        found: Sequence[tuple[Decision | None, RequestError | None]], private: bool,
+    ) -> list[str]:  # fmt: skip
+        entries = [
+            decision_entry(
+                comment, policy, decision, release=backend.release.reference, digest=backend.digest,
+                canary=backend is self.fleet.canary, key=self.key, text=self.keep_text and not private,
+                error=error.code if error else "",
+            )
+            for comment, (decision, error) in zip(comments, found, strict=True)
+        ]  # fmt: skip
+        try:
+            return self.log.write(entries)
+        except OSError as error:
+            raise RequestError(
+                503, f"the decision could not be logged ({error.strerror}), so none was taken",
+                code="log_unavailable", kind="server_error", headers={"Retry-After": "60"},
+            ) from None  # fmt: skip
+
+    def close(self) -> None:
+        for log in ("log", "appeals"):
+            if log in self.__dict__:
+                self.__dict__[log].close()
+
+
+def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    known[key] = value
+    if len(known) > KNOWN:
+        known.popitem(last=False)

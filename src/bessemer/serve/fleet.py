@@ -1,0 +1,154 @@
+"""The models of a server: one that answers to the name, others that stay for who pinned them, a canary.
+
+A server of `name@version` has what it was given. A server of `name` follows `bessemer route`: versions that the route
+names are loaded beside the running ones and take over when they are ready; who pinned the version before goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.files import sha256_text
+from bessemer.infer.model import Loaded
+from bessemer.moderate.judge import Judge
+from bessemer.registry.routes import Route, path_of, read_route
+from bessemer.registry.store import StoredRelease
+from bessemer.serve.batches import MAX_WAITING, Batcher
+from bessemer.serve.problems import RequestError
+
+LOOK_S = 1.0  # how often the route is looked at
+KEPT = 4  # models in memory
+Open = Callable[[str], "tuple[Loaded, StoredRelease]"]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Backend:
+    """A release that is ready to answer."""
+
+    loaded: Loaded
+    release: StoredRelease
+    max_waiting: int = MAX_WAITING
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _batcher: Batcher | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.loaded.digest
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.loaded)
+
+    @property
+    def batcher(self) -> Batcher:
+        """Its thread begins with the first comment."""
+        with self._lock:
+            if self._batcher is None:
+                self._batcher = Batcher(self.judge, self.max_waiting)
+            return self._batcher
+
+    def close(self) -> None:
+        with self._lock:
+            if self._batcher is not None:
+                self._batcher.close()
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is replaced in one go. ready: by reference; main: answers to the name alone, a canary to a share of it."""
+
+    ready: Mapping[str, Backend]
+    main: Backend
+    canary: Backend | None = None
+    share: float = 0.0
+
+
+class Fleet:
+    """The backends of a server."""
+
+    def __init__(self, backends: Sequence[Backend], *, open_release: Open | None = None) -> None:
+        """open_release: follow the route of the first backend's name, and load what it names."""
+        self.name = backends[0].release.name
+        self._state = _State({b.release.reference: b for b in backends}, backends[0])
+        self._open = open_release
+        self._seen: Any = None
+        self._closed = threading.Event()
+        if open_release is not None:
+            self.look()
+            threading.Thread(target=self._follow, name="bessemer-route", daemon=True).start()
+
+    @property
+    def main(self) -> Backend:
+        return self._state.main
+
+    @property
+    def canary(self) -> Backend | None:
+        return self._state.canary
+
+    @property
+    def backends(self) -> list[Backend]:
+        return list(self._state.ready.values())
+
+    def pick(self, model: str, key: str) -> Backend:
+        """`name` (by the route), `name@version` or a digest. key: what decides who goes to the canary, such as a text:
+        the same one always goes the same way. Raises RequestError for any other model."""
+        state = self._state
+        if model in {"", self.name}:
+            drawn = int(sha256_text(key.encode(errors="replace").decode())[:8], 16)
+            return state.canary if state.canary and drawn < state.share * 2**32 else state.main
+        wanted = model.removeprefix("sha256:")
+        if found := state.ready.get(model) or next((b for b in state.ready.values() if b.digest == wanted), None):
+            return found
+        raise RequestError(
+            404, f"the model {model[:80]!r} does not exist; this server has {', '.join(map(repr, state.ready))}",
+            code="model_not_found", param="model",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._closed.set()
+        for backend in self.backends:
+            backend.close()
+
+    # -- following the route ------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Read the route when its file changed; load what is missing, then switch. What fails leaves all as it was."""
+        try:
+            stat = path_of(self.name).stat()
+        except FileNotFoundError:
+            return
+        if (stat.st_mtime_ns, stat.st_ino) == self._seen:
+            return
+        self._seen = (stat.st_mtime_ns, stat.st_ino)
+        try:
+            self._switch(read_route(self.name))
+        except (BessemerError, OSError):
+            log.exception("the route was not followed")
+
+    def _switch(self, route: Route | None) -> None:
+        if route is None or self._open is None:
+            return
+        ready = dict(self._state.ready)
+        wanted = [f"{route.name}@{v}" for v in route.versions]
+        for reference in wanted:
+            if reference not in ready:
+                loaded, release = self._open(reference)
+                ready[reference] = Backend(loaded, release, self.main.max_waiting)
+        others = [r for r in reversed(ready) if r not in wanted]  # the newest first
+        gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
+        canary = ready[f"{route.name}@{route.canary}"] if route.canary else None
+        self._state = _State(ready, ready[wanted[0]], canary, route.share)
+        for backend in gone:
+            backend.close()
+        log.warning("stable %s, canary %s", wanted[0], route.canary)
+
+    def _follow(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            self.look()

@@ -1,0 +1,179 @@
+"""`/v1/moderations` in OpenAI's schema, with what a policy adds; appeals; why a comment breaks a rule."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from pydantic import Field, StrictBool
+from starlette.responses import JSONResponse, Response
+
+from bessemer.data.items import Message
+from bessemer.data.moderation import YES, Comment, ask
+from bessemer.errors import BessemerError
+from bessemer.infer.generate import generate
+from bessemer.moderate.decide import Decision
+from bessemer.moderate.decisions import Outcome, appeal
+from bessemer.moderate.policy import CATEGORIES, Policy
+from bessemer.serve.desk import Desk, Verdict
+from bessemer.serve.fleet import Backend
+from bessemer.serve.problems import DIGEST_HEADER, RequestError
+from bessemer.serve.schemas import Strict
+from bessemer.serve.worker import QueueFullError, Worker
+
+MAX_INPUTS = 256
+MAX_REASONS = 8
+REASON_TOKENS = 40
+WHY = "Why? Answer in one short sentence."
+FIELDS = ("text", "title", "parent", "community")
+Json = dict[str, Any]
+
+
+class ModerationRequest(Strict):
+    """OpenAI's, and: `policy` (a stored name, or a whole policy), `reason`, comments as objects."""
+
+    input: Any
+    model: str = ""
+    policy: str | dict[str, Any] | None = None
+    reason: StrictBool = False
+
+
+class AppealRequest(Strict):
+    decision: Annotated[str, Field(max_length=200)]
+    outcome: Outcome
+    rules: list[str] = Field(default_factory=list[str], max_length=200)
+    text: str = ""
+    note: str = ""
+
+
+def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
+    @app.post("/v1/moderations")
+    async def moderations(body: ModerationRequest) -> Response:
+        policy = desk.policy(body.policy)
+        comments = read_inputs(body.input)
+        first = next((c.text for c in comments if isinstance(c, Comment)), "")
+        backend = desk.fleet.pick(body.model, first)
+        verdicts = await desk.judge(backend, policy, comments)
+        if len(verdicts) == 1 and (error := verdicts[0].error):
+            raise error
+        reasons = await _reasons(backend, policy, verdicts, worker) if body.reason else {}
+        answer = {
+            "id": f"modr-{secrets.token_hex(12)}",
+            "model": backend.release.reference,
+            "results": [{**_result(policy, v), **reasons.get(i, {})} for i, v in enumerate(verdicts)],
+            "release_digest": backend.digest,
+            "policy": policy.reference,
+            "policy_hash": policy.digest,
+        }
+        return JSONResponse(answer, headers={DIGEST_HEADER: backend.digest})
+
+    @app.post("/v1/appeals")
+    def appeals(body: AppealRequest) -> Json:
+        try:
+            entry = appeal(
+                desk.appeals, desk.decisions_folder, body.decision, body.outcome,
+                rules=body.rules, text=body.text, note=body.note, key=desk.key,
+            )  # fmt: skip
+        except BessemerError as error:
+            raise RequestError(400, f"{error.what}; {error.fix}", code="invalid_appeal", param="decision") from None
+        return {"id": entry["id"], "object": "appeal", "decision": body.decision, "teaches": entry["teaches"]}
+
+
+def read_inputs(given: Any) -> list[Comment | RequestError]:
+    """One text; a list of texts or comments; or OpenAI's list of parts, which are one input.
+
+    Raises RequestError when it is none of these; an item that is wrong is an error of its own.
+    """
+    if isinstance(given, list) and 1 <= len(given) <= MAX_INPUTS:
+        if all(isinstance(part, dict) and "type" in part for part in given):
+            return [_parts(given)]
+        return [_comment(item, place) for place, item in enumerate(given)]
+    if isinstance(given, str | dict):
+        return [_comment(given, 0)]
+    raise RequestError(
+        400,
+        f"input: give a text, a comment, or a list of 1 to {MAX_INPUTS} of them",
+        code="invalid_value",
+        param="input",
+    )
+
+
+def _parts(parts: Sequence[Any]) -> Comment | RequestError:
+    wrong = next((p for p in parts if p["type"] != "text" or not isinstance(p.get("text"), str)), None)
+    if wrong is not None:
+        return RequestError(400, "input: only text is judged", code="invalid_value", param="input")
+    return Comment("\n".join(p["text"] for p in parts))
+
+
+def _comment(item: Any, place: int) -> Comment | RequestError:
+    if isinstance(item, str):
+        return Comment(item)
+    fields = {k: v for k, v in item.items() if v is not None} if isinstance(item, dict) else {}
+    if "text" not in fields or not fields.keys() <= set(FIELDS) or not all(isinstance(v, str) for v in fields.values()):
+        return RequestError(
+            400, f"a comment is a text, or an object of texts with `text` and maybe {', '.join(FIELDS[1:])}",
+            code="invalid_value", param=f"input.{place}",
+        )  # fmt: skip
+    return Comment(**fields)
+
+
+def _result(policy: Policy, verdict: Verdict) -> Json:
+    decision = verdict.decision
+    rules = {f.rule: f for f in decision.findings} if decision else {}
+    of = {name: [rules[r.id] for r in policy.rules if r.category == name and r.id in rules] for name in CATEGORIES}
+    result: Json = {
+        "flagged": bool(decision and decision.cited),
+        "categories": {name: any(f.word == "broken" for f in own) for name, own in of.items()},
+        "category_scores": {name: max((round(f.score, 6) for f in own), default=0.0) for name, own in of.items()},
+        "category_applied_input_types": {name: ["text"] if own else [] for name, own in of.items()},
+        "action": decision.outcome if decision else "queue",
+        "cited_rules": decision.cited if decision else [],
+        "rules": {f.rule: f.as_dict() for f in rules.values()},
+        "decision_id": verdict.id,
+    }
+    return result | (verdict.error.body() if verdict.error else {})
+
+
+# -- reasons ----------------------------------------------------------------------------------------------------
+
+
+async def _reasons(
+    backend: Backend, policy: Policy, verdicts: Sequence[Verdict], worker: Worker
+) -> dict[int, dict[Literal["reason"], str]]:
+    """For each comment that breaks a rule a sentence about the surest one, written by the model after its answer.
+
+    It explains the answer as the model would; it is not what the decision was made of.
+    """
+    cited = {i: v.decision for i, v in enumerate(verdicts) if v.decision and v.decision.cited}
+    if len(cited) > MAX_REASONS:
+        raise RequestError(
+            400, f"{len(cited)} comments break rules; reasons are written for at most {MAX_REASONS} in one request",
+            code="invalid_value", param="reason",
+        )  # fmt: skip
+    return {i: {"reason": await _reason(backend, policy, verdicts[i].comment, d, worker)} for i, d in cited.items()}
+
+
+async def _reason(backend: Backend, policy: Policy, comment: Comment, decision: Decision, worker: Worker) -> str:
+    rule = next(r for r in policy.rules if r.id == decision.cited[0])
+    asked = ask(
+        Comment(comment.text[:2000], comment.title, comment.parent, comment.community or policy.community), rule.read
+    )
+    loaded = backend.loaded
+    ids = loaded.renderer.chat_ids([*asked, Message("assistant", YES), Message("user", WHY)])
+    try:
+        ticket = worker.submit(
+            lambda cancelled: generate(
+                loaded, ids, max_tokens=REASON_TOKENS, temperature=0, stop=["\n"], cancelled=cancelled
+            )
+        )
+    except QueueFullError:
+        raise RequestError(
+            429, f"{worker.max_waiting} requests wait already; try again later", code="rate_limit_exceeded",
+            kind="rate_limit_error", headers={"Retry-After": "5"},
+        ) from None  # fmt: skip
+    try:
+        return "".join([token.text async for token in aiter(ticket) if not token.hidden]).strip()
+    finally:
+        ticket.close()

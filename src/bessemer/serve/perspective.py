@@ -1,0 +1,151 @@
+"""`comments:analyze` and `comments:suggestscore` in the shape of Perspective's API. See docs/perspective.md.
+
+An attribute is a rule whose `attribute` has its name, or whose id is the name in lower case with `-`. The policy is the
+server's default, or `?policy=name@version`; the model `?model=`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from bessemer.data.moderation import Comment, clean
+from bessemer.moderate.decide import Finding
+from bessemer.moderate.decisions import suggestion
+from bessemer.moderate.policy import Policy, Rule
+from bessemer.serve.desk import Desk
+from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
+
+Json = dict[str, Any]
+ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
+
+
+class Loose(BaseModel):
+    """Unknown keys are errors, as everywhere; Google's clients send none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextEntry(Loose):
+    text: str = ""
+    type: Literal["PLAIN_TEXT", "TEXT_TYPE_UNSPECIFIED"] = "PLAIN_TEXT"
+
+
+class ArticleAndParent(Loose):
+    article: TextEntry = TextEntry()
+    parentComment: TextEntry = TextEntry()
+
+
+class Context(Loose):
+    entries: list[TextEntry] = []
+    articleAndParentComment: ArticleAndParent = ArticleAndParent()
+
+
+class Wanted(Loose):
+    scoreType: ScoreType = "PROBABILITY"
+    scoreThreshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Both(Loose):
+    """What both requests share. Languages are taken as they are said: no rule depends on them."""
+
+    comment: TextEntry
+    context: Context = Context()
+    languages: list[str] = []
+    clientToken: str = ""
+    sessionId: str = ""
+    communityId: str = ""
+
+    def read(self) -> Comment:
+        """The article's beginning stands for a title, the last thing said before for what the comment answers."""
+        before = [entry.text for entry in self.context.entries[-1:]]
+        about = self.context.articleAndParentComment
+        return Comment(
+            self.comment.text, about.article.text, about.parentComment.text or "".join(before), self.communityId
+        )
+
+
+class AnalyzeRequest(Both):
+    requestedAttributes: Annotated[dict[str, Wanted], Field(min_length=1, max_length=200)]
+    spanAnnotations: StrictBool = False
+    doNotStore: StrictBool = False
+
+
+class Value(Loose):
+    value: Annotated[float, Field(ge=0, le=1)]
+    type: ScoreType = "PROBABILITY"
+
+
+class Scores(Loose):
+    summaryScore: Value
+
+
+class SuggestRequest(Both):
+    attributeScores: Annotated[dict[str, Scores], Field(min_length=1, max_length=200)]
+
+
+def add_perspective(app: FastAPI, desk: Desk) -> None:
+    @app.post(f"{GOOGLE}comments:analyze")
+    async def analyze(body: AnalyzeRequest, request: Request) -> Response:
+        policy = desk.policy(request.query_params.get("policy"))
+        rules = {name: _rule(policy, name) for name in body.requestedAttributes}
+        comment = body.read()
+        backend = desk.fleet.pick(request.query_params.get("model", ""), comment.text)
+        (verdict,) = await desk.judge(backend, policy, [comment], private=body.doNotStore)
+        if verdict.decision is None:
+            raise verdict.error or RequestError(500, "no decision", code="internal_error")
+        findings = {f.rule: f for f in verdict.decision.findings}
+        answer: Json = {
+            "attributeScores": {
+                name: _scores(findings[rules[name].id], len(comment.text), body.spanAnnotations)
+                for name, wanted in body.requestedAttributes.items()
+                if findings[rules[name].id].score >= wanted.scoreThreshold
+            },
+            "languages": body.languages or ["und"],
+            "detectedLanguages": body.languages or ["und"],
+            **({"clientToken": body.clientToken} if body.clientToken else {}),
+            "releaseDigest": backend.digest,
+            "policy": policy.reference,
+            "policyHash": policy.digest,
+            "decisionId": verdict.id,
+        }
+        return JSONResponse(answer, headers={DIGEST_HEADER: backend.digest})
+
+    @app.post(f"{GOOGLE}comments:suggestscore")
+    def suggestscore(body: SuggestRequest, request: Request) -> Json:
+        policy = desk.policy(request.query_params.get("policy"))
+        labels = {_rule(policy, name).id: s.summaryScore.value >= 0.5 for name, s in body.attributeScores.items()}
+        backend = desk.fleet.pick(request.query_params.get("model", ""), body.comment.text)
+        comment = body.read()
+        if not clean(comment.text):
+            raise RequestError(
+                400, "the comment has no text that anyone can see", code="comment_empty", param="comment"
+            )
+        suggestion(desk.appeals, comment, policy, labels, digest=backend.digest, key=desk.key)
+        return {
+            "detectedLanguages": body.languages or ["und"],
+            "requestedLanguages": body.languages,
+            **({"clientToken": body.clientToken} if body.clientToken else {}),
+        }
+
+
+def _rule(policy: Policy, attribute: str) -> Rule:
+    named = [r for r in policy.rules if attribute in {r.attribute, r.id.upper().replace("-", "_")}]
+    if named:
+        return named[0]
+    known = sorted({r.attribute or r.id.upper().replace("-", "_") for r in policy.rules})
+    raise RequestError(
+        400, f"the attribute {attribute[:80]!r} is no rule of {policy.reference}; it has {', '.join(known)}",
+        code="attribute_not_found", param="requestedAttributes",
+    )  # fmt: skip
+
+
+def _scores(finding: Finding, n_characters: int, spans: bool) -> Json:
+    """A rule is judged on the whole comment, so that the only span is all of it."""
+    value = {"value": round(finding.score, 6), "type": "PROBABILITY"}
+    whole = {"begin": 0, "end": n_characters, "score": value}
+    return {"summaryScore": value, **({"spanScores": [whole]} if spans else {})}

@@ -1,0 +1,110 @@
+"""`bessemer moderate` and `bessemer policy` as a user runs them, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.errors import EXIT_CODES
+from tests.cli.conftest import Done
+from tests.moderate.conftest import MARKDOWN, YAML
+from tests.moderate.logs import sentence
+from tests.tiny import make_tiny_release
+
+Here = Callable[..., Done]
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_model: Path, bessemer_home: Path) -> Path:
+    make_tiny_release(tiny_model, bessemer_home)
+    (tmp_path / "policy.yaml").write_text(YAML)
+    (tmp_path / "policy.md").write_text(MARKDOWN)
+    return tmp_path
+
+
+def comments(path: Path, n: int, seed: int = 0, **more: Any) -> Path:
+    rng = random.Random(seed)
+    rows = [
+        {"id": i, "text": sentence(rng), "labels": {"kind": rng.random() < 0.3, "no-links": rng.random() < 0.3}, **more}
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_whole_way(place: Path, here: Here) -> None:
+    def moderate(*arguments: str, code: int = 0) -> Any:
+        done = here("moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1", *arguments)
+        assert done.code == code, done.out + done.err
+        return json.loads(done.out) if "--json" in arguments else done.out
+
+    past = comments(place / "past.jsonl", 30, action="approved")
+    with past.open("a") as file:
+        file.write(
+            json.dumps({"id": "bad", "text": "\u200b"}) + "\n" + json.dumps({"id": "long", "text": "x" * 50_000}) + "\n"
+        )
+    before = moderate("--dry-run", str(past), "--json")
+    assert before["n_comments"] == 32 and [r["id"] for r in before["refused"]] == ["bad", "long"]
+    assert before["volumes"]["remove"]["n"] == 0  # nothing is measured yet
+    assert sum(v["n"] for v in before["volumes"].values()) == 30
+    assert "not calibrated" in moderate("--dry-run", str(past))
+
+    facts = moderate("--calibrate", str(comments(place / "labelled.jsonl", 120)), "--json")
+    assert facts["n_comments"] == 120 and set(facts["rules"]) == {"no-links", "kind"} and Path(facts["file"]).exists()
+    after = moderate("--dry-run", str(past), "--json")
+    assert all(rule["calibrated"] for rule in after["rules"].values())
+    for rule in after["rules"].values():
+        assert rule["approved_by_moderators"] == rule["words"]["broken"]["n"]
+        assert len(rule["likely_false_positives"]) == min(10, rule["words"]["broken"]["n"])
+
+    lines = [json.loads(line) for line in moderate(str(past)).splitlines()]
+    assert len(lines) == 32 and {line["action"] for line in lines[-2:]} == {"queue"} and "error" in lines[-1]
+    assert lines[0].keys() == {"id", "action", "cited_rules", "rules", "release_digest", "policy", "policy_hash"}
+
+    same = moderate("--drift", str(comments(place / "same.jsonl", 120, seed=5)), "--json")
+    assert not any(m["moved"] for m in same["moves"])
+    other = place / "other.jsonl"
+    other.write_text("".join(json.dumps({"text": "completely other text " * 9}) + "\n" for _ in range(120)))
+    moved = moderate("--drift", str(other), "--json", code=EXIT_CODES["hold"])
+    assert {m["what"] for m in moved["moves"] if m["moved"]} >= {"length of the texts", "share of new words"}
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"text": "x"}, "no labels"),
+        ({"text": "x", "labels": {"other": True}}, "'other' is no rule"),
+        ({"text": "x", "labels": {"kind": "perhaps"}}, "neither true nor false"),
+        ({"body": "x"}, "--column text=NAME"),
+    ],
+)
+def test_labels_that_say_nothing(place: Path, here: Here, row: dict[str, Any], what: str) -> None:
+    (place / "l.jsonl").write_text(json.dumps(row) + "\n")
+    ask = ["moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1", "--calibrate", f"{place}/l.jsonl"]
+    done = here(*ask)
+    assert done.code == EXIT_CODES["user"] and what in done.err and "l.jsonl:1" in done.err
+
+
+def test_one_thing_at_a_time(place: Path, here: Here) -> None:
+    ask = ["moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1"]
+    done = here(*ask)
+    assert done.code == EXIT_CODES["user"] and "0 things" in done.err
+    done = here(*ask, "--drift", "x", "--dry-run", "y")
+    assert done.code == EXIT_CODES["user"] and "2 things" in done.err
+    past = comments(place / "p.jsonl", 60)
+    done = here(*ask, "--drift", str(past))
+    assert done.code == EXIT_CODES["user"] and "not calibrated" in done.err
+
+
+def test_policies(place: Path, here: Here) -> None:
+    checked = [json.loads(here("policy", "check", f"{place}/policy.{s}", "--json").out) for s in ("yaml", "md")]
+    assert checked[0] == checked[1] and checked[0]["reference"] == "steel-talk@2"
+    assert here("policy", "add", f"{place}/policy.md").code == 0
+    listed = json.loads(here("policy", "list", "--json").out)
+    assert listed == [{"reference": "steel-talk@2", "digest": checked[0]["digest"], "rules": ["no-links", "kind"]}]
+    assert "Covered: shortened links" in here("policy", "check", "steel-talk").out

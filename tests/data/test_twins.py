@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bessemer.data.rule_families import families
+from bessemer.data.twins import Judged, balance, choose_twins
+
+RULES = [f"r{i}" for i in range(9)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(RULES), st.sampled_from(RULES)), max_size=200))
+def test_balance_leaves_every_rule_as_often_broken_as_kept(pairs: list[tuple[str, str]]) -> None:
+    twins = [(i, b, k) for i, (b, k) in enumerate(pairs) if b != k]
+    left = balance(twins, 0.05)
+    assert set(left) <= set(twins)
+    yes, no = Counter(b for _, b, _ in left), Counter(k for _, _, k in left)
+    assert all(abs(yes[r] - no[r]) <= max(1, 0.05 * (yes[r] + no[r])) for r in RULES)
+
+
+def test_balance_leaves_alone_what_is_balanced() -> None:
+    twins = [(i, RULES[i % 9], RULES[(i + 1) % 9]) for i in range(90)]
+    assert balance(twins, 0.0) == twins
+
+
+def test_a_choice_balances_what_was_chosen_before() -> None:
+    rng = random.Random(1)
+    comments = []
+    for i in range(900):
+        broken = tuple(rng.sample(RULES, 2))
+        comments.append((i, Judged(broken, tuple(r for r in RULES if r not in broken))))
+    yes, no = Counter({"r0": 40}), Counter({"r1": 30})
+    twins = list(choose_twins(comments, 400, 60, random.Random(2), yes, no))
+    assert len(twins) == 400
+    assert all(b in comments[i][1].broken and k in comments[i][1].kept for i, b, k in twins)
+    assert all(abs(yes[r] - no[r]) <= 3 for r in RULES) and max(yes.values()) <= 61
+
+
+def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
+    known = families()
+    assert len(known) >= 50
+    texts = [w for f in known.values() for w in f.wordings]
+    assert len(set(texts)) == len(texts) and all(len(f.wordings) == 5 or f.use for f in known.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "breaks", "keeps"),
+    [
+        ("long", "a b c d e f g h i j k l m n o p", "a b c d e f g h i j k l m n o"),
+        ("short", "one two three four five", "one two three four five six"),
+        ("sentences", "One. Two.", "One, two."),
+        ("repeats", "it is is so", "it is so"),
+        ("all-capitals", "STOP THAT 1!", "STOP that"),
+        ("lower-start", "hello", "Hello"),
+        ("no-end", "Hello", "Hello."),
+        ("other-script", "привет", "Grüße aus Köln"),
+        ("hashtags", "so #cool", "number 1 # is"),
+        ("addresses", "write to a.b@example.org", "write @ home"),
+        ("long-number", "call 0123456", "in 2026"),
+        ("amounts", "only $5", "five dollars"),
+        ("stretched", "sooo good", "soo good"),
+        ("emoji", "nice 😀", "nice :)"),
+        ("smileys", "nice :)", "nice 😀"),
+        ("list", "1. first", "version 1.5"),
+        ("first-person", "I'm here", "It is here"),
+        ("repeats", "The the cat", "the cathedral"),
+    ],
+)
+def test_what_counted_families_count(name: str, breaks: str, keeps: str) -> None:
+    assert families()[name].breaks(breaks) and not families()[name].breaks(keeps)

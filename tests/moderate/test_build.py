@@ -1,0 +1,208 @@
+"""Logs become twins: who is under which rule, what is held out, what is refused."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.data.curate.near import near_duplicates
+from bessemer.data.items import Item
+from bessemer.data.rule_families import families
+from bessemer.data.sources import read_items
+from bessemer.errors import BessemerError
+from bessemer.moderate.blind import Blind, blind_baselines
+from bessemer.moderate.build import Built, _refuse_leaks, build
+from bessemer.recipe.load import load
+from bessemer.recipe.moderation_recipe import ModerationRecipe
+from bessemer.rewards.rules import rule_reward
+from bessemer.track.screen import Screen
+from tests.moderate.logs import RULES, log_rows, write_recipe, write_rows
+
+SPLITS = ("train", "validation", "test", "new-wordings", "new-rules")
+
+
+def made(path: Path, *overrides: str) -> tuple[Built, dict[str, list[Item]]]:
+    built = build(load(ModerationRecipe, path, overrides), Screen(quiet=True))
+    parts = dict.fromkeys(built.report["splits"], "chat") | {"texts": "documents"}
+    address = f"dataset:{built.prepared.reference}/"
+    return built, {name: read_items(address + name, kind=kind, where=name) for name, kind in parts.items()}
+
+
+def comment_of(item: Item) -> str:
+    lines = item.messages[1].content.split("\n")
+    return next(line.removeprefix("Comment: ") for line in lines if line.startswith("Comment: "))
+
+
+def rule_of(item: Item) -> str:
+    lines = item.messages[1].content.split("\n")
+    return next(line.removeprefix("Rule: ") for line in lines if line.startswith("Rule: "))
+
+
+def test_every_comment_has_both_answers_and_every_rule_too(tmp_path: Path) -> None:
+    built, parts = made(write_recipe(tmp_path))
+    for name in SPLITS:
+        groups: dict[str, list[Item]] = defaultdict(list)
+        for item in parts[name]:
+            groups[item.group].append(item)
+        for twins in groups.values():
+            assert sorted(i.messages[-1].content for i in twins) == ["no", "yes"]
+            assert len({comment_of(i) for i in twins}) == 1 and len({rule_of(i) for i in twins}) == 2
+        rules: dict[Any, Counter[str]] = defaultdict(Counter)
+        for i in parts[name]:
+            of = i.meta["community"] if i.meta["truth"] == "log" else ""
+            rules[of, i.meta["rule"]][i.messages[-1].content] += 1
+        assert all(abs(n["yes"] - n["no"]) <= max(1, 0.04 * n.total()) for n in rules.values())
+        blind = built.report["splits"][name]["blind"]
+        assert blind["comment_only"]["value"] == pytest.approx(0.5) and blind["rule_only"]["low"] < 0.55
+    assert {i.meta["truth"] for i in parts["train"]} == {"log", "code"}
+    assert set(RULES.values()) <= {i.meta["rule"] for i in parts["train"]}
+
+
+def test_answers_are_true(tmp_path: Path) -> None:
+    _, parts = made(write_recipe(tmp_path))
+    words = {rule: word for word, rule in RULES.items()}
+    n_log = 0
+    for item in (i for name in SPLITS for i in parts[name]):
+        answer = item.messages[-1].content
+        if item.meta["truth"] == "code":
+            assert rule_reward(item, answer) == 1.0
+        else:
+            n_log += 1
+            assert (words[item.meta["rule"]] in re.findall("[a-z]+", comment_of(item).lower())) == (answer == "yes"), (
+                item
+            )
+    assert n_log > 200
+
+
+def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:
+    _, parts = made(write_recipe(tmp_path))
+    last = {f.wordings[-1] for f in families().values()}
+    code = {name: [i for i in parts[name] if i.meta["truth"] == "code"] for name in SPLITS}
+    assert not {rule_of(i) for i in code["train"]} & last
+    assert {rule_of(i) for i in parts["new-wordings"]} <= last
+    trained, unseen = ({i.meta["rule"] for i in code[name]} for name in ("train", "new-rules"))
+    assert not trained & unseen and len(trained) > 15
+    assert {i.meta["rule"] for i in parts["new-wordings"]} <= trained
+    policy_texts = {f"Nothing about {word}." for word in RULES}
+    logged = {rule_of(i) for i in parts["train"] if i.meta["truth"] == "log"}
+    assert logged & policy_texts == policy_texts and logged - policy_texts == set(
+        RULES.values()
+    )  # of the other community
+
+
+def test_nothing_like_a_held_out_comment_is_trained_on(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    rows = log_rows(500)
+    copies = [{**r, "id": f"c{i}", "body": r["body"] + " indeed", "group": ""} for i, r in enumerate(rows[:200])]
+    write_rows(tmp_path / "log.jsonl", rows + copies)
+    _, parts = made(path)
+    train = {comment_of(i) for i in parts["train"]} | {i.text for i in parts["texts"]}
+    held = {comment_of(i) for name in SPLITS[1:] for i in parts[name]}
+    texts = [*train, *held]
+    labels = near_duplicates(texts, jaccard=0.8, words=2)
+    assert not set(labels[: len(train)].tolist()) & set(labels[len(train) :].tolist())
+
+
+def test_by_time_the_latest_comments_are_held_out(tmp_path: Path) -> None:
+    built, parts = made(write_recipe(tmp_path), "split.by=time", "split.test_from=2026-10-01", "comments={}")
+    month = {f"log:{r['id']}": int(r["time"][5:7]) for r in log_rows(500)}
+    months = {name: {month[i.meta["comment"]] for i in parts[name]} for name in ("train", "validation", "test")}
+    assert max(months["train"]) <= min(months["validation"]) <= max(months["validation"]) < 10 <= min(months["test"])
+    with pytest.raises(BessemerError, match="no time"):
+        made(write_recipe(tmp_path), "split.by=time", "logs.log.columns.time=when")
+    assert built.prepared.new
+
+
+def test_a_community_that_is_held_out(tmp_path: Path) -> None:
+    _, parts = made(write_recipe(tmp_path, 700), "split.communities=[mill]")
+    assert {i.meta["community"] for i in parts["new-communities"]} == {"mill"}
+    assert all(i.meta.get("community", "forge") == "forge" for name in SPLITS for i in parts[name])
+    with pytest.raises(BessemerError, match="'mil'"):
+        made(write_recipe(tmp_path), "split.communities=[mil]")
+
+
+def test_an_appeal_that_was_granted_is_a_kept_rule(tmp_path: Path) -> None:
+    _, parts = made(write_recipe(tmp_path))
+    granted = {f"log:{r['id']}": r["reason"] for r in log_rows(500) if r.get("appeal")}
+    found = [i for i in parts["train"] if i.meta["comment"] in granted and i.meta["truth"] == "log"]
+    assert len(found) > 20 and {i.messages[-1].content for i in found} == {"no"}
+
+
+def test_rows_that_disagree_and_removals_without_a_reason(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    torn = [{"id": f"x{i}", "body": "the same words here again and again?", "reason": "no-iron", "community": "forge",
+             "action": a} for i, a in enumerate(["remove", "approve"])]  # fmt: skip
+    unnamed = [
+        {"id": f"u{i}", "body": f"{row['body']} unnamed {i}", "community": "forge", "action": "remove"}
+        for i, row in enumerate(log_rows(60, seed=9))
+    ]
+    gone = [{"id": "g", "body": "[removed]", "reason": "no-iron", "action": "remove", "community": "forge"}]
+    write_rows(tmp_path / "log.jsonl", log_rows(500) + torn + unnamed + gone)
+    built, parts = made(path)
+    assert built.report["left_out"]["rows disagree about a rule"] == 1
+    assert built.report["left_out"]["no text (deleted, or nothing to see)"] == 1
+    logged = {i.meta["comment"] for name in SPLITS for i in parts[name] if i.meta["truth"] == "log"}
+    assert not logged & {f"log:u{i}" for i in range(60)}
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"body": "x y", "action": "ponder"}, "'ponder' is no action"),
+        ({"body": "x y"}, "no action"),
+        ({"body": "x y", "action": "remove", "appeal": "perhaps"}, "no outcome of an appeal"),
+        ({"body": "x y", "action": "remove", "time": "soon"}, "no time"),
+    ],
+)
+def test_rows_that_say_nothing_clear_are_refused_with_their_line(
+    tmp_path: Path, row: dict[str, Any], what: str
+) -> None:
+    path = write_recipe(tmp_path)
+    write_rows(tmp_path / "log.jsonl", [*log_rows(20), row])
+    with pytest.raises(BessemerError, match=what) as caught:
+        made(path)
+    assert "log.jsonl:21" in str(caught.value)
+
+
+def test_the_same_command_makes_nothing_new_and_a_change_makes_a_version(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    first, _ = made(path)
+    again, _ = made(path)
+    other, _ = made(path, "seed=2")
+    assert (first.prepared.new, again.prepared.new, other.prepared.new) == (True, False, True)
+    assert (again.prepared.reference, other.prepared.reference) == ("forge-rules@1", "forge-rules@2")
+    assert again.report == first.report
+
+
+def test_baselines_find_what_can_be_guessed() -> None:
+    rng = random.Random(1)
+    groups = [f"g{i // 2}" for i in range(400)]
+    broken = [i % 2 == 0 for i in range(400)]
+    comments = [f"comment {rng.random()}" for _ in range(200) for _ in range(2)]
+    rules = [rng.choice(["no iron", "no steel", "no coal"]) for _ in range(400)]
+    fair = blind_baselines(comments, rules, broken, groups)
+    assert fair.leaks(0.55) == [] and fair.comment_only and fair.comment_only.value == pytest.approx(0.5, abs=0.05)
+    telling = [f"{r} {'always' if b else 'never'}" for r, b in zip(rules, broken, strict=True)]
+    by_rule = blind_baselines(comments, telling, broken, groups)
+    assert by_rule.rule_only and by_rule.rule_only.value > 0.95
+    assert [leak.split(":")[0] for leak in by_rule.leaks(0.55)] == ["the rule alone predicts the answer"]
+    labels = [rng.random() < 0.5 for _ in range(200)]
+    by_comment = blind_baselines(
+        [f"{'vile' if b else 'kind'} words {rng.random()}" for b in labels],
+        ["no iron"] * 200, labels, [str(i) for i in range(200)],
+    )  # fmt: skip
+    assert by_comment.comment_only and by_comment.comment_only.low > 0.9
+    assert blind_baselines(comments[:20], rules[:20], broken[:20], groups[:20]) == Blind(None, None)
+
+
+def test_a_leak_is_an_error_with_numbers(tmp_path: Path) -> None:
+    recipe = load(ModerationRecipe, write_recipe(tmp_path))
+    texts, labels = ["vile words" if i % 2 else "kind words" for i in range(60)], [bool(i % 2) for i in range(60)]
+    blind = blind_baselines(texts, texts, labels, [str(i) for i in range(60)])
+    with pytest.raises(BessemerError, match=r"train: the comment alone predicts the answer: AUROC 1\.000 \["):
+        _refuse_leaks(recipe, {"train": blind})

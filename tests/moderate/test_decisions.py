@@ -1,0 +1,156 @@
+"""The decision log and appeals: append-only, chained, without texts unless asked, and back to training data."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bessemer.data.moderation import Comment
+from bessemer.errors import BessemerError
+from bessemer.moderate.chain import ChainLog, find_entry, read_entries
+from bessemer.moderate.decide import Measured, Scale, decide
+from bessemer.moderate.decisions import (
+    appeal,
+    appeals_folder,
+    comment_key,
+    decision_entry,
+    hash_comment,
+    read_appeals,
+    suggestion,
+    training_rows,
+)
+from bessemer.moderate.logs import read_cases
+from bessemer.moderate.policy import Policy
+from bessemer.recipe.moderation_recipe import Log
+
+
+def test_entries_are_found_by_id_and_files_rotate(tmp_path: Path) -> None:
+    log = ChainLog(tmp_path, "decision", max_bytes=600)
+    ids = [i for n in range(20) for i in log.write([{"n": n}, {"n": -n, "text": "ä\nb"}])]
+    log.close()
+    assert len(set(ids)) == 40 and len(list(tmp_path.glob("*.jsonl"))) > 3
+    assert [find_entry(tmp_path, i)["n"] for i in ids] == [x for n in range(20) for x in (n, -n)]
+    assert [e["id"] for e in read_entries(tmp_path, "decision")] == ids
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.glob("*.jsonl"))
+    for wrong in ("", "decision-x-0001-0", ids[3] + "1", "../" + ids[0], ids[0].replace("-0001-", "-0099-")):
+        with pytest.raises(BessemerError, match="no entry"):
+            find_entry(tmp_path, wrong)
+
+
+def test_a_changed_or_missing_line_breaks_the_chain(tmp_path: Path) -> None:
+    log = ChainLog(tmp_path, "decision", max_bytes=2000)
+    for n in range(30):
+        log.write([{"n": n}])
+    path = sorted(tmp_path.glob("*.jsonl"))[1]
+    good = path.read_text()
+    lines = good.splitlines(keepends=True)
+    for bad in (good.replace('"n":', '"m":', 1), "".join(lines[1:]), "".join([*lines[:2], *lines[3:]])):
+        path.write_text(bad)
+        with pytest.raises(BessemerError, match="does not continue"):
+            list(read_entries(tmp_path, "decision"))
+    path.write_text(good)
+    assert len(list(read_entries(tmp_path, "decision"))) == 30
+    last = sorted(tmp_path.glob("*.jsonl"))[-1]
+    with last.open("a") as file:
+        file.write('{"n": 99, "prev')  # a writer was killed
+    assert len(list(read_entries(tmp_path, "decision"))) == 30
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ChainLog(tmp_path, "decision")
+    log.write([{"n": 1}])
+    real = os.write
+
+    def half(handle: int, content: bytes) -> int:
+        if len(content) > 20:
+            return real(handle, content[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(OSError, match="No space"):
+        log.write([{"n": 2, "text": "x" * 100}])
+    monkeypatch.setattr(os, "write", real)
+    log.write([{"n": 3}])
+    assert [e["n"] for e in read_entries(tmp_path, "decision")] == [1, 3]
+
+
+def test_threads_write_one_chain(tmp_path: Path) -> None:
+    log = ChainLog(tmp_path, "decision", max_bytes=5000)
+    threads = [threading.Thread(target=lambda: [log.write([{"n": n}]) for n in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(read_entries(tmp_path, "decision"))) == 200
+
+
+def logged(policy: Policy, tmp_path: Path, text: str, *, keep: bool = False) -> tuple[Path, str]:
+    """A decision that cites both rules."""
+    decision = decide(policy, [9.0, 9.0], {r.id: Measured(Scale(), 0.9) for r in policy.rules})
+    entry = decision_entry(
+        Comment(text), policy, decision, release="tiny@1", digest="d" * 64, canary=False, key=comment_key(), text=keep
+    )
+    return tmp_path, ChainLog(tmp_path, "decision").write([entry])[0]
+
+
+def test_a_decision_holds_no_text_unless_asked(policy: Policy, tmp_path: Path) -> None:
+    folder, identity = logged(policy, tmp_path, "see https://secret.example now")
+    entry = find_entry(folder, identity)
+    assert "secret" not in json.dumps(entry)
+    assert entry["policy_hash"] == policy.digest and entry["digest"] == "d" * 64 and entry["action"] == "remove"
+    assert entry["rules"]["no-links"] == [pytest.approx(0.999877, abs=1e-6), 0.9, "broken", "remove"]
+    assert entry["comment"] == hash_comment("see\u200b https://secret.example\nnow", comment_key())
+    assert entry["comment"] != hash_comment("see https://secret.example now", b"another key")
+    folder, identity = logged(policy, tmp_path / "texts", "see \ud800 you", keep=True)
+    assert find_entry(folder, identity)["text"] == "see ? you"
+
+
+def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path: Path) -> None:
+    text = "see https://x.example, all of you"
+    folder, identity = logged(policy, tmp_path / "decisions", text)
+    log, key = ChainLog(appeals_folder(), "appeal"), comment_key()
+    assert not appeal(log, folder, identity, "overturned", key=key)["teaches"]  # nobody knows the text
+    with pytest.raises(BessemerError, match="not the one"):
+        appeal(log, folder, identity, "overturned", text="another text", key=key)
+    with pytest.raises(BessemerError, match="no rule 'other'"):
+        appeal(log, folder, identity, "overturned", rules=["other"], text=text, key=key)
+    with pytest.raises(BessemerError, match="names no rule"):
+        appeal(log, folder, identity, "missed", text=text, key=key)
+    with pytest.raises(BessemerError, match="no entry"):
+        appeal(log, folder, identity + "0", "upheld", text=text, key=key)
+    appeal(log, folder, identity, "overturned", rules=["kind"], text=text, note="quoting", key=key)
+    appeal(log, folder, identity, "upheld", rules=["no-links"], text=text, key=key)
+    appeal(log, folder, identity, "missed", rules=["kind"], text=text, key=key)
+    suggestion(log, Comment("be nice", community="other"), policy, {"kind": False}, digest="d" * 64, key=key)
+    rows = list(training_rows(read_appeals()))
+    assert [(r["rule"], r["action"], r["appeal"], r["community"]) for r in rows] == [
+        ("kind", "removed", "overturned", "SteelTalk"),
+        ("no-links", "removed", "upheld", "SteelTalk"),
+        ("kind", "removed", "", "SteelTalk"),
+        ("kind", "approved", "", "other"),
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    cases = list(read_cases("appeals", Log.model_validate({"from": str(file)}), Counter(), needs_time=True))
+    assert [(c.rule, c.broken, c.hard) for c in cases] == [
+        ("kind", False, True),
+        ("no-links", True, False),
+        ("kind", True, False),
+        ("kind", False, True),
+    ]
+
+
+def test_a_decision_without_findings_is_queued(policy: Policy, tmp_path: Path) -> None:
+    entry = decision_entry(
+        Comment(""), policy, None, release="r@1", digest="d", canary=True, key=b"k", text=True, error="comment_empty"
+    )
+    identity = ChainLog(tmp_path, "decision").write([entry])[0]
+    found = find_entry(tmp_path, identity)
+    assert found["action"] == "queue" and found["error"] == "comment_empty" and found["canary"] is True
+    with pytest.raises(BessemerError, match="cites no rule"):
+        appeal(ChainLog(tmp_path / "a", "appeal"), tmp_path, identity, "upheld", text="", key=b"k")

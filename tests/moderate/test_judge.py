@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from bessemer.data.moderation import Comment, ask, clean
+from bessemer.errors import BessemerError
+from bessemer.infer.generate import max_positions
+from bessemer.infer.score import option_logprobs
+from bessemer.moderate.judge import PIECE_TOKENS, Judge
+from bessemer.moderate.policy import Policy, Rule
+from tests.tiny import WORDS
+
+
+def words(n: int, seed: int = 0) -> str:
+    return " ".join(random.Random(seed).choice(WORDS) for _ in range(n))
+
+
+def test_one_pass_gives_what_each_prompt_alone_gives(judge: Judge, policy: Policy) -> None:
+    comments = [Comment(words(n, n), title="A title", parent=words(4)) for n in (1, 5, 30, 100)]
+    found = judge.odds([judge.prepare(c, policy) for c in comments])
+    for comment, odds in zip(comments, found, strict=True):
+        named = Comment(comment.text, comment.title, comment.parent, "SteelTalk")
+        prompts = [ask(named, rule.read) for rule in policy.rules]
+        for prompt, value in zip(prompts, odds, strict=True):
+            yes, no = option_logprobs(judge.loaded, [prompt], ["yes", "no"])[0]
+            assert value == pytest.approx(yes - no, abs=1e-4)
+
+
+def test_a_long_comment_is_judged_in_pieces_and_the_worst_counts(judge: Judge, policy: Policy) -> None:
+    text = words(2000)
+    question = judge.prepare(Comment(text), policy)
+    parts = judge._pieces(text, PIECE_TOKENS)
+    assert len(question.pieces) == len(parts) > 2 and " ".join(parts) == text
+    assert all(len(judge.loaded.renderer.encode_texts([p])[0]) <= PIECE_TOKENS for p in parts)
+    alone = judge.odds([judge.prepare(Comment(p), policy) for p in parts])
+    assert judge.odds([question])[0] == pytest.approx([max(rule) for rule in zip(*alone, strict=True)], abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["x" * 39_000, "😀" * 3000, "e\u0301\u0300" * 4000, "東" * 9000])
+def test_no_text_outgrows_the_model(judge: Judge, policy: Policy, text: str) -> None:
+    question = judge.prepare(Comment(text, title="😀" * 5000, parent="東" * 5000), policy)
+    assert max(len(p) for piece in question.pieces for p in piece) <= max_positions(judge.loaded)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\u200b\u2060", "\x00\x01", "\u3164"])
+def test_nothing_to_see(judge: Judge, policy: Policy, text: str) -> None:
+    with pytest.raises(BessemerError, match="no text"):
+        judge.prepare(Comment(text), policy)
+
+
+def test_too_long(judge: Judge, policy: Policy) -> None:
+    with pytest.raises(BessemerError, match="characters"):
+        judge.prepare(Comment("x" * 1_000_000), policy)
+
+
+def test_a_rule_longer_than_the_context(judge: Judge) -> None:
+    long = Rule(id="long", text=words(600), includes=[words(600), words(600)])
+    policy = Policy(name="p", rules=[Rule(id="short", text="Be kind."), long])
+    with pytest.raises(BessemerError, match="rules.long: .* the model reads 2048 in all"):
+        judge.check(policy)
+
+
+def test_tricks_do_not_change_what_is_read(judge: Judge, policy: Policy) -> None:
+    plain = "buy steel here"
+    for trick in (
+        "b\u200buy ste\u2060el here",
+        "\uff42\uff55\uff59 steel\u00a0here",
+        "\u202eereh leets yub\u202c",
+        "buy\nsteel\there",
+    ):
+        assert clean(trick) == plain
+        assert judge.prepare(Comment(trick), policy) == judge.prepare(Comment(plain), policy)
