@@ -128,6 +128,11 @@ def test_every_verb_is_shown() -> None:
         "families list",
         "families grow",
         "seal create",
+        "policy add",
+        "data moderation",
+        "moderate",
+        "route",
+        "review appeals",
         "seal verify",
         "seal reveal",
     ):
