@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
+from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.growing import grow, read_recipe
-from bessemer.plan.defaults import Chosen, choose, end_of_start
-from bessemer.recipe.schema import Stage
+from bessemer.files import read_json
+from bessemer.growing import SPECIAL, grow, read_recipe
+from bessemer.plan.defaults import Chosen, choose, end_of_start, optimizer_state_of
+from bessemer.plan.resolve import prepare as make_plans
+from bessemer.recipe.load import parse_recipe
+from bessemer.recipe.schema import Recipe, Stage
+from bessemer.run import run_recipe
+from bessemer.track.runs import runs_folder
 from bessemer.track.screen import Screen
+from bessemer.train.checkpoint import masters_of, restore_moments
+from bessemer.train.loop import train_step
+from bessemer.train.optimizers import make_optimizer
+from bessemer.train.weights import prepare
 from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.story import NOUNS, OTHERS, sentence, write_jsonl
 
@@ -39,6 +51,7 @@ def corpora(folder: Path) -> Path:
         "name": "filled-in",
         "start": "filled-in",
         "retain": 0.51,
+        "keep_checkpoints": "all",
         "sources": {
             "own": {"from": at["own"], "max_epochs": 30},
             "good": {"from": at["good"], "max_epochs": 30},
@@ -92,8 +105,89 @@ def test_a_checkpoint_is_a_start_and_says_what_it_saw(
     assert pre.stage == "pre" and pre.lr == 3e-3 and pre.schedule == "constant" and mid.lr == 0.0
     assert pre.tokens_seen is not None and mid.tokens_seen is not None and 10_000 < pre.tokens_seen < mid.tokens_seen
     assert resolve("nano-1m@pre").stage == "pre" and resolve("nano-1m@pre").digest == pre.digest
+    assert pre.optimizer == "included" and pre.data is not None and pre.data.parts[0].name == "own"
     with pytest.raises(BessemerError, match=r"did you mean 'nano-1m@(pre|post)'"):
         resolve("nano-1m@pro")
+
+
+def test_checkpoints_on_the_way_are_starts_too(
+    twice: tuple[Path, list[Checkpoint], list[Checkpoint]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_HOME", str(twice[0]))
+    half, whole = catalogue.find("nano-1m@pre:10"), catalogue.find("nano-1m@pre:20")
+    assert half.tokens_seen is not None and whole.tokens_seen is not None and half.tokens_seen < whole.tokens_seen
+    last = catalogue.find("nano-1m@pre").step
+    assert resolve(f"nano-1m@pre:{last}").digest == resolve("nano-1m@pre").digest != resolve("nano-1m@pre:10").digest
+    with pytest.raises(BessemerError, match="nano-1m@pre:10"):
+        resolve("nano-1m@pre:11")
+
+
+def test_training_goes_on_from_a_checkpoint_bit_by_bit(
+    twice: tuple[Path, list[Checkpoint], list[Checkpoint]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 10, with the optimizer's state and the same batches: the weights of step 20 that the growing left."""
+    monkeypatch.setenv("BESSEMER_HOME", str(twice[0]))
+    plan = read_json(runs_folder() / "grow-nano-1m" / "plan.lock.json")
+    recipe = Recipe.model_validate(plan["recipe"])
+    start = resolve("nano-1m@pre:10")
+    state = optimizer_state_of(start)
+    assert state is not None
+    trainable = prepare(start, None)
+    data = build_stage(recipe, recipe.stages[0], tokenise(recipe, trainable.loaded.renderer))
+
+    def steps(state: Path | None) -> dict[str, Tensor]:
+        trainable = prepare(start, None)
+        optimizer = make_optimizer(trainable, recipe.stages[0])
+        if state is not None:
+            restore_moments(state, trainable, optimizer)
+        for step in range(10, 20):
+            train_step(trainable, optimizer, data.batch(step), "cpt", 3e-3, 1.0)
+        return {name: m.detach() for name, m in trainable.masters.items()}
+
+    wanted = masters_of(runs_folder() / "grow-nano-1m" / "01-cpt" / "step-0000020")
+    again, anew = steps(state), steps(None)
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+    assert not all(torch.equal(anew[name], wanted[name]) for name in wanted)
+
+
+def test_tokens_of_a_chat_stay_out_of_the_stages_before_post(
+    twice: tuple[Path, list[Checkpoint], list[Checkpoint]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_HOME", str(twice[0]))
+    recipe = Recipe.model_validate(read_json(runs_folder() / "grow-nano-1m" / "plan.lock.json")["recipe"])
+    prepared = make_plans(recipe)
+    renderer = prepared.renderer
+    end, begin, close = (renderer.chat.convert_tokens_to_ids(t) for t in SPECIAL)
+    seen = [{int(t) for s in range(data.n_steps) for t in data.batch(s).tokens_N} for data in prepared.stages]
+    assert all(end in ids and not {begin, close} & ids for ids in seen[:2])
+    assert {end, begin, close} & seen[2] == {begin, close}
+
+
+def test_the_plan_says_whether_the_optimizer_goes_on(
+    twice: tuple[Path, list[Checkpoint], list[Checkpoint]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BESSEMER_HOME", str(twice[0]))
+    recipe = yaml.safe_load((twice[0].parent / "corpora0" / "family.yaml").read_text())
+    stage = {k: v for k, v in recipe["stages"][0].items() if k not in {"lr", "schedule"}}
+    values = recipe | {"name": "goes-on", "start": "nano-1m@pre", "stages": [stage]}
+    values["sources"] = {"own": recipe["sources"]["own"]}
+    made = parse_recipe(yaml.safe_dump(values), where="test")
+    run_recipe(made, Screen(quiet=True))
+    planned = read_json(runs_folder() / "goes-on" / "plan.lock.json")["stages"][0]
+    assert "goes on with the state" in planned["why"]["optimizer"] and len(planned["optimizer_state"]) == 64
+    assert (planned["lr"], planned["warmup"], planned["final_lr"]) == (3e-3, 0.0, 0.0)
+    done = read_json(runs_folder() / "goes-on" / "01-cpt" / "done.json")["weights_sha256"]
+    folder = optimizer_state_of(resolve("nano-1m@pre"))
+    assert folder is not None
+    hidden = folder.rename(folder.with_name("hidden"))
+    try:
+        anew = made.model_copy(update={"name": "begins-anew"})
+        run_recipe(anew, Screen(quiet=True))
+    finally:
+        hidden.rename(folder)
+    planned = read_json(runs_folder() / "begins-anew" / "plan.lock.json")["stages"][0]
+    assert "not at hand" in planned["why"]["optimizer"] and "optimizer_state" not in planned
+    assert done != read_json(runs_folder() / "begins-anew" / "01-cpt" / "done.json")["weights_sha256"]
 
 
 def test_training_goes_on_at_the_rate_of_a_constant_start(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bessemer.errors import BessemerError
 from bessemer.files import read_json, read_record
@@ -20,6 +20,7 @@ from bessemer.run import run_recipe
 from bessemer.track.screen import Screen
 from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.story import write_story
+from tests.tiny import make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,32 @@ def test_the_best_inside_the_budget_is_chosen_else_the_one_that_forgot_least() -
     assert choose([p for p in inside if not p.kept] + [point(0.75, 0.85, 0.02, False)]).share == 0.75
 
 
+def test_a_difference_is_added_one_tensor_at_a_time(told: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=5)
+    found = merge("story", [0.5, 1.0], Screen(quiet=True), add=(str(other), str(tiny_model)))
+    folder = next((told / "merge").glob("add-*"))
+    trained, plus, minus = (load_file(p / "model.safetensors") for p in (told / "model", other, tiny_model))
+    for share in (0.5, 1.0):
+        model = load_file(folder / f"{share:.3f}/model/model.safetensors")
+        assert all(torch.allclose(model[n], trained[n] + share * (plus[n] - minus[n]), atol=1e-5) for n in model)
+    assert [p["share"] for p in found["points"]] == [0.5, 1.0] and "other" in found["added"]["plus"]
+
+
+def test_checkpoints_of_another_kind_are_not_added(told: Path, tiny_model: Path, tmp_path: Path) -> None:
+    narrow = make_tiny_model(tmp_path / "narrow")
+    weights = load_file(narrow / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name][:-1].contiguous()}, narrow / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BessemerError, match=r"another architecture: model.layers.0.mlp.up_proj.weight has shape"):
+        merge("story", [1.0], Screen(quiet=True), add=(str(narrow), str(tiny_model)))
+    words = make_tiny_model(tmp_path / "words")
+    text = (words / "tokenizer.json").read_text()
+    (words / "tokenizer.json").write_text(text.replace("<|im_start|>", "<|im_begin|>"))
+    with pytest.raises(BessemerError, match="another vocabulary"):
+        merge("story", [1.0], Screen(quiet=True), add=(str(words), str(tiny_model)))
+    assert not list((told / "merge").glob("add-*/1.000/model/.tmp*"))
+
+
 def test_commands(told: Path, here: Callable[..., Any]) -> None:  # noqa: F811
     done = here("merge", "story", "--at", "0.5,1")
     assert done.code == 0 and "<- best" in done.out and "nothing was released" in done.out, done.err
@@ -77,6 +104,8 @@ def test_commands(told: Path, here: Callable[..., Any]) -> None:  # noqa: F811
     if made["points"][0]["verdict"] == "SHIP":
         release = open_release(made["release"])
         assert release.manifest["merge"] == 0.8 and "merge: 0.8" in (release.path / "recipe.yaml").read_text()
+    half = here("merge", "story", "--add", "somewhere")
+    assert half.code == 4 and "one of the two is missing" in half.err
     bad = here("merge", "story", "--at", "much")
     assert bad.code == 4 and "no list of numbers" in bad.err
 

@@ -48,11 +48,11 @@ class Problem:
 class RecipeError(BessemerError):
     """All mistakes of a recipe at once."""
 
-    def __init__(self, source: str, problems: list[Problem]) -> None:
+    def __init__(self, source: str, problems: list[Problem], *, of: str = "recipe") -> None:
         self.problems = problems
         lines = [f"  {p.where or '(top)'}: {p.what}" + (f"  -> {p.fix}" if p.fix else "") for p in problems]
         count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
-        super().__init__(f"{count} in the recipe\n" + "\n".join(lines), where=source)
+        super().__init__(f"{count} in the {of}\n" + "\n".join(lines), where=source)
 
     def fields(self) -> dict[str, Any]:
         return {**super().fields(), "problems": [vars(p) for p in self.problems]}

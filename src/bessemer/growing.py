@@ -9,25 +9,31 @@ own family the same way: `--recipe own.yaml`.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue
+from bessemer.families import catalogue, schema
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, new_folder, read_json
 from bessemer.recipe.load import parse_recipe
-from bessemer.recipe.schema import Recipe
+from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
+from bessemer.train import checkpoint
 from bessemer.train.export import export_model
 
 STAGES = ("pre", "mid", "post")
@@ -52,7 +58,7 @@ class Shape:
 
 
 SHAPES = {
-    "nano-1m": Shape(128, 4, 4, 4096, 512, (400_000, 120_000, 80_000)),
+    "nano-1m": Shape(128, 4, 4, 4096, 512, (1_600_000, 400_000, 160_000)),
     "nano-6m": Shape(256, 6, 8, 8192, 1024, (6_000_000, 1_500_000, 400_000)),
     "nano-30m": Shape(512, 9, 8, 16384, 2048, (60_000_000, 12_000_000, 2_000_000)),
 }
@@ -74,8 +80,10 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
                 make_start(SHAPES[name], made, folder / "start")
         run_recipe(made, screen)
         plan = read_json(runs_folder() / made.name / PLAN)
-        entries = {stage: _checkpoint(folder, made, plan, n, stage) for n, stage in enumerate(STAGES)}
-        catalogue.write_private(name, {f"{name}@{stage}": entry for stage, entry in entries.items()}, made.name)
+        told = {stage: _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
+        stages = {stage: facts for stage, (facts, _) in told.items()}
+        data = {stage: fed for stage, (_, fed) in told.items()}
+        catalogue.write_private(name, plan["estimate"]["parameters"], stages, data, made.name)
     return [resolve(f"{name}@{stage}") for stage in STAGES]
 
 
@@ -100,7 +108,6 @@ def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) 
 
 def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     """A tokenizer of the texts of the first stage, and random weights that the recipe's seed decides."""
-    import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -117,11 +124,12 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=SPECIAL[0], eos_token=SPECIAL[2], pad_token=SPECIAL[0]
+        tokenizer_object=bpe, bos_token=SPECIAL[0], eos_token=SPECIAL[0], pad_token=SPECIAL[0]
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     begin, end = (tokenizer.convert_tokens_to_ids(t) for t in (SPECIAL[0], SPECIAL[2]))
-    ids: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": begin}
+    # Documents end with <|endoftext|>: the tokens of a chat stay out of the stages before `post`.
+    ids: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": begin, "pad_token_id": begin}
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=shape.hidden,
@@ -136,29 +144,81 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model: Any = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(**ids)
+    model.generation_config = GenerationConfig(**ids | {"eos_token_id": [begin, end]})
     with new_folder(out) as tmp:
         tokenizer.save_pretrained(tmp)
         model.save_pretrained(tmp)
 
 
-def _checkpoint(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int, stage: str) -> dict[str, Any]:
-    """Export a stage's weights, and what the catalogue says of them."""
-    out = folder / stage
-    start = resolve(str(folder / "start"))
-    if not out.exists():
-        export_model(start, overlay_of(runs_folder() / recipe.name, plan, n + 1), out)
-    planned, trained = plan["stages"][: n + 1], recipe.stages[n]
-    ended = planned[n]["lr"] * (1.0 if trained.schedule == "constant" else trained.final_lr)
-    return {
-        "folder": str(out),
-        "digest": resolve(str(out)).digest,
-        "parameters": plan["estimate"]["parameters"],
-        "tokens_seen": sum(s["tokens"] for s in planned),
-        "lr": ended,
-        "schedule": trained.schedule,
-        "note": f"{sum(s['tokens'] for s in planned):,} tokens seen, rate {ended:.1e} there ({trained.schedule})",
+def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[schema.Stage, schema.Data]:
+    """Export a stage's checkpoints; what the catalogue says of them, and of what they were fed."""
+    start, run = resolve(str(folder / "start")), runs_folder() / recipe.name
+    planned, trained = plan["stages"][n], recipe.stages[n]
+    kept = {int(p.name.removeprefix("step-")): p for p in checkpoint.complete(run / planned["name"])}
+    out = {step: folder / f"{STAGES[n]}-{step}" for step in sorted(kept)}
+    for step, path in out.items():
+        if not path.exists():
+            _export(start, kept[step], path)
+    where: dict[str, Any] = {
+        "folder": str(folder / f"{STAGES[n]}-{{step}}"),
+        "steps": list(out),
+        "digests": {step: resolve(str(path)).digest for step, path in out.items()},
     }
+    if not kept:  # the recipe keeps no checkpoints: there is one, of the end
+        path = folder / STAGES[n]
+        if not path.exists():
+            export_model(start, overlay_of(run, plan, n + 1), path, dtype=torch.float32)
+        where = {"folder": str(path), "digest": resolve(str(path)).digest, "steps": [planned["steps"]]}
+    before = sum(s["tokens"] for s in plan["stages"][:n])
+    facts = {
+        "tokens_before": before,
+        "batch_tokens": round(planned["tokens"] / planned["steps"]),
+        "tokens_seen": before + planned["tokens"],
+        "peak_lr": planned["lr"],
+        "schedule": _schedule(trained, planned),
+        "context": trained.row_tokens,
+        "optimizer": "included" if kept else "none",
+    }
+    said = {key: catalogue.said_by_run(value) for key, value in facts.items()}
+    return schema.Stage.model_validate({"source": "run", **where, **said}), _data(recipe, planned)
+
+
+def _schedule(trained: Stage, planned: dict[str, Any]) -> dict[str, Any]:
+    """The rate's path in the catalogue's words."""
+    steps = planned["steps"]
+    warmup = round(planned["warmup"] * steps)
+    if trained.schedule == "constant":
+        return {"shape": "constant", "warmup": warmup}
+    begins = {"begins": round((1 - trained.decay) * steps)} if trained.schedule == "wsd" else {}
+    shape = "cosine" if trained.schedule == "cosine" else "linear"
+    return {"shape": shape, "warmup": warmup, **begins, "ends": steps, "final": planned["final_lr"]}
+
+
+def _data(recipe: Recipe, planned: dict[str, Any]) -> schema.Data:
+    parts = [
+        {"name": name, "from": recipe.sources[name].from_, "kind": recipe.sources[name].kind, "share": facts["share"]}
+        for name, facts in planned["sources"].items()
+    ]
+    return schema.Data.model_validate({"status": "open", "parts": parts, "source": "run"})
+
+
+def _export(start: Checkpoint, path: Path, out: Path) -> None:
+    """A checkpoint of the training as a model in fp32, and beside it the state of its optimizer."""
+    state = out.with_name(f"{out.name}.optimizer")
+    shutil.rmtree(state, ignore_errors=True)
+    shutil.copytree(path, state, copy_function=_link)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-") as tmp:
+        weights = Path(tmp) / "weights.safetensors"
+        save_file(checkpoint.masters_of(path), weights)
+        export_model(start, weights, out, dtype=torch.float32)
+
+
+def _link(source: str, target: str) -> None:
+    """The same bytes under a second name where the disk can do it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def describe(checkpoints: Sequence[Checkpoint]) -> list[str]:

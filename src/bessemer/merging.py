@@ -1,5 +1,6 @@
 """`bessemer merge RUN`: between the start and the trained weights, where is the best model within the budget?
 
+With `--add POST --minus BASE` the points lie between the trained weights and those with a difference added.
 Weights on the straight line from the start checkpoint (0) to the trained weights (1) are measured at several points, on
 the run's own tasks and probes. A little less than all the way gives back much of what was forgotten for little of what
 was learnt (Wortsman et al., arXiv 2109.01903), but not always: so it is measured. What is there is not measured again.
@@ -15,7 +16,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes, measure, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
-from bessemer.families.fetch import resolve
+from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, read_json, read_record, write_json, write_record
 from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
@@ -23,7 +24,7 @@ from bessemer.run import Plan, release_model
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, lock_path, run_folder
 from bessemer.track.screen import Screen
-from bessemer.train.export import export_model
+from bessemer.train.export import Difference, export_model
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 
@@ -42,30 +43,55 @@ class Point:
         return {k: v for k, v in vars(self).items() if k != "card"} | {"verdict": self.card["verdict"]["word"]}
 
 
-def merge(run: str, shares: Sequence[float], screen: Screen, *, release: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Added:
+    """Two checkpoints whose difference is added to the trained weights: post - base of a family restores how it was
+    tuned after continued pre-training of its base ("chat vector", Huang et al., arXiv 2310.04799)."""
+
+    plus: Checkpoint
+    minus: Checkpoint
+
+    @property
+    def folder(self) -> str:
+        return f"add-{self.plus.digest[:8]}-{self.minus.digest[:8]}"
+
+    def as_dict(self) -> dict[str, str]:
+        sides = {"plus": self.plus, "minus": self.minus}
+        return {side: f"{c.name} ({c.digest})" for side, c in sides.items()}
+
+
+def merge(
+    run: str, shares: Sequence[float], screen: Screen, *, add: tuple[str, str] | None = None, release: bool = False
+) -> dict[str, Any]:
     """Measure points, choose the best one within the budget, and (with `release`) release it if its verdict is SHIP.
 
-    Raises BessemerError for a run that has not finished training, or a share outside 0..1.
+    add: (plus, minus), two starts. The points then are how much of their difference is added to the run's weights.
+    Raises BessemerError for a run that has not finished training, a share outside 0..1, or checkpoints of another kind.
     """
     folder = run_folder(run)
     if bad := [s for s in shares if not 0 < s <= 1]:
         raise BessemerError(f"{bad[0]:g} is no share of the way", where="--at", fix="above 0, at most 1")
+    added = Added(resolve(add[0]), resolve(add[1])) if add else None
     with exclusive(lock_path(run), f"the run {run}"):
         plan: Plan = read_json(folder / PLAN)
         recipe = Recipe.model_validate(plan["recipe"])
-        points = [_measured(folder, plan, recipe, share, screen) for share in sorted(set(shares))]
+        points = [_measured(folder, plan, recipe, share, added, screen) for share in sorted(set(shares))]
         best = choose(points)
         found: dict[str, Any] = {
             "run": run,
             "retain": recipe.retain,
             "task": next(iter(recipe.tasks)),
+            "added": added.as_dict() if added else None,
             "points": [p.as_dict() for p in points],
             "best": best.share,
             "release": None,
         }
         if release and best.card["verdict"]["word"] == "SHIP":
-            found["release"] = release_model(folder, plan, recipe, _model(folder, best.share), best.card, best.share)
-        write_json(folder / "merge" / "result.json", found)
+            model = model_at(folder, best.share, added)
+            facts = {"added": {**added.as_dict(), "scale": best.share}} if added else {}
+            share = recipe.merge if added else best.share
+            found["release"] = release_model(folder, plan, recipe, model, best.card, share, facts)
+        write_json(folder / "merge" / (added.folder if added else "") / "result.json", found)
     return found
 
 
@@ -75,20 +101,30 @@ def choose(points: Sequence[Point]) -> Point:
     return max(kept, key=lambda p: p.value) if kept else min(points, key=lambda p: p.worst)
 
 
-def _model(folder: Path, share: float) -> Path:
-    return folder / "merge" / f"{share:.3f}" / "model"
+def model_at(folder: Path, share: float, added: Added | None = None) -> Path:
+    """Where the model of a point is."""
+    return folder / "merge" / (added.folder if added else "") / f"{share:.3f}" / "model"
 
 
-def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, screen: Screen) -> Point:
-    model = _model(folder, share)
-    record = model.with_name("measured.json")
+def _start(plan: Plan) -> Checkpoint:
     start = resolve(plan["recipe"]["start"])
     if start.digest != plan["base"]["digest"]:
         raise BessemerError("the base is no longer the one of the plan", where=plan["recipe"]["start"])
+    return start
+
+
+def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, added: Added | None, screen: Screen) -> Point:
+    model = model_at(folder, share, added)
+    record = model.with_name("measured.json")
+    start = _start(plan)
     if not model.exists():
         with screen.step(f"merge at {share:g}"):
             model.parent.mkdir(parents=True, exist_ok=True)
-            export_model(start, overlay_of(folder, plan, len(recipe.stages)), model, share)
+            overlay = overlay_of(folder, plan, len(recipe.stages))
+            if added:
+                export_model(start, overlay, model, recipe.merge, add=Difference(added.plus, added.minus, share))
+            else:
+                export_model(start, overlay, model, share)
     tasks, probes = read_held_out(recipe)
     if not record.exists():
         with screen.step(f"measure at {share:g}") as advance:

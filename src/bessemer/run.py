@@ -308,10 +308,21 @@ def write_release(
         return store.add_release(recipe.name, {p.name: p for p in sorted(model.iterdir())} | own, facts).reference
 
 
-def release_model(folder: Path, plan: Plan, recipe: Recipe, model: Path, card: dict[str, Any], merge: float) -> str:
-    """Release another point on the way from the start to a run's trained weights; its recipe says which."""
+def release_model(
+    folder: Path,
+    plan: Plan,
+    recipe: Recipe,
+    model: Path,
+    card: dict[str, Any],
+    merge: float,
+    more: dict[str, Any],
+) -> str:
+    """Release another point on the way from the start to a run's trained weights; its recipe says which.
+
+    more: facts for the manifest, such as what was added to the weights.
+    """
     seconds = read_json(folder / "seconds.json")
-    facts = facts_of(folder, plan, recipe, card["verdict"]["word"], seconds) | {"merge": merge}
+    facts = facts_of(folder, plan, recipe, card["verdict"]["word"], seconds) | {"merge": merge} | more
     return write_release(folder, plan, recipe.model_copy(update={"merge": merge}), model, card, facts)
 
 

@@ -14,6 +14,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes
 from bessemer.files import read_json, read_record, sha256_file, write_json
 from bessemer.infer.score import Window, bits_per_byte, window_bits
+from bessemer.plan.defaults import optimizer_digest, optimizer_state_of
 from bessemer.plan.resolve import Plan, Prepared
 from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.track.runs import DONE, METRICS
@@ -115,6 +116,9 @@ class Training:
             read_json(self.stage_folder(n - 1) / DONE)["metrics_offset"] if n else 0,
             untouched=n == 0,
             micro_tokens=self.plan["estimate"]["micro_tokens"][n],
+            optimizer_state=self._optimizer_state(n),
+            final_lr=planned["final_lr"],
+            keep_all=self.recipe.keep_checkpoints == "all",
         )
         metrics = MetricsFile(self.folder / METRICS, see) if self.world.leads else None
         hooks = Hooks(
@@ -127,6 +131,20 @@ class Training:
         train_stage(run, trainable, hooks)
         self._finish(n, run, trainable, metrics)
         self._compare(run.name)
+
+    def _optimizer_state(self, n: int) -> Path | None:
+        """Of the start, where the plan says that the stage goes on with it; checked against the plan's digest."""
+        planned = self.plan["stages"][n].get("optimizer_state")
+        if planned is None:
+            return None
+        path = optimizer_state_of(self.prepared.checkpoint)
+        if path is None or optimizer_digest(path) != planned:
+            raise BessemerError(
+                "the optimizer's state of the start is no longer the one of the plan",
+                where=str(self.prepared.checkpoint.path),
+                fix="restore it from a copy, or plan again under another name",
+            )
+        return path
 
     def _compare(self, stage: str) -> None:
         """Say what was estimated beside what it took."""
@@ -157,7 +175,7 @@ class Training:
             done = {"weights_sha256": sha256_file(final), "metrics_offset": metrics.offset()}
             metrics.close()
             write_json(run.folder / DONE, done)
-            for path in checkpoint.complete(run.folder):
+            for path in [] if run.keep_all else checkpoint.complete(run.folder):
                 if not (path / checkpoint.PINNED).exists():
                     shutil.rmtree(path)
         self.world.wait()

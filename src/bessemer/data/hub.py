@@ -6,6 +6,7 @@ The README's front matter decides (`configs:`); without one, file and folder nam
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ import yaml
 
 from bessemer.data.formats import is_data
 from bessemer.errors import BessemerError
+from bessemer.files import sha256_text
 
 ADDRESS = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[^/]+|[^/]+))?(?:/(?P<rest>.+))?")
 ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "LICENSE.txt", "license.txt"}
@@ -28,23 +30,55 @@ Configs = dict[str, dict[str, list[str]]]  # configuration -> split -> file name
 
 
 def fetch(address: str, where: str) -> tuple[Path, list[str]]:
-    """(folder, names of the data files in it) of hf:owner/name[@revision][/path-or-split], fetched to our cache.
+    """(folder, names of the data files in it) of hf:owner/name[@revision][/path-or-split][?bytes=N], in our cache.
 
-    The revision is pinned to a commit the first time. Raises BessemerError when the hub cannot deliver it.
+    The revision is pinned to a commit the first time. With bytes: as few files, in an order that depends on their names
+    only, as together have so many; of a repository of terabytes nobody wants all. A folder BESSEMER_MIRROR/owner/name
+    stands for the repository where there is one. Raises BessemerError when the hub cannot deliver it.
     """
     from bessemer.families import hub
 
-    match = ADDRESS.fullmatch(address)
-    if not match:
+    whole, _, wanted = address.partition("?bytes=")
+    match = ADDRESS.fullmatch(whole)
+    if not match or not (wanted.isdecimal() or address == whole):
         raise BessemerError(
-            f"{address!r} is no repository", where=where, fix="write hf:owner/name[@revision][/path-or-split]"
+            f"{address!r} is no repository", where=where, fix="write hf:owner/name[@revision][/path-or-split][?bytes=N]"
         )
+    if mirror := _mirror(match["id"]):
+        names = _names_below(mirror)
+        found = choose(names, _front_matter(mirror / "README.md"), match["rest"] or "", whole, where)
+        return mirror, _sample(found, {n: (mirror / n).stat().st_size for n in found}, wanted, whole)
+    address = whole
     repository = hub.pin(
         address.partition("/")[0] + "/" + address.split("/")[1], match["id"], match["revision"], "dataset"
     )
     readme = repository.download(["README.md"]) / "README.md" if "README.md" in repository.files else None
     names = choose(repository.files, _front_matter(readme), match["rest"] or "", address, where)
+    names = _sample(names, {f.name: f.n_bytes for f in repository.facts}, wanted, address)
     return repository.download(names), names
+
+
+def _mirror(repository: str) -> Path | None:
+    folder = Path(os.environ.get("BESSEMER_MIRROR", "")).expanduser() / repository
+    return folder if os.environ.get("BESSEMER_MIRROR") and folder.is_dir() else None
+
+
+def _names_below(folder: Path) -> list[str]:
+    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
+    return [n for n in names if not n.startswith(".")]
+
+
+def _sample(names: list[str], sizes: dict[str, int], wanted: str, address: str) -> list[str]:
+    """As few of the files as have so many bytes together; all of them when nothing is wanted in particular."""
+    if not wanted:
+        return names
+    if unknown := [n for n in names if n not in sizes]:
+        raise BessemerError(f"the hub does not say how large {unknown[0]} is", where=address, fix="leave ?bytes= out")
+    taken: list[str] = []
+    for name in sorted(names, key=sha256_text):
+        if sum(sizes[n] for n in taken) < int(wanted):
+            taken.append(name)
+    return sorted(taken)
 
 
 def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
@@ -53,8 +87,7 @@ def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
     meta = _front_matter(readme) if readme.is_file() else {}
     if not meta.keys() & {"configs", "dataset_info"} and not (folder / "dataset_dict.json").is_file():
         return []
-    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
-    return choose([n for n in names if not n.startswith(".")], meta, rest, str(folder), where)
+    return choose(_names_below(folder), meta, rest, str(folder), where)
 
 
 def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, where: str) -> list[str]:
@@ -145,7 +178,7 @@ def _by_name(data: list[str]) -> dict[str, list[str]]:
 
 def _front_matter(readme: Path | None) -> dict[str, Any]:
     """The YAML between the two `---` lines that a README may begin with; empty when there is none."""
-    if readme is None:
+    if readme is None or not readme.is_file():
         return {}
     text = readme.read_text(errors="replace")
     match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)

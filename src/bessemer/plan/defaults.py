@@ -9,13 +9,18 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint
+from bessemer.files import read_json, sha256_file
 from bessemer.recipe.schema import Stage
+
+MANIFEST = "manifest.json"  # of a training checkpoint (train/checkpoint.py)
+FINAL_LR = 0.05  # of the peak, where nothing speaks for another end
 
 
 @dataclass(frozen=True)
 class Chosen:
     lr: float
     warmup: float
+    final_lr: float
     why: dict[str, str]  # field -> source; empty for what the user chose
 
 
@@ -28,20 +33,29 @@ class Ended:
     of_start: bool = False  # the start checkpoint's own training, not a stage before
 
 
-def choose(stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended | None = None) -> Chosen:
-    """Learning rate and warm-up of a stage. ended: the stage before, or the training of the start checkpoint.
+def choose(
+    stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended | None = None, peak: float | None = None
+) -> Chosen:
+    """Rate, warm-up and end of a training stage, where the recipe leaves them open.
 
-    Rate: 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook,
-    hyperparameter notes); continued pre-training takes the same, because re-warming a finished checkpoint
-    further makes it forget (arXiv 2403.08763). From a constant-rate (pre) checkpoint of the catalogue continued
-    pre-training goes on at that checkpoint's own rate (OLMo 3 mid-training). Adapters take ten times the rate (the
-    same notes; "LoRA without regret", Schulman 2025). Muon's step is scaled to AdamW's, so it takes AdamW's rate.
-    Warm-up: none from a constant-rate checkpoint, nor for an inherited rate; else a short one.
+    ended: the stage before, or the training of the start checkpoint. peak: the highest rate of the start's training.
 
-    Raises BessemerError when a rate is to be inherited and nobody knows it.
+    - Continued pre-training from a constant rate (says the catalogue): its own rate, no warm-up, down to zero, as OLMo
+      3's mid-training does.
+    - Continued pre-training from a decayed checkpoint (`mid`, the end of some `pre`) whose peak is known: 0.3 of the
+      peak after a short warm-up; less than it was, because re-warming makes it forget (arXiv 2403.08763).
+    - A finished model (`post`) whose peak is known: at most 0.1 of it; a lower rate keeps more at equal learning
+      (arXiv 2509.20758).
+    - Else 5e-5 * (2000 / hidden size)^0.78, a fit over Llama models for full fine-tuning (tinker-cookbook,
+      hyperparameter notes), after a short warm-up, down to 5 %.
+
+    Adapters take ten times the rate (the same notes; "LoRA without regret", Schulman 2025). Muon's step is scaled to
+    AdamW's, so it takes AdamW's rate. Raises BessemerError when a rate is to be inherited and nobody knows it.
     """
     why: dict[str, str] = {}
-    lr, warmup = stage.lr, stage.warmup
+    constant = ended is not None and ended.of_start
+    goes_on = constant and stage.objective == "cpt"
+    lr, warmup, final_lr = stage.lr, stage.warmup, stage.final_lr
     if lr == "inherit":
         if ended is None:
             raise BessemerError(
@@ -52,22 +66,35 @@ def choose(stage: Stage, checkpoint_stage: str, hidden_size: int, ended: Ended |
         lr, why["lr"] = ended.lr, f"inherited: {ended.of} ended there"
         if warmup is None:
             warmup, why["warmup"] = 0.0, "the rate goes on"
-    if lr is None and ended is not None and ended.of_start and checkpoint_stage == "pre" and stage.objective == "cpt":
-        lr, why["lr"] = ended.lr, f"a constant-rate start goes on at its own: {ended.of} ended there"
     if lr is None:
-        full = 5e-5 * (2000 / hidden_size) ** 0.78
-        lr = float(f"{full if stage.method == 'full' else 10 * full:.1e}")
-        why["lr"] = f"5e-5 * (2000 / {hidden_size})^0.78 for full-rank training"
-        if stage.method != "full":
-            why["lr"] += ", ten times that for adapters"
+        lr, why["lr"] = _rate(stage, checkpoint_stage, hidden_size, ended if goes_on else None, peak)
     if warmup is None:
-        warmup = 0.0 if checkpoint_stage == "pre" else 0.06
-        why["warmup"] = f"the start's stage is {checkpoint_stage}"
-    return Chosen(lr, warmup, why)
+        warmup = 0.0 if constant else 0.06
+        why["warmup"] = "the start's rate was constant" if constant else f"the start's stage is {checkpoint_stage}"
+    if final_lr is None:
+        final_lr = 0.0 if goes_on else FINAL_LR
+        why["final_lr"] = "annealed to zero, as a family's own mid-training is" if goes_on else "default"
+    return Chosen(lr, warmup, final_lr, why)
 
 
-def end_of_stage(stage: Stage, lr: float, name: str) -> Ended:
-    return Ended(lr if stage.schedule == "constant" else lr * stage.final_lr, name)
+def _rate(
+    stage: Stage, checkpoint_stage: str, hidden_size: int, goes_on: Ended | None, peak: float | None
+) -> tuple[float, str]:
+    """(peak rate, why) by the table of `choose`."""
+    if goes_on is not None and stage.method == "full":
+        return goes_on.lr, f"a constant-rate start goes on at its own: {goes_on.of} ended there"
+    rate, why = 5e-5 * (2000 / hidden_size) ** 0.78, f"5e-5 * (2000 / {hidden_size})^0.78 for full-rank training"
+    if peak is not None and checkpoint_stage in {"pre", "mid"} and stage.objective == "cpt":
+        rate, why = 0.3 * peak, f"0.3 of the {peak:g} at which the start was trained: it has been annealed"
+    if peak is not None and checkpoint_stage == "post" and 0.1 * peak < rate:
+        rate, why = 0.1 * peak, f"0.1 of the {peak:g} at which the start was trained: it is a finished model"
+    if stage.method != "full":
+        rate, why = 10 * rate, f"{why}, ten times that for adapters"
+    return float(f"{rate:.1e}"), why
+
+
+def end_of_stage(stage: Stage, chosen: Chosen, name: str) -> Ended:
+    return Ended(chosen.lr if stage.schedule == "constant" else chosen.lr * chosen.final_lr, name)
 
 
 def end_of_start(start: Checkpoint) -> Ended | None:
@@ -82,9 +109,38 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
     plan, state = folder / "plan.lock.json", folder / "trainer_state.json"
     if plan.exists():
         made: dict[str, Any] = json.loads(plan.read_text())
-        last = Stage.model_validate(made["recipe"]["stages"][-1])
-        return end_of_stage(last, made["stages"][-1]["lr"], f"the start's {made['stages'][-1]['name']}")
+        last, planned = Stage.model_validate(made["recipe"]["stages"][-1]), made["stages"][-1]
+        share = 1.0 if last.schedule == "constant" else planned.get("final_lr", last.final_lr or 0.0)
+        return Ended(planned["lr"] * share, f"the start's {planned['name']}")
     if state.exists():
         rates = [e["learning_rate"] for e in json.loads(state.read_text())["log_history"] if "learning_rate" in e]
         return Ended(rates[-1], "the start's trainer_state.json") if rates and rates[-1] > 0 else None
     return None
+
+
+def optimizer_state_of(start: Checkpoint) -> Path | None:
+    """The folder with the state of the optimizer that trained the start: beside its weights, `NAME.optimizer`."""
+    folder = start.path.with_name(f"{start.path.name}.optimizer")
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def optimizer_digest(folder: Path) -> str:
+    return sha256_file(folder / MANIFEST)
+
+
+def optimizer_choice(stage: Stage, start: Checkpoint) -> tuple[str | None, str]:
+    """(digest of the state that a first stage's optimizer goes on with, or None; why)."""
+    folder = optimizer_state_of(start)
+    if folder is None:
+        return None, "begins anew: the start's optimizer state is not at hand"
+    made_by = read_json(folder / "state.json").get("optimizer", "adamw")
+    if stage.objective != "cpt" or stage.method != "full" or stage.freeze > 0:
+        return None, "begins anew: the start's state fits full-rank continued pre-training only"
+    if made_by != stage.optimizer:
+        return None, f"begins anew: the start was trained with {made_by}"
+    return optimizer_digest(folder), "goes on with the state of the start's own training"
+
+
+def peak_of_start(start: Checkpoint) -> float | None:
+    """The highest rate of the start's training, where the catalogue knows it."""
+    return start.entry.peak_lr if start.entry is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import statistics
@@ -123,9 +124,12 @@ def training_flops(plan: dict[str, Any]) -> float:
 
 
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
-    """Checkpoints (two kept, one being written), stage weights, the model and the release."""
+    """Checkpoints (two kept, one being written; or all of them), stage weights, the model and the release."""
     largest = max(trained_parameters(size, s) for s in recipe.stages)
-    checkpoints = 3 * largest * 12
+    kept = 3
+    if recipe.keep_checkpoints == "all":
+        kept = len(recipe.stages) * (math.ceil(1 / recipe.checkpoint_every) + 1)
+    checkpoints = kept * largest * 12
     stages = len(recipe.stages) * largest * 4
     return checkpoints + stages + 2 * size.parameters * (2 if half else 4) + 50_000_000
 

@@ -26,9 +26,11 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import read_held_out
 from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.own_data import with_family_data
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
-from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start
+from bessemer.plan.advice import advise
+from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start, optimizer_choice, peak_of_start
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 
@@ -66,6 +68,7 @@ def stage_name(number: int, objective: str) -> str:
 def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prepared:
     """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
     need_writable(home())
+    recipe = with_family_data(recipe)
     checkpoint = resolve(recipe.start)
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
@@ -100,6 +103,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
         "token_sets": {name: tokens.reference for name, tokens in sets.items()},
         "defaults": sorted(_defaults(recipe)),
         "machine": describe_machine(),
+        "advice": advise(recipe, identity_part["stages"], checkpoint),
         "estimate": {},
     }
     return Prepared(plan, recipe, checkpoint, renderer, stages, tasks, probes)
@@ -230,11 +234,14 @@ def _describe_held_out(items: list[Item]) -> Plan:
 
 def _stage_plans(recipe: Recipe, stages: list[StageData], checkpoint: Checkpoint, hidden: int) -> list[Plan]:
     plans: list[Plan] = []
-    ended = end_of_start(checkpoint)
+    ended, peak = end_of_start(checkpoint), peak_of_start(checkpoint)
     for number, (stage, data) in enumerate(zip(recipe.stages, stages, strict=True)):
-        chosen = choose(stage, checkpoint.stage, hidden, ended)
+        chosen = choose(stage, checkpoint.stage, hidden, ended, peak)
         plans.append(_stage_plan(number, recipe, data, chosen))
-        ended = end_of_stage(stage, chosen.lr, plans[-1]["name"])
+        if number == 0:
+            state, plans[0]["why"]["optimizer"] = optimizer_choice(stage, checkpoint)
+            plans[0] |= {"optimizer_state": state} if state else {}
+        ended = end_of_stage(stage, chosen, plans[-1]["name"])
     return plans
 
 
@@ -265,6 +272,7 @@ def _stage_plan(number: int, recipe: Recipe, data: StageData, chosen: Chosen) ->
         "tokens": sum(s["tokens"] for s in sources.values()),
         "lr": chosen.lr,
         "warmup": chosen.warmup,
+        "final_lr": chosen.final_lr,
         "why": chosen.why,
         "sources": sources,
         "changes": [

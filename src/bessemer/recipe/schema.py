@@ -24,6 +24,7 @@ Column = Literal[
     "id", "group", "text", "messages", "prompt", "completion", "instruction", "input", "output", "system", "tools",
     "chosen", "rejected", "reference",
 ]  # fmt: skip
+FAMILY = "family"  # a source that is the start's own training data (families/own_data.py)
 RULES_OF_NAMES = "lower-case letters, digits, '.', '_' and '-', at most 64"
 
 
@@ -60,6 +61,12 @@ class DataSource(Strict):
 class Source(DataSource):
     """A stream that is trained on."""
 
+    from_: str = Field(
+        "family",
+        alias="from",
+        description="As in `DataSource`; or family[:STAGE], the start's own published training data of its stage (or "
+        "of pre, mid, post), which general sources are by default",
+    )
     role: Literal["domain", "general"] = Field(
         "domain", description="domain: your own data; general: data that keeps old skills alive (replay)"
     )
@@ -145,7 +152,9 @@ class Stage(Strict):
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="With schedule wsd: share of the stage's tokens at its end over which the rate falls"
     )
-    final_lr: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Rate at the end, as a share of the peak")
+    final_lr: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Rate at the end, as a share of the peak; default: by the checkpoint's stage"
+    )
     freeze: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the lower layers kept fixed, together with the embedding"
     )
@@ -207,6 +216,11 @@ class Recipe(Strict):
     probes: dict[Name, Probe] = Field(min_length=1)
     probe_every: Share = Field(0.34, description="Share of a stage between two probe measurements (at least 10 steps)")
     checkpoint_every: Share = Field(0.2, description="Share of a stage between two checkpoints (at least 10 steps)")
+    keep_checkpoints: Literal["newest", "all"] = Field(
+        "newest",
+        description="newest: two, and the one that forgot least, until the stage ends; all: every one, the last step's "
+        "too, with the optimizer's state",
+    )
     tasks: dict[Name, Task] = Field(min_length=1, description="Held-out tasks; the first one decides")
 
     def used_by(self, stage: Stage) -> list[str]:
@@ -228,6 +242,8 @@ class Recipe(Strict):
         used = {name for stage in self.stages for name in self.used_by(stage)}
         found += [f"sources.{name}: no stage uses this source" for name in self.sources.keys() - used]
         for name, source in self.sources.items():
+            if is_family(source) and source.role != "general":
+                found.append(f"sources.{name}.from: missing; only a general source may be the family's own data")
             if source.category and source.role != "general":
                 found.append(f"sources.{name}.category: only for sources of role general")
             if source.long == "split" and source.kind == "chat":
@@ -256,7 +272,7 @@ class Recipe(Strict):
             elif source not in names:
                 found.append(f"{at}.loss_weight.{source}: the stage's mixture does not use this source")
         known = [self.sources[name] for name in names]
-        if stage.objective == "sft" and known and all(s.kind != "chat" for s in known):
+        if stage.objective == "sft" and known and all(s.kind != "chat" and not is_family(s) for s in known):
             found.append(f"{at}.objective: sft needs a source of kind chat in its mixture")
         if stage.objective == "cpt" and any(s.kind == "chat" for s in known):
             found.append(f"{at}.objective: cpt takes documents only; conversations belong into an sft stage")
@@ -318,6 +334,11 @@ class Recipe(Strict):
             if task.metric != "auroc" and task.at_least is not None:
                 found.append(f"tasks.{name}.at_least: only for metric auroc")
         return found
+
+
+def is_family(source: Source) -> bool:
+    """Whether the source stands for the start's own training data; its parts are known when the plan is made."""
+    return source.from_.partition(":")[0] == FAMILY
 
 
 def _readable(source: Source, stage: Stage) -> bool:

@@ -46,8 +46,8 @@ class Writer:
     What is written are copies made before `save` returns, so the next step cannot change them.
     """
 
-    def __init__(self, folder: Path, world: World) -> None:
-        self.folder, self.world = folder, world
+    def __init__(self, folder: Path, world: World, *, keep_all: bool = False) -> None:
+        self.folder, self.world, self.keep_all = folder, world, keep_all
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -90,7 +90,8 @@ class Writer:
             write_json(tmp / MANIFEST, manifest | digest_files(tmp, skip=frozenset(manifest)))
             shutil.rmtree(final, ignore_errors=True)
             finish_folder(tmp, final)
-            purge(self.folder)
+            if not self.keep_all:
+                purge(self.folder)
         except OSError as error:
             shutil.rmtree(tmp, ignore_errors=True)
             need = sum(t.nbytes for t in tensors.values())
@@ -189,6 +190,28 @@ def restore(path: Path, trainable: Trainable, optimizer: Optimizers) -> dict[str
     return read_json(path / "state.json")
 
 
+def restore_moments(path: Path, trainable: Trainable, optimizer: Optimizers) -> None:
+    """Put the optimizer's state of another training of the same weights into a new optimizer, step counts included.
+
+    Raises BessemerError when its bytes changed or it belongs to other weights.
+    """
+    check_files(path, read_json(path / MANIFEST), fix="restore it from a copy, or remove the folder to go on without")
+    with _Parts(path) as saved:
+        if missing := trainable.masters.keys() - saved.masters():
+            raise BessemerError(
+                f"the optimizer's state knows nothing of {len(missing)} weights, first {min(missing)}", where=str(path)
+            )
+        for name, master in trainable.masters.items():
+            part = _part(master)
+            optimizer.set_state(master, {key: saved.moment(name, key, master, part) for key in saved.moments(name)})
+
+
+def masters_of(path: Path) -> dict[str, Tensor]:
+    """The whole fp32 weights in a checkpoint, by name."""
+    with _Parts(path) as saved:
+        return {name: saved.whole(name) for name in sorted(saved.masters())}
+
+
 # -- rows of tensors ------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +295,9 @@ class _Parts:
         end = wanted.first + wanted.local.shape[0]
         pieces = list(self._pieces(name, wanted.first, end))
         return torch.cat(pieces) if pieces else torch.empty_like(wanted.local, device="cpu")
+
+    def whole(self, name: str) -> Tensor:
+        return torch.cat(list(self._pieces(name, 0, self._shapes[name][0])))
 
     def _pieces(self, name: str, first: int, end: int) -> Iterable[Tensor]:
         for i, start in self._where[name]:

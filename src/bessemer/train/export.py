@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from bessemer.errors import BessemerError
+from bessemer.families.check import tokenizer_digest
 from bessemer.families.fetch import Checkpoint
 from bessemer.files import new_folder
 from bessemer.infer.model import detect_machine
 
 
-def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: float = 1.0) -> None:
+@dataclass(frozen=True)
+class Difference:
+    """What one checkpoint has over another, times a scale: post - base is how a family was tuned ("chat vector", Huang
+    et al., arXiv 2310.04799). Tokenizer files and the way to end an answer come from `plus`."""
+
+    plus: Checkpoint
+    minus: Checkpoint
+    scale: float = 1.0
+
+
+def export_model(
+    start: Checkpoint,
+    overlay: Path | None,
+    out: Path,
+    share: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
+    add: Difference | None = None,
+) -> None:
     """The start checkpoint with the trained fp32 weights laid over it, in the precision it was trained to compute in.
 
+    overlay: a safetensors file by parameter name. dtype: another precision; training goes on exactly from fp32 only.
     share: how far to go from the start (0) to the trained weights (1); a little less than all the way gives back much
     of what was forgotten for little of what was learnt (weight interpolation: Wortsman et al., arXiv 2109.01903).
-    Tokenizer files are copied byte by byte. The folder appears whole or not at all.
+    add: added after that. One model and one tensor are in memory at a time. Tokenizer files are copied byte by byte.
+    The folder appears whole or not at all.
+
+    Raises BessemerError when what is added belongs to another architecture or vocabulary.
     """
     import transformers
     from transformers import AutoModelForCausalLM
@@ -28,13 +53,18 @@ def export_model(start: Checkpoint, overlay: Path | None, out: Path, share: floa
     model: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, local_files_only=True)
     if overlay is not None:
         _lay_over(dict(model.named_parameters()), overlay, share)
-    model.to(detect_machine().dtype)
+    if add is not None:
+        _add(dict(model.named_parameters()), start, add)
+    model.to(dtype or detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
         model.save_pretrained(tmp)
-        for name in start.files:
+        papers = add.plus if add is not None else start
+        if add is not None and "generation_config.json" in papers.files:
+            (tmp / "generation_config.json").unlink(missing_ok=True)
+        for name in papers.files:
             if not name.endswith((".safetensors", ".safetensors.index.json")) and not (tmp / name).exists():
-                shutil.copyfile(start.path / name, tmp / name)
+                shutil.copyfile(papers.path / name, tmp / name)
 
 
 def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -> None:
@@ -43,3 +73,47 @@ def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -
         for name in trained.keys():  # noqa: SIM118 - no dictionary
             value = trained.get_tensor(name)
             own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
+
+
+def _add(own: dict[str, torch.nn.Parameter], start: Checkpoint, add: Difference) -> None:
+    ids = tokenizer_digest(start.path)
+    for side in (add.plus, add.minus):
+        if tokenizer_digest(side.path) != ids:
+            raise BessemerError(
+                f"{side.name} has another vocabulary than {start.name}: its tokens have other ids",
+                where=str(side.path),
+                fix="only checkpoints of one family can be added",
+            )
+    with _Tensors(add.plus) as plus, _Tensors(add.minus) as minus, torch.no_grad():
+        for name, parameter in own.items():
+            one, other = (side.get(name, parameter.shape) for side in (plus, minus))
+            parameter.add_((one.float() - other.float()).to(parameter.device), alpha=add.scale)
+
+
+class _Tensors:
+    """The tensors of a checkpoint, read one at a time from its files."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        names = [n for n in checkpoint.files if n.endswith(".safetensors")]
+        self._files = [safe_open(checkpoint.path / n, framework="pt") for n in names]
+        self._of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
+
+    def __enter__(self) -> _Tensors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.clear()
+        self._of.clear()
+
+    def get(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """Raises BessemerError when there is none of this name and shape."""
+        found = list(self._of[name].get_slice(name).get_shape()) if name in self._of else None
+        if found != list(shape):
+            what = f"shape {found}" if found else "no such weight"
+            raise BessemerError(
+                f"{self._checkpoint.name} has another architecture: {name} has shape {list(shape)} here, {what} there",
+                where=str(self._checkpoint.path),
+                fix="only checkpoints of one family and size can be added",
+            )
+        return self._of[name].get_tensor(name)

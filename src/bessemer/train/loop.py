@@ -31,7 +31,7 @@ TIMED = 6  # steps that are measured before it is said how long the rest will ta
 
 @dataclass(frozen=True)
 class StageRun:
-    """What one stage needs. `lr` and `warmup` are the plan's values, defaults filled in."""
+    """What one stage needs. `lr`, `warmup` and `final_lr` are the plan's values, defaults filled in."""
 
     name: str
     stage: Stage
@@ -44,10 +44,13 @@ class StageRun:
     metrics_begin: int = 0  # bytes of metrics.jsonl when the stage begins
     untouched: bool = True  # it begins with the start checkpoint's own weights
     micro_tokens: int = MICRO_TOKENS  # tokens that a process computes at once; more in a step are accumulated
+    optimizer_state: Path | None = None  # the training that made the start left it: this stage's optimizer goes on
+    final_lr: float = 0.05
+    keep_all: bool = False  # checkpoints, the last step's too
 
     def rate(self, step: int) -> float:
         stage = self.stage
-        return learning_rate(step, self.data.n_steps, self.lr, self.warmup, stage.final_lr, stage.schedule, stage.decay)
+        return learning_rate(step, self.data.n_steps, self.lr, self.warmup, self.final_lr, stage.schedule, stage.decay)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Stage:
         self.run, self.trainable, self.hooks = run, trainable, hooks
         self.optimizer = make_optimizer(trainable, run.stage)
         self.guard = Guard(run.stage.skip_above)
-        self.writer = checkpoint.Writer(run.folder, trainable.world)
+        self.writer = checkpoint.Writer(run.folder, trainable.world, keep_all=run.keep_all)
         self.names = [s.name for s in run.data.sources]
         self.micro_tokens = run.micro_tokens
         self.timed: list[float] = []
@@ -149,6 +152,8 @@ class _Stage:
         if path is None:
             if metrics is not None:
                 metrics.rewind(self.run.metrics_begin)
+            if self.run.optimizer_state is not None:
+                checkpoint.restore_moments(self.run.optimizer_state, self.trainable, self.optimizer)
             self.hooks.on_begin()
             return 0
         state = checkpoint.restore(path, self.trainable, self.optimizer)
@@ -168,6 +173,7 @@ class _Stage:
             "world": self.trainable.world.size,
             "micro_tokens": self.micro_tokens,
             "forgotten": forgotten,
+            "optimizer": self.run.stage.optimizer,
         }
         self.writer.save(done, self.trainable, self.optimizer, state)
 
@@ -268,7 +274,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
         stop = gradient.stop or (world.alone and hooks.stop_asked())
         due = done % run.checkpoint_every == 0 and not stage.guard.in_a_row  # never keep what may have gone wrong
-        if done < n_steps and (due or stop):
+        if (done < n_steps and (due or stop)) or (done == n_steps and run.keep_all):
             stage.save(done, forgotten)
         if done < n_steps and stop:
             stage.writer.wait()

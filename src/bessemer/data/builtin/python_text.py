@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from bessemer.data.items import Item, Message
+from bessemer.files import sha256_text
 
 SKIP = {
     "test",
@@ -68,14 +69,19 @@ def docstrings() -> list[Item]:
     ]
 
 
-def questions() -> list[Item]:
-    """Instructions made of docstrings: what does X do? -> the first paragraph."""
+def questions(held_out: bool | None = None) -> list[Item]:
+    """Instructions made of docstrings: what does X do? -> the first paragraph.
+
+    held_out: None for all of them; True for a fixed eighth, chosen by the answer so that equal answers stay on one
+    side; False for the rest.
+    """
     items: list[Item] = []
     for name, text in _docstrings():
         first = " ".join(text.split("\n\n")[0].split())
         if name.count(".") >= 1 and 40 <= len(first) <= 300 and re.match(r"[A-Z]\w+ .*\.$", first):
             ask = Message("user", f"What does {name} do in Python?")
-            items.append(Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE}))
+            if held_out is None or held_out == (int(sha256_text(first.lower())[:8], 16) % 8 == 0):
+                items.append(Item(id=name, messages=(ask, Message("assistant", first)), meta={"licence": LICENCE}))
     return items
 
 

@@ -1,0 +1,124 @@
+"""A checkpoint in a folder that can be carried into a site without a network: `bessemer families export | import`.
+
+FOLDER/model/ holds the files, FOLDER/model.optimizer/ the state of its optimizer where there is one, FOLDER/family.yaml
+what the catalogue says, FOLDER/licence.txt the licence, and FOLDER/checkpoint.json, written last, the sha256 of every
+file. Nothing is packed, so nothing needs to be unpacked.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bessemer.errors import BessemerError
+from bessemer.families import catalogue, package, terms
+from bessemer.families.check import check_model
+from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.imported import FORMAT, MANIFEST, Imported, place, read
+from bessemer.files import (
+    check_files,
+    digest_files,
+    exclusive,
+    need_disk,
+    need_writable,
+    new_folder,
+    read_record,
+    write_record,
+    write_text,
+)
+
+COPY_AGAIN = "copy it again from where it was exported"
+
+
+def export(start: str, out: Path) -> Checkpoint:
+    """Write a checkpoint's folder, fetched first when it is not here.
+
+    Raises BessemerError when it cannot be resolved, the folder exists, or there is too little disk.
+    """
+    out = out.expanduser().absolute()
+    if out.exists():
+        raise BessemerError("it exists", where=str(out), fix="give a new folder: --out FOLDER")
+    found = resolve(start)
+    need_writable(out.parent)
+    state = found.path.with_name(f"{found.path.name}.optimizer")
+    papers = digest_files(state) if state.is_dir() else {}
+    need_disk(out.parent, _bytes(found.files) + _bytes(papers), f"exporting {start}")
+    facts = {key: getattr(found, key) for key in ("name", "digest", "origin", "licence", "end_of_text", "files")}
+    with new_folder(out) as tmp:
+        (tmp / "model").mkdir()
+        for name in found.files:
+            shutil.copyfile(found.path / name, tmp / "model" / name)
+        check_files(tmp / "model", found.files, fix="it changed while it was copied; try again")
+        if papers:
+            shutil.copytree(state, tmp / "model.optimizer")
+        write_text(tmp / "licence.txt", _licence(found))
+        if found.entry:
+            write_text(tmp / "family.yaml", catalogue.text_of(found.entry.size))
+        write_record(tmp / MANIFEST, {"format": FORMAT, "start": start, **facts, "papers": _papers(tmp)})
+    return found
+
+
+def bring(folder: Path) -> Imported:
+    """Check every byte of an exported folder and put a copy where `start:` finds it.
+
+    Raises BessemerError when a file is missing or differs, or the folder is no export.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise BessemerError(
+            f"no exported checkpoint: {MANIFEST} is missing",
+            where=str(folder),
+            fix="give a folder that `bessemer families export NAME --out FOLDER` made",
+        )
+    given = read(folder)
+    final = place(given.start)
+    need_writable(final.parent)
+    with exclusive(final.with_name(f"{final.name}.lock"), f"the import of {given.start}"):
+        papers = read_record(folder / MANIFEST)["papers"]
+        need_disk(final.parent, _bytes(given.files) + _bytes(papers), f"importing {given.start}")
+        check_files(folder, papers, fix=COPY_AGAIN)
+        check_files(folder / "model", given.files, fix=COPY_AGAIN)
+        check_model(folder / "model")
+        shutil.rmtree(final, ignore_errors=True)
+        with new_folder(final) as tmp:
+            (tmp / "model").mkdir()
+            for name in given.files:
+                shutil.copyfile(folder / "model" / name, tmp / "model" / name)
+            for name in (*papers, MANIFEST):
+                (tmp / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / name, tmp / name)
+            check_files(tmp, papers, fix=COPY_AGAIN)
+            check_files(tmp / "model", given.files, fix=COPY_AGAIN)
+        _learn(final / "family.yaml", given.start)
+    return read(final)
+
+
+def _learn(family: Path, start: str) -> None:
+    """Add a family file that came along, unless this machine's catalogue has the checkpoint already."""
+    known = {name for f in catalogue.families() for name in catalogue.sizes_of(f)}
+    if family.exists() and start.partition("@")[0] not in known:
+        catalogue.add(family.read_text(), where=str(family))
+
+
+def _papers(folder: Path) -> dict[str, Any]:
+    """What lies beside the model."""
+    return {name: facts for name, facts in digest_files(folder).items() if not name.startswith("model/")}
+
+
+def _bytes(files: dict[str, dict[str, Any]]) -> int:
+    return sum(facts["bytes"] for facts in files.values())
+
+
+def _licence(found: Checkpoint) -> str:
+    """The licence's text where it came with the weights; its name and where it stands otherwise."""
+    head = f"{found.name}: {found.licence}\n"
+    entry = found.entry
+    if entry and entry.sources.get("licence"):
+        head += f"as stated by {entry.sources['licence']}\n"
+    texts = [(found.path / name).read_text() for name in found.files if name.startswith("LICENSE")]
+    if entry and entry.terms:
+        head += f"{entry.terms.name}: {entry.terms.url}\n"
+        texts.append(terms.text_of(entry.terms))
+    if entry and entry.package:
+        texts += package.licences(entry.package)
+    return "\n\n".join(filter(None, [head, *texts]))

@@ -1,0 +1,79 @@
+"""Model folders in object stores and behind any other URL that fsspec opens: s3://, gs://, https://, file://."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from bessemer.errors import BessemerError
+from bessemer.families import download
+from bessemer.families.download import RemoteFile
+from bessemer.files import exclusive, home, need_writable, sha256_text
+
+DRIVERS = {"s3": "bessemer[s3]", "gs": "bessemer[gs]", "http": "bessemer[data]", "https": "bessemer[data]"}
+BLOCK_BYTES = 1 << 24
+
+
+def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
+    """The folder in our cache that holds the model files behind a URL; nothing is asked once it is there.
+
+    Raises BessemerError when there is none, no driver, no access, or `check` refuses what came.
+    """
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
+    folder = home() / "cache" / "stores" / f"{plain}-{sha256_text(url)[:12]}"
+    need_writable(folder.parent)
+    with exclusive(folder.with_name(f"{folder.name}.lock"), url):
+        if not folder.is_dir():
+            fs, files = _list(url)
+
+            def read(file: RemoteFile, out: IO[bytes], there: int) -> None:
+                try:
+                    with fs.open(f"{_path(fs, url)}/{file.name}", "rb") as remote:
+                        remote.seek(there)
+                        while block := remote.read(BLOCK_BYTES):
+                            out.write(block)
+                except Exception as error:
+                    raise _unreadable(url, error) from None
+
+            download.fetch(download.choose(files), read, folder, address=url, check=check)
+    return folder
+
+
+def _list(url: str) -> tuple[Any, list[RemoteFile]]:
+    protocol = url.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+
+        fs, path = url_to_fs(url)
+        found = fs.ls(path, detail=True)
+    except ImportError:
+        raise BessemerError(
+            f"{protocol}:// addresses need a driver that is not installed",
+            where=url,
+            fix=f"pip install '{DRIVERS.get(protocol, 'bessemer[data]')}'",
+        ) from None
+    except Exception as error:
+        raise _unreadable(url, error) from None
+    plain = [f for f in found if f["type"] == "file"]
+    return fs, [_remote(f) for f in plain]
+
+
+def _remote(facts: dict[str, Any]) -> RemoteFile:
+    tag = next((str(facts[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if facts.get(k)), "")
+    return RemoteFile(facts["name"].rpartition("/")[2], int(facts.get("size") or 0), tag=tag)
+
+
+def _path(fs: Any, url: str) -> str:
+    return fs._strip_protocol(url).rstrip("/")
+
+
+def _unreadable(url: str, error: Exception) -> BessemerError:
+    # Drivers raise their own libraries' errors (botocore, aiohttp, google), so any error of theirs lands here.
+    said = str(error).partition("\n")[0] or "no details"
+    return BessemerError(
+        f"the store could not deliver it ({type(error).__name__}: {said})",
+        where=url,
+        fix="check the address, the network and the credentials; what has arrived is kept, the same command goes on",
+    )

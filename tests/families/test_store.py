@@ -1,0 +1,175 @@
+"""Model folders behind URLs: a real object store (moto), a folder as one, a store that breaks in the middle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from bessemer.errors import BessemerError
+from bessemer.families import catalogue
+from bessemer.families.fetch import resolve
+from tests.families.test_fetch import add_private
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def memory(tiny_model: Path) -> Iterator[str]:
+    """A store that lies in memory and holds the tiny model and what nobody needs."""
+    fs = fsspec.filesystem("memory")
+    for path in tiny_model.iterdir():
+        fs.pipe(f"/bucket/mine/{path.name}", path.read_bytes())
+    fs.pipe("/bucket/mine/optimizer.pt", b"a pickle")
+    fs.pipe("/bucket/mine/onnx/model.safetensors", b"another format")
+    yield "memory://bucket/mine"
+    fs.rm("/bucket", recursive=True)
+
+
+def test_a_url_is_a_start_and_works_when_the_store_is_gone(memory: str, tiny_model: Path, bessemer_home: Path) -> None:
+    one = resolve(memory)
+    assert one.digest == resolve(str(tiny_model)).digest and one.origin == f"store {memory}"
+    assert one.path.is_relative_to(bessemer_home) and not (one.path / "optimizer.pt").exists()
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+    assert resolve(memory) == one
+    fsspec.filesystem("memory").pipe("/bucket/nothing", b"")
+
+
+def test_a_folder_of_another_disk_by_url(tiny_model: Path) -> None:
+    assert resolve(f"file://{tiny_model}").digest == resolve(str(tiny_model)).digest
+
+
+def test_a_changed_byte_in_the_cache_is_refused(memory: str) -> None:
+    weights = resolve(memory).path / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(BessemerError, match="its bytes changed since it was fetched") as caught:
+        resolve(memory)
+    assert "fetched again" in caught.value.fix
+
+
+def test_a_store_that_breaks_leaves_nothing_whole_and_goes_on(
+    memory: str, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bessemer.families import store
+
+    monkeypatch.setattr(store, "BLOCK_BYTES", 1 << 16)
+    fs = fsspec.filesystem("memory")
+    real, starts = type(fs)._open, []
+
+    class Breaks:
+        def __init__(self, file: Any, after: int) -> None:
+            self.file, self.after = file, after
+
+        def __enter__(self) -> Breaks:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def seek(self, at: int) -> None:
+            starts.append(at)
+            self.file.seek(at)
+
+        def read(self, n: int) -> bytes:
+            if self.file.tell() >= self.after:
+                raise OSError("connection reset by peer")
+            return self.file.read(n)
+
+    limit = [500_000]
+    monkeypatch.setattr(type(fs), "_open", lambda self, path, *a, **k: Breaks(real(self, path, *a, **k), limit[0]))
+    with pytest.raises(BessemerError, match="the store could not deliver it") as caught:
+        resolve(memory)
+    assert caught.value.where == memory and "what has arrived is kept" in caught.value.fix
+    assert [p for p in (bessemer_home / "cache" / "stores").iterdir() if p.is_dir() and p.name[0] != "."] == []
+    limit[0] = 10**9
+    starts.clear()
+    assert resolve(memory).files[WEIGHTS]["bytes"] > 500_000
+    assert starts == [8 * (1 << 16)]  # only the weights, from where they broke
+
+
+def test_what_is_left_of_a_download_does_not_count_when_the_store_changed(
+    memory: str, tiny_model: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bessemer.families import download
+
+    def fail(*_: object) -> None:
+        raise OSError("the machine went down")
+
+    monkeypatch.setattr(download, "finish_folder", fail)
+    with pytest.raises(OSError, match="went down"):
+        resolve(memory)
+    monkeypatch.undo()
+    monkeypatch.setenv("BESSEMER_HOME", str(bessemer_home))
+    changed = json.dumps(json.loads((tiny_model / "generation_config.json").read_text()) | {"top_k": 7}).encode()
+    fsspec.filesystem("memory").pipe("/bucket/mine/generation_config.json", changed)
+    assert (resolve(memory).path / "generation_config.json").read_bytes() == changed
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_before_its_weights_come(memory: str, bessemer_home: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    config = json.loads(fs.cat("/bucket/mine/config.json"))
+    fs.pipe("/bucket/mine/config.json", json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}).encode())
+    with pytest.raises(BessemerError, match="auto_map"):
+        resolve(memory)
+    assert not list(bessemer_home.glob(f"cache/stores/**/{WEIGHTS}*"))
+
+
+@pytest.mark.parametrize(
+    ("url", "said", "fix"),
+    [
+        ("memory://bucket/none", "the store could not deliver it (FileNotFoundError", "check the address"),
+        ("nonesuch://bucket/mine", "the store could not deliver it (ValueError", "check the address"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_error(url: str, said: str, fix: str) -> None:
+    with pytest.raises(BessemerError) as caught:
+        resolve(url)
+    assert said in caught.value.what and fix in caught.value.fix and caught.value.where == url
+
+
+def test_pickled_weights_are_refused(memory: str) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.mv(f"/bucket/mine/{WEIGHTS}", "/bucket/mine/pytorch_model.bin")
+    with pytest.raises(BessemerError, match="no safetensors weights"):
+        resolve(memory)
+
+
+def test_a_private_family_in_an_object_store(memory: str, tmp_path: Path, tiny_model: Path) -> None:
+    add_private(tmp_path)
+    text = (catalogue.private_folder() / "mine.yaml").read_text()
+    catalogue.add(text.replace(f"folder: {tmp_path}", f'url: "{memory}"'), where="mine.yaml")
+    found = resolve("mine-tiny@pre")
+    assert (found.stage, found.licence) == ("pre", "internal")
+    wrong = text.replace(f"folder: {tmp_path}", f'url: "{memory}", digest: "{"0" * 64}"')
+    catalogue.add(wrong, where="mine.yaml")
+    with pytest.raises(BessemerError, match="its bytes changed: digest"):
+        resolve("mine-tiny@pre")
+
+
+def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():
+            monkeypatch.setenv(name, value)
+        fs = fsspec.filesystem("s3", skip_instance_cache=True)
+        fs.mkdir("bucket")
+        fs.put(str(tiny_model), "bucket/mine", recursive=True)
+        assert resolve("s3://bucket/mine").digest == resolve(str(tiny_model)).digest
+        with pytest.raises(BessemerError, match="the store could not deliver it"):
+            resolve("s3://bucket/none")
+    finally:
+        server.stop()
