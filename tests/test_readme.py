@@ -133,6 +133,9 @@ def test_every_verb_is_shown() -> None:
         "moderate",
         "route",
         "review appeals",
+        "review export",
+        "review import",
+        "review curriculum",
         "seal verify",
         "seal reveal",
     ):

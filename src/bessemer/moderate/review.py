@@ -23,7 +23,18 @@ from bessemer.moderate.logs import APPROVED, REMOVED
 from bessemer.moderate.policy import Policy
 
 FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".json": "label-studio"}
-FIELDS = ("id", "text", "title", "parent", "community", "rule", "rule_text", "score", "suggestion", "label")
+FIELDS: tuple[str, ...] = (
+    "id",
+    "text",
+    "title",
+    "parent",
+    "community",
+    "rule",
+    "rule_text",
+    "score",
+    "suggestion",
+    "label",
+)
 BROKEN, KEPT = "broken", "kept"
 LABELS = """<View>
   <Header value="$rule_text"/>
