@@ -108,3 +108,23 @@ def test_policies(place: Path, here: Here) -> None:
     listed = json.loads(here("policy", "list", "--json").out)
     assert listed == [{"reference": "steel-talk@2", "digest": checked[0]["digest"], "rules": ["no-links", "kind"]}]
     assert "Covered: shortened links" in here("policy", "check", "steel-talk").out
+
+
+def test_review_as_a_user_does_it(place: Path, here: Here) -> None:
+    past = comments(place / "past.jsonl", 20)
+    ask = ["review", "export", str(past), "--policy", f"{place}/policy.yaml", "--model", "tiny@1"]
+    done = here(*ask, "--out", f"{place}/q.csv", "--n", "7")
+    assert done.code == 0 and "7 questions" in done.out, done.err
+    (place / "q.csv").write_text(
+        (place / "q.csv").read_text().replace(",\n", ",broken\n").replace(",\r\n", ",broken\r\n")
+    )
+    done = here("review", "import", f"{place}/q.csv", "--out", f"{place}/rows.jsonl")
+    assert "7 answers" in done.out
+    assert {json.loads(line)["label"] for line in (place / "rows.jsonl").read_text().splitlines()} == {True}
+    assert here(*ask, "--out", f"{place}/q.xlsx").code == EXIT_CODES["user"]
+
+
+def test_an_appeal_from_the_command_line(place: Path, here: Here) -> None:
+    assert here("review", "appeal", "decision-1", "perhaps").code == EXIT_CODES["user"]
+    assert "no entry" in here("review", "appeal", "decision-1", "upheld").err
+    assert here("review", "appeals").out == ""

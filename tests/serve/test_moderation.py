@@ -21,7 +21,7 @@ from bessemer.moderate.decide import Scale
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.policy import CATEGORIES, Policy, parse_policy, store
 from bessemer.registry.store import StoredRelease
-from bessemer.serve import batches
+from bessemer.serve import batches, guard
 from bessemer.serve.app import create_app
 from bessemer.serve.guard import MAX_BATCH_BYTES
 from tests.moderate.conftest import YAML
@@ -363,3 +363,14 @@ def test_a_chat_with_the_policy_in_the_prompt(desk: Running, loaded: Loaded) -> 
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(messages=messages, extra_body={"policy": "other"}, **asked)
     assert "no-links: Do not post links. Covered: shortened links" in POLICY.as_text()
+
+
+def test_requests_together_may_hold_only_so_much(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_HELD_BYTES", 1000)
+    with desk.http() as http:
+        assert http.post("/v1/moderations", json={"input": "x"}).status_code == 200
+        full = http.post("/v1/moderations", json={"input": "x" * 2000})
+        assert full.status_code == 429 and full.headers["retry-after"] == "1"
+        assert full.json()["error"]["code"] == "rate_limit_exceeded"
+        for _ in range(30):  # what was answered is no longer held
+            assert http.post("/v1/moderations", json={"input": "x" * 300}).status_code == 200

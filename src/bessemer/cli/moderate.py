@@ -11,9 +11,9 @@ import typer
 from bessemer.cli.options import Json, print_json, print_table
 
 if TYPE_CHECKING:
+    from bessemer.moderate.dry_run import Judged
     from bessemer.moderate.judge import Judge
     from bessemer.moderate.policy import Policy
-    from bessemer.track.screen import Screen
 
 File = Annotated[Path | None, typer.Option(help="A file of comments.")]
 
@@ -41,14 +41,33 @@ def moderate(
 
     given = {"judge": comments, "dry_run": dry_run, "calibrate": calibrate, "drift": drift}
     asked = [(verb, path) for verb, path in given.items() if path is not None]
-    columns = dict(c.split("=", 1) for c in column or [] if "=" in c)
-    if len(asked) != 1 or len(columns) < len(column or []):
+    if len(asked) != 1:
         raise BessemerError(
-            f"{len(asked)} things to do" if len(asked) != 1 else f"{column} is no list of OURS=THEIRS",
-            where="moderate",
-            fix="give COMMENTS, --dry-run, --calibrate or --drift, and --column text=body",
+            f"{len(asked)} things to do", where="moderate", fix="give COMMENTS, --dry-run, --calibrate or --drift"
         )
+    verb, path = asked[0]
+    judge, rules, judged = judge_file(path, policy, model, columns_of(column), labels=verb == "calibrate")
+    doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
+    if doing(judge, rules, judged, json):
+        raise typer.Exit(EXIT_CODES["hold"])
+
+
+def columns_of(given: list[str] | None) -> dict[str, str]:
+    """`OURS=THEIRS` -> a mapping. Raises BessemerError."""
+    from bessemer.errors import BessemerError
+
+    wrong = [c for c in given or [] if "=" not in c]
+    if wrong:
+        raise BessemerError(f"{wrong[0]!r} maps no column", where="--column", fix="such as --column text=body")
+    return dict(c.split("=", 1) for c in given or [])
+
+
+def judge_file(
+    path: Path, policy: str, model: str, columns: dict[str, str], *, labels: bool = False
+) -> tuple[Judge, Policy, Judged]:
+    """Every comment of a file, by every rule."""
     from bessemer.launch.here import quiet_libraries
+    from bessemer.moderate.dry_run import judge_rows
     from bessemer.moderate.judge import Judge
     from bessemer.moderate.labelled import read_rows
     from bessemer.moderate.policy import load_policy
@@ -56,14 +75,12 @@ def moderate(
     from bessemer.track.screen import Screen
 
     quiet_libraries()
-    screen = Screen()
-    (verb, path), rules = asked[0], load_policy(policy)
-    rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
+    screen, rules = Screen(), load_policy(policy)
+    rows = read_rows(str(path), rules, columns, labels=labels)
     with screen.step(f"model {model}"):
         judge = Judge(open_model(model)[0])
-    doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
-    if doing(judge, rules, rows, screen, json):
-        raise typer.Exit(EXIT_CODES["hold"])
+    with screen.step(f"{len(rows)} comments judged by {len(rules.rules)} rules") as advance:
+        return judge, rules, judge_rows(judge, rules, rows, lambda share: advance(share, ""))
 
 
 def _measured(judge: Judge, policy: Policy) -> dict[str, Any]:
@@ -73,17 +90,10 @@ def _measured(judge: Judge, policy: Policy) -> dict[str, Any]:
     return dict(found.measured) if found else {}
 
 
-def _judged(judge: Judge, policy: Policy, rows: list[Any], screen: Screen) -> Any:
-    from bessemer.moderate.dry_run import judge_rows
-
-    with screen.step(f"{len(rows)} comments judged by {len(policy.rules)} rules") as advance:
-        return judge_rows(judge, policy, rows, lambda share: advance(share, ""))
-
-
-def _judge(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+def _judge(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.moderate.decide import decide
 
-    judged, measured = _judged(judge, policy, rows, screen), _measured(judge, policy)
+    measured = _measured(judge, policy)
     pinned = {"release_digest": judge.loaded.digest, "policy": policy.reference, "policy_hash": policy.digest}
     for row, odds in zip(judged.rows, judged.odds, strict=True):
         decision = decide(policy, odds, measured)
@@ -95,10 +105,10 @@ def _judge(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: 
     return False
 
 
-def _dry_run(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+def _dry_run(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.moderate.dry_run import dry_run
 
-    found = dry_run(policy, _judged(judge, policy, rows, screen), _measured(judge, policy))
+    found = dry_run(policy, judged, _measured(judge, policy))
     if json:
         print_json(found)
         return False
@@ -145,16 +155,14 @@ def _dry_run(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json
     return False
 
 
-def _calibrate(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+def _calibrate(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.errors import BessemerError
     from bessemer.moderate.calibrate import calibrate, save
 
-    judged = _judged(judge, policy, rows, screen)
     if judged.refused:
         row, why = judged.refused[0]
         raise BessemerError(why, where=row.id, fix="repair the comment or leave it out")
-    with screen.step("scales and thresholds chosen"):
-        found = calibrate(policy, judged.rows, judged.odds, judge.loaded.digest)
+    found = calibrate(policy, judged.rows, judged.odds, judge.loaded.digest)
     path = save(policy, found)
     if json:
         print_json({**found.facts, "reference": None, "file": str(path)})
@@ -183,7 +191,7 @@ def _calibrate(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, js
     return False
 
 
-def _drift(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: bool) -> bool:
+def _drift(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.data.moderation import clean
     from bessemer.errors import BessemerError
     from bessemer.moderate.calibrate import load_calibration
@@ -196,7 +204,6 @@ def _drift(judge: Judge, policy: Policy, rows: list[Any], screen: Screen, json: 
             where="--drift",
             fix="bessemer moderate --calibrate",
         )
-    judged = _judged(judge, policy, rows, screen)
     odds = {rule.id: [o[r] for o in judged.odds] for r, rule in enumerate(policy.rules)}
     moves = drift(known.reference, odds, [clean(row.comment.text) for row in judged.rows])
     if json:

@@ -6,26 +6,17 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bessemer.data.curate.parts import write_part
-from bessemer.data.curate.prepare import FORMAT, MANIFEST, Prepared, datasets_folder, versions
+from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
 from bessemer.data.moderation import RuleText, example
 from bessemer.data.rule_families import FILE, families
 from bessemer.data.twins import Judged, balance, choose_twins
 from bessemer.errors import BessemerError
-from bessemer.files import (
-    canonical_json,
-    digest_files,
-    exclusive,
-    new_folder,
-    sha256_file,
-    sha256_text,
-    write_json,
-)
+from bessemer.files import canonical_json, sha256_file, sha256_text
 from bessemer.moderate.blind import Blind, blind_baselines
+from bessemer.moderate.dataset import add_version, find_version, held
 from bessemer.moderate.logs import Case, read_cases
 from bessemer.moderate.policy import Policy, load_policy
 from bessemer.moderate.pool import SIDES, Pooled, pool
@@ -58,15 +49,11 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
             *(c for n, s in recipe.logs.items() for c in read_cases(n, s, left_out, needs_time=by_time)),
             *(c for n, s in recipe.comments.items() for c in read_cases(n, s, left_out)),
         ]
-    shelf = datasets_folder() / recipe.name
     ingredients = _ingredients(recipe, cases, policies)
-    fingerprint = sha256_text(canonical_json(ingredients))
-    with exclusive(shelf / ".lock", f"data set {recipe.name}"):
-        made = versions(shelf)
-        for old in made:
-            if old.manifest["fingerprint"] == fingerprint:
-                screen.say(f"{old.reference} is made of exactly this; nothing to do")
-                return Built(old, old.manifest["moderation"])
+    with held(recipe.name):
+        if old := find_version(recipe.name, ingredients):
+            screen.say(f"{old.reference} is made of exactly this; nothing to do")
+            return Built(old, old.manifest["moderation"])
         with screen.step("comments compared and split"):
             pooled = pool(cases, recipe.split, others_kept=recipe.others_kept, seed=recipe.seed, left_out=left_out)
         with screen.step("twins chosen"):
@@ -81,11 +68,15 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
         report = _report(parts, blind, left_out, len(cases))
         _refuse_leaks(recipe, blind)
         texts = [Item(c.id, text=c.text, meta={"community": c.comment.community}) for c in pooled if c.side == "train"]
-        number = int(made[-1].manifest["version"]) + 1 if made else 1
-        final = shelf / str(number)
-        with new_folder(final) as tmp:
-            manifest = _write(tmp, recipe, {**parts, "texts": texts}, report, ingredients, fingerprint, number)
-        return Built(Prepared(final, manifest, new=True), report)
+        bare = {name: [_bare(item) for item in items] for name, items in parts.items()}
+        made = add_version(
+            recipe.name,
+            {**bare, "texts": texts},
+            ingredients=ingredients,
+            recipe=recipe.model_dump(by_alias=True, mode="json", exclude_none=True),
+            report=report,
+        )
+        return Built(made, report)
 
 
 def _known_families(recipe: ModerationRecipe) -> tuple[list[str], list[str]]:
@@ -292,34 +283,6 @@ def _rules(items: Sequence[Item]) -> dict[str, list[int]]:
     for item in items:
         found[str(item.meta["rule"])][item.messages[-1].content == "no"] += 1
     return dict(sorted(found.items()))
-
-
-def _write(
-    tmp: Path,
-    recipe: ModerationRecipe,
-    parts: Mapping[str, Sequence[Item]],
-    report: dict[str, Any],
-    ingredients: dict[str, Any],
-    fingerprint: str,
-    number: int,
-) -> dict[str, Any]:
-    for name, items in parts.items():
-        bare = [_bare(item) for item in items]
-        write_part(tmp / name / "part-00000.parquet", bare)
-    write_json(tmp / "report.json", report)
-    manifest = {
-        "format": FORMAT,
-        "name": recipe.name,
-        "version": str(number),
-        "fingerprint": fingerprint,
-        "ingredients": ingredients,
-        "recipe": recipe.model_dump(by_alias=True, mode="json", exclude_none=True),
-        "moderation": report,
-        "splits": {name: {"items": len(items), "files": 1} for name, items in parts.items()},
-        "files": digest_files(tmp, frozenset({MANIFEST})),
-    }
-    write_json(tmp / MANIFEST, manifest)
-    return manifest
 
 
 def _bare(item: Item) -> Item:

@@ -1,0 +1,226 @@
+"""What people should look at first, and their answers: JSON lines, CSV, and the tasks of Label Studio.
+
+A comment and a rule are one question. Questions go by how unsure the model is, so that a label teaches the most; for a
+calibration they are drawn at random instead, because thresholds need comments as they come.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from bessemer.errors import BessemerError
+from bessemer.files import read_json, write_text
+from bessemer.moderate.decide import Decision
+from bessemer.moderate.labelled import Row
+from bessemer.moderate.logs import APPROVED, REMOVED
+from bessemer.moderate.policy import Policy
+
+FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".json": "label-studio"}
+FIELDS: tuple[str, ...] = (
+    "id",
+    "text",
+    "title",
+    "parent",
+    "community",
+    "rule",
+    "rule_text",
+    "score",
+    "suggestion",
+    "label",
+)
+BROKEN, KEPT = "broken", "kept"
+LABELS = """<View>
+  <Header value="$rule_text"/>
+  <Text name="parent" value="$parent"/>
+  <Text name="text" value="$text"/>
+  <Choices name="label" toName="text" choice="single" required="true">
+    <Choice value="broken"/>
+    <Choice value="kept"/>
+  </Choices>
+</View>
+"""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet would compute what begins so
+Question = dict[str, Any]
+
+
+def questions(
+    policy: Policy,
+    rows: Sequence[Row],
+    decisions: Sequence[Decision],
+    n: int,
+    *,
+    at_random: bool = False,
+    seed: int = 1,
+) -> list[Question]:
+    """The `n` questions to ask: the least sure first, or drawn at random (then all rules of each drawn comment)."""
+    text_of = {rule.id: rule.text for rule in policy.rules}
+    found = [
+        {
+            "id": row.id,
+            "text": row.comment.text,
+            "title": row.comment.title,
+            "parent": row.comment.parent,
+            "community": row.comment.community or policy.community,
+            "rule": finding.rule,
+            "rule_text": text_of[finding.rule],
+            "score": round(finding.score, 6),
+            "suggestion": BROKEN if finding.score >= 0.5 else KEPT,
+            "label": "",
+        }
+        for row, decision in zip(rows, decisions, strict=True)
+        for finding in decision.findings
+    ]
+    if at_random:
+        size = len(policy.rules)
+        comments = [found[i : i + size] for i in range(0, len(found), size)]
+        random.Random(seed).shuffle(comments)
+        return [question for comment in comments for question in comment][:n]
+    return sorted(found, key=lambda q: abs(q["score"] - 0.5))[:n]  # stable: equals in the order they came
+
+
+def form_of(path: Path) -> str:
+    """From the name's ending. Raises BessemerError for another."""
+    if path.suffix not in FORMATS:
+        raise BessemerError(
+            f"{path.suffix or 'no ending'!r} says no format", where=str(path),
+            fix=", ".join(f"{end}: {name}" for end, name in FORMATS.items()),
+        )  # fmt: skip
+    return FORMATS[path.suffix]
+
+
+def write_questions(path: Path, asked: Sequence[Question], model: str) -> list[Path]:
+    """The file, and for Label Studio the labelling configuration beside it. model: the digest that scored them."""
+    form = form_of(path)
+    if form == "jsonl":
+        write_text(path, "".join(json.dumps(_plain(q), ensure_ascii=False) + "\n" for q in asked))
+    elif form == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, FIELDS)
+        writer.writeheader()
+        writer.writerows([{k: _cell(v) for k, v in _plain(q).items()} for q in asked])
+        write_text(path, out.getvalue())
+    else:
+        write_text(path, json.dumps([_task(_plain(q), model) for q in asked], ensure_ascii=False, indent=1) + "\n")
+        config = path.with_suffix(".xml")
+        write_text(config, LABELS)
+        return [path, config]
+    return [path]
+
+
+def _plain(question: Question) -> Question:
+    """Half of a surrogate pair is no character: a file cannot hold it."""
+    return {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in question.items()}
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _task(question: Question, model: str) -> Question:
+    said = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [question["suggestion"]]}}
+    data = {k: v for k, v in question.items() if k != "label"}
+    score = max(question["score"], 1 - question["score"])
+    return {"data": data, "predictions": [{"model_version": model, "score": round(score, 6), "result": [said]}]}
+
+
+# -- answers ----------------------------------------------------------------------------------------------------
+
+
+def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """(rows, what was left out). A row has `rule`, `label` and `action`: calibrations and data sets read it.
+
+    Several people about one question: the majority. Raises BessemerError with the place for an answer that is none.
+    """
+    form = form_of(path)
+    left_out: Counter[str] = Counter()
+    said: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    questions: dict[tuple[str, str], Mapping[str, Any]] = {}
+    found = {"jsonl": _json_lines, "csv": _rows, "label-studio": _tasks}[form](path)
+    for place, question, answers in found:
+        if not question.get("text") or not question.get("rule"):
+            raise BessemerError(
+                "the question lacks its text or rule", where=place, fix="keep the columns of the export"
+            )
+        key = str(question.get("id", place)), str(question["rule"])
+        questions.setdefault(key, question)
+        said[key] += [_answer(answer, place) for answer in answers if str(answer).strip()]
+    rows: list[dict[str, Any]] = []
+    for key, question in questions.items():
+        votes = Counter(said[key])
+        if votes[True] == votes[False]:
+            left_out["not answered" if not votes else "people disagree"] += 1
+            continue
+        broken = votes[True] > votes[False]
+        about = {k: question[k] for k in ("id", "text", "title", "parent", "community", "rule") if question.get(k)}
+        rows.append({**about, "label": broken, "action": "removed" if broken else "approved", "people": votes.total()})
+    return rows, left_out
+
+
+Found = Iterator[tuple[str, Mapping[str, Any], Sequence[Any]]]  # where, the question, what people said
+
+
+def _answer(value: Any, place: str) -> bool:
+    word = str(value).strip().lower()
+    if word == BROKEN or word in REMOVED:
+        return True
+    if word == KEPT or word in APPROVED:
+        return False
+    raise BessemerError(f"{str(value)[:40]!r} is no answer", where=place, fix=f"write {BROKEN} or {KEPT}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # line ends of texts stay
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise BessemerError(f"the answers cannot be read ({reason})", where=str(path)) from None
+
+
+def _json_lines(path: Path) -> Found:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise BessemerError("the line is no JSON object", where=f"{path}:{number}", fix="one object a line")
+        question = cast(dict[str, Any], row)
+        yield f"{path}:{number}", question, [question.get("label", "")]
+
+
+def _rows(path: Path) -> Found:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    for row in reader:
+        question = {k: v[1:] if v and v.startswith("'") else v for k, v in row.items() if isinstance(v, str)}
+        yield f"{path}:{reader.line_num}", question, [question.get("label", "")]
+
+
+def _tasks(path: Path) -> Found:
+    """Label Studio's JSON export, and its short form (JSON-MIN)."""
+    tasks = read_json(path)
+    if not isinstance(tasks, list):
+        raise BessemerError("no list of tasks", where=str(path), fix="export as JSON from Label Studio")
+    for number, raw in enumerate(cast(list[Any], tasks), 1):
+        place = f"{path}, task {number}"
+        if not isinstance(raw, dict):
+            raise BessemerError("the task is no object", where=place, fix="export as JSON from Label Studio")
+        task = cast(dict[str, Any], raw)
+        if "data" not in task:
+            yield place, task, [task.get("label", "")]
+            continue
+        choices: list[Any] = []
+        for annotation in task.get("annotations") or []:
+            if annotation.get("was_cancelled"):
+                continue
+            results = [r for r in annotation.get("result") or [] if r.get("type") == "choices"]
+            choices += [c for r in results for c in (r.get("value") or {}).get("choices") or []]
+        yield place, task["data"], choices

@@ -1,0 +1,176 @@
+"""Questions for people, least sure first, and their answers in three formats; the curriculum."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bessemer.data.items import Item
+from bessemer.data.moderation import Comment, example
+from bessemer.data.sources import read_items
+from bessemer.errors import BessemerError
+from bessemer.moderate.curriculum import make_curriculum, margins_of, order_parts
+from bessemer.moderate.decide import decide
+from bessemer.moderate.judge import Judge
+from bessemer.moderate.labelled import Row, read_rows
+from bessemer.moderate.logs import read_cases
+from bessemer.moderate.policy import Policy
+from bessemer.moderate.review import questions, read_answers, write_questions
+from bessemer.recipe.load import load_recipe
+from bessemer.recipe.moderation_recipe import Log
+from tests.moderate.logs import sentence
+
+TEXTS = ['=HYPERLINK("x")', "'quoted", "-minus", '@bob, "hi"\r\nthere', "ä 😀", "plain, text", "\ud800 half"]
+
+
+def asked(policy: Policy, n: int = 100, **how: Any) -> list[dict[str, Any]]:
+    rng = random.Random(1)
+    rows = [Row(str(i), Comment(text)) for i, text in enumerate(TEXTS)]
+    odds = [[rng.gauss(0, 3), rng.gauss(0, 3)] for _ in rows]
+    return questions(policy, rows, [decide(policy, o, {}) for o in odds], n, **how)
+
+
+def test_the_least_sure_come_first(policy: Policy) -> None:
+    found = asked(policy)
+    assert len(found) == 14 and len(asked(policy, 5)) == 5
+    unsure = [abs(q["score"] - 0.5) for q in found]
+    assert unsure == sorted(unsure)
+    assert all(q["suggestion"] == ("broken" if q["score"] >= 0.5 else "kept") for q in found)
+    drawn = asked(policy, 6, at_random=True)
+    assert [q["id"] for q in drawn[::2]] == [q["id"] for q in drawn[1::2]] and {q["rule"] for q in drawn} == {
+        "no-links",
+        "kind",
+    }
+
+
+def answered(path: Path, truth: dict[tuple[str, str], bool], form: str) -> None:
+    """What a person, or Label Studio's export, makes of the file."""
+    words = {True: "broken", False: "kept"}
+    if form == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**r, "label": words[truth[r["id"], r["rule"]]]}) + "\n" for r in rows))
+    elif form == ".csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows([{**r, "label": words[truth[r["id"], r["rule"]]]} for r in rows])
+    else:
+        tasks = json.loads(path.read_text())
+        for task in tasks:
+            answer = words[truth[task["data"]["id"], task["data"]["rule"]]]
+            result = {"type": "choices", "from_name": "label", "to_name": "text", "value": {"choices": [answer]}}
+            other = {**result, "value": {"choices": ["kept" if answer == "broken" else "broken"]}}
+            task["annotations"] = [{"result": [result]}, {"result": [other], "was_cancelled": True}]
+        path.write_text(json.dumps(tasks))
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".csv", ".json"])
+def test_there_and_back(policy: Policy, tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"questions{form}"
+    found = asked(policy)
+    files = write_questions(path, found, "d" * 64)
+    assert [f.suffix for f in files] == ([".json", ".xml"] if form == ".json" else [form])
+    truth = {(q["id"], q["rule"]): random.Random(q["id"] + q["rule"]).random() < 0.5 for q in found}
+    assert read_answers(path) == ([], Counter({"not answered": 14}))
+    answered(path, truth, form)
+    rows, left_out = read_answers(path)
+    assert not left_out and {(r["id"], r["rule"]): r["label"] for r in rows} == truth
+    texts = {r["id"]: r["text"] for r in rows}
+    assert [texts[str(i)] for i in range(6)] == TEXTS[:6] and texts["6"] == "? half"
+    out = tmp_path / "rows.jsonl"
+    out.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    labelled = read_rows(str(out), policy, labels=True)  # what a calibration reads
+    assert [dict(r.labels) for r in labelled] == [{r["rule"]: r["label"]} for r in rows]
+    cases = read_cases("people", Log.model_validate({"from": str(out)}), Counter())  # what data moderation reads
+    assert [c.broken for c in cases] == [r["label"] for r in rows]
+
+
+def test_a_spreadsheet_computes_nothing(policy: Policy, tmp_path: Path) -> None:
+    write_questions(tmp_path / "q.csv", asked(policy), "d")
+    with (tmp_path / "q.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [c for c in cells if c.startswith(("=", "+", "-", "@"))]
+
+
+def test_several_people(tmp_path: Path) -> None:
+    def task(number: str, *labels: str) -> dict[str, Any]:
+        said = [{"result": [{"type": "choices", "value": {"choices": [label]}}]} for label in labels]
+        return {"data": {"id": number, "text": "x", "rule": "kind"}, "annotations": said}
+
+    tasks = [task("a", "broken", "broken", "kept"), task("b", "kept", "broken"), task("c")]
+    (tmp_path / "a.json").write_text(json.dumps([*tasks, {"id": 4, "text": "y", "rule": "kind", "label": "kept"}]))
+    rows, left_out = read_answers(tmp_path / "a.json")
+    assert [(r["id"], r["label"], r["people"]) for r in rows] == [("a", True, 3), (4, False, 1)]
+    assert left_out == {"people disagree": 1, "not answered": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.jsonl", '{"text": "x", "rule": "r", "label": "perhaps"}', "'perhaps' is no answer"),
+        ("a.jsonl", "[1]", "no JSON object"),
+        ("a.jsonl", '{"text": "x"}', "lacks its text or rule"),
+        ("a.json", "{}", "no list of tasks"),
+        ("a.json", "[1]", "no object"),
+        ("a.json", "{", "no valid JSON"),
+        ("a.csv", "text,label\nx,kept\n", "lacks its text or rule"),
+        ("a.txt", "", "says no format"),
+    ],
+)
+def test_bad_answers(tmp_path: Path, name: str, content: str, what: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BessemerError, match=what):
+        read_answers(tmp_path / name)
+
+
+# -- curriculum -------------------------------------------------------------------------------------------------
+
+
+def twins(n: int) -> list[Item]:
+    rng = random.Random(2)
+    return [
+        Item(f"{i}:{answer}", messages=example(text, rule, answer == "yes"), group=str(i))
+        for i in range(n)
+        for text in [sentence(rng)]
+        for rule, answer in (("No steel.", "yes"), ("No iron.", "no"))
+    ]
+
+
+def test_easy_to_hard_and_twins_stay_together(judge: Judge) -> None:
+    items = twins(20)
+    parts = order_parts(judge, items, 3)
+    assert [len(p.margins) for p in parts] == [7, 7, 6]
+    flat = [m for p in parts for m in p.margins]
+    assert flat == sorted(flat, reverse=True)
+    groups = [{i.group for i in p.items} for p in parts]
+    assert sum(map(len, groups)) == 20 and all(len(p.items) == 2 * len(p.margins) for p in parts)
+    flipped = [
+        Item(i.id, messages=(*i.messages[:-1], type(i.messages[-1])("assistant", "no")), group=i.id) for i in items
+    ]
+    one, other = margins_of(judge, [[flipped[0]]]), margins_of(judge, [[items[0]]])
+    assert one[0] == pytest.approx(-other[0])
+
+
+def test_it_is_a_data_set_made_once(judge: Judge) -> None:
+    items = twins(12)
+    first, again = (make_curriculum(judge, "parts", items, 2) for _ in range(2))
+    assert (first.reference, first.new, again.new) == ("parts@1", True, False)
+    assert make_curriculum(judge, "parts", items, 3).reference == "parts@2"
+    back = [i for k in (1, 2) for i in read_items(f"dataset:parts@1/part-{k}", kind="chat", where="x")]
+    assert {i.id for i in back} == {i.id for i in items}
+    for n in (1, 13):
+        with pytest.raises(BessemerError, match="parts"):
+            make_curriculum(judge, "other", items, n)
+
+
+def test_the_recipe_is_sound() -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "community-expert.yaml")
+    assert [s.objective for s in recipe.stages] == ["cpt", "sft", "sft"]
