@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes, measure, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
@@ -107,7 +108,7 @@ def model_at(folder: Path, share: float, added: Added | None = None) -> Path:
 
 
 def _start(plan: Plan) -> Checkpoint:
-    start = resolve(plan["recipe"]["start"])
+    start = resolve_start(plan["recipe"]["start"], plan["recipe"].get("chat_template"))
     if start.digest != plan["base"]["digest"]:
         raise BessemerError("the base is no longer the one of the plan", where=plan["recipe"]["start"])
     return start

@@ -48,11 +48,22 @@ class Repository:
         Not by snapshot_download: huggingface_hub 2 throws a half-fetched file away, a shard of 5 GB is worth keeping.
         Raises BessemerError when the hub cannot deliver it or `check` refuses it.
         """
-        folder = _cache() / "models" / self.id.replace("/", "--") / self.commit
+        folder = self._folder()
         with exclusive(folder.with_name(f"{folder.name}.lock"), self.address):
             if not folder.is_dir():
                 download.fetch(download.choose(self.facts), self._read, folder, address=self.address, check=check)
         return folder
+
+    def papers(self) -> Path:
+        """A folder in our cache with what a model is loaded from, but for its weights, which may lie there too.
+
+        Raises BessemerError when the hub cannot deliver it.
+        """
+        small = [f.name for f in download.choose(self.facts) if not f.name.endswith(".safetensors")]
+        return whole if (whole := self._folder()).is_dir() else self.download(small)
+
+    def _folder(self) -> Path:
+        return _cache() / "models" / self.id.replace("/", "--") / self.commit
 
     def _read(self, file: RemoteFile, out: IO[bytes], there: int) -> None:
         from huggingface_hub import constants, hf_hub_url

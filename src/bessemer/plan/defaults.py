@@ -101,7 +101,7 @@ def end_of_start(start: Checkpoint) -> Ended | None:
     """Of the start checkpoint: from the catalogue, else from its folder; None when nobody knows."""
     if start.lr is not None:
         return Ended(start.lr, f"{start.name} (the catalogue)", of_start=True)
-    return end_of_checkpoint(start.path)
+    return end_of_checkpoint(start.original or start.path)
 
 
 def end_of_checkpoint(folder: Path) -> Ended | None:
@@ -120,7 +120,8 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
 
 def optimizer_state_of(start: Checkpoint) -> Path | None:
     """The folder with the state of the optimizer that trained the start: beside its weights, `NAME.optimizer`."""
-    folder = start.path.with_name(f"{start.path.name}.optimizer")
+    weights = start.original or start.path
+    folder = weights.with_name(f"{weights.name}.optimizer")
     return folder if (folder / MANIFEST).is_file() else None
 
 
