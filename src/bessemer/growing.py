@@ -9,6 +9,7 @@ own family the same way: `--recipe own.yaml`.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from bessemer.data.sources import read_items
@@ -27,7 +27,7 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, link_file, new_folder, read_json
-from bessemer.recipe.load import parse_recipe
+from bessemer.recipe.load import load_recipe, parse_recipe
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
 from bessemer.stage import overlay_of
@@ -89,13 +89,13 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
 
 def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
     """The family's recipe with its start and sizes. Raises BessemerError."""
-    text = path.read_text() if path else files("bessemer.families").joinpath("nano_recipe.txt").read_text()
-    values: dict[str, Any] = yaml.safe_load(text)
-    values |= {"name": f"grow-{name}", "start": str(start)}
-    if path is None:
-        for stage, tokens in zip(values["stages"], SHAPES[name].tokens, strict=True):
-            stage["tokens"] = tokens
-    made = parse_recipe(yaml.safe_dump(values, sort_keys=False), where=str(path or "nano"), overrides=sets)
+    own = [f"name=grow-{name}", f"start={json.dumps(str(start))}"]
+    if path is not None:
+        made = load_recipe(path, [*own, *sets])
+    else:
+        text = files("bessemer.families").joinpath("nano_recipe.txt").read_text()
+        own += [f"stages[{i}].tokens={tokens}" for i, tokens in enumerate(SHAPES[name].tokens)]
+        made = parse_recipe(text, where="nano", overrides=[*own, *sets])
     kinds = [s.objective for s in made.stages]
     if kinds != ["cpt", "cpt", "sft"]:
         raise BessemerError(

@@ -72,6 +72,8 @@ def merge(
     folder = run_folder(run)
     if bad := [s for s in shares if not 0 < s <= 1]:
         raise BessemerError(f"{bad[0]:g} is no share of the way", where="--at", fix="above 0, at most 1")
+    if fine := [s for s in shares if round(s, 3) != s]:
+        raise BessemerError(f"{fine[0]} is finer than a thousandth of the way", where="--at", fix=f"{fine[0]:.3f}")
     added = Added(resolve(add[0]), resolve(add[1])) if add else None
     with exclusive(lock_path(run), f"the run {run}"):
         plan: Plan = read_json(folder / PLAN)

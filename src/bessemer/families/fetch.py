@@ -140,7 +140,11 @@ def _known(found: Checkpoint, entry: catalogue.Entry) -> Checkpoint:
 def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = None, fix: str = "") -> Checkpoint:
     """Digest a model folder. expected: what a manifest says of its files; a difference is refused with `fix`."""
     check_model(folder, known=expected is not None)
-    files = {k: v for k, v in digest_files(folder).items() if any(Path(k).match(p) for p in (*SMALL, WEIGHTS))}
+    # Nothing from subfolders: a trainer leaves other steps of the training there.
+    used = [
+        p for p in sorted(folder.iterdir()) if p.is_file() and any(p.match(pattern) for pattern in (*SMALL, WEIGHTS))
+    ]
+    files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in used}
     for file, want in (expected or {}).items():
         if files.get(file) != want:
             raise BessemerError("its bytes changed since it was fetched", where=str(folder / file), fix=fix)

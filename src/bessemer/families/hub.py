@@ -15,7 +15,8 @@ from typing import IO, Any, Literal
 from bessemer.errors import BessemerError
 from bessemer.families import download
 from bessemer.families.download import RemoteFile
-from bessemer.files import exclusive, home, need_writable, read_json, sha256_text, write_json
+from bessemer.files import exclusive, home, need_disk, need_writable, read_json, sha256_text, write_json
+from bessemer.units import show_bytes
 
 Kind = Literal["model", "dataset"]
 
@@ -36,6 +37,11 @@ class Repository:
         from huggingface_hub import snapshot_download
 
         wanted = [glob.escape(n) for n in names]
+        there = _cache() / f"{self.kind}s--{self.id.replace('/', '--')}" / "snapshots" / self.commit
+        missing = sum(f.n_bytes for f in self.facts if f.name in names and not (there / f.name).exists())
+        if missing:
+            need_disk(_cache(), missing, f"fetching {self.address}")
+            print(f"{self.address}: fetching {show_bytes(missing)}", file=sys.stderr)
         with _hub(self.address, self.id):
             folder = snapshot_download(
                 self.id, repo_type=self.kind, revision=self.commit, cache_dir=_cache(), allow_patterns=wanted

@@ -113,7 +113,8 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
         share = 1.0 if last.schedule == "constant" else planned.get("final_lr", last.final_lr or 0.0)
         return Ended(planned["lr"] * share, f"the start's {planned['name']}")
     if state.exists():
-        rates = [e["learning_rate"] for e in json.loads(state.read_text())["log_history"] if "learning_rate" in e]
+        logged = read_json(state).get("log_history", [])
+        rates = [e["learning_rate"] for e in logged if isinstance(e.get("learning_rate"), float | int)]
         return Ended(rates[-1], "the start's trainer_state.json") if rates and rates[-1] > 0 else None
     return None
 
