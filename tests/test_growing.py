@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import read_json
-from bessemer.growing import SPECIAL, grow, read_recipe
+from bessemer.growing import SHAPES, SPECIAL, grow, read_recipe
 from bessemer.plan.defaults import Chosen, choose, end_of_start, optimizer_state_of
 from bessemer.plan.resolve import prepare as make_plans
 from bessemer.recipe.load import parse_recipe
@@ -251,7 +252,7 @@ def test_what_is_no_family_is_refused(tmp_path: Path) -> None:
 
 def test_the_recipe_of_nano_is_sound_for_every_size(tmp_path: Path) -> None:
     for name in ("nano-1m", "nano-6m", "nano-30m"):
-        made = read_recipe(name, tmp_path / "start", None, [])
+        made = read_recipe(name, SHAPES[name], tmp_path / "start", None, [])
         assert [s.schedule for s in made.stages] == ["constant", "linear", "linear"]
         assert made.stages[0].tokens > made.stages[1].tokens > made.stages[2].tokens  # type: ignore[operator]
 
@@ -262,4 +263,17 @@ def test_a_recipe_that_cannot_be_read_is_refused(text: str | None, what: str, tm
     if text is not None:
         path.write_text(text)
     with pytest.raises(BessemerError, match=what):
-        read_recipe("nano-1m", tmp_path / "start", path, [])
+        read_recipe("nano-1m", SHAPES["nano-1m"], tmp_path / "start", path, [])
+
+
+def test_a_family_is_not_mixed_from_two_beginnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the start belong to one shape, seed and text; a family has a name of one's own."""
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path))
+    path = corpora(tmp_path / "corpora")
+    made = grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path)
+    assert [c.name for c in made] == ["acme-1m@pre", "acme-1m@mid", "acme-1m@post"]
+    shutil.rmtree(runs_folder() / "grow-acme-1m")
+    with pytest.raises(BessemerError, match="begun with another shape, seed or first sources"):
+        grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path, sets=["seed=9"])
+    with pytest.raises(BessemerError, match="is no family-size"):
+        grow("acme", Screen(quiet=True), shape="nano-1m", recipe=path)

@@ -10,10 +10,11 @@ own family the same way: `--recipe own.yaml`.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import exclusive, link_file, new_folder, read_json
+from bessemer.files import exclusive, link_file, new_folder, read_json, write_json
 from bessemer.recipe.load import load_recipe, parse_recipe
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
@@ -57,6 +58,7 @@ class Shape:
     tokens: tuple[int, int, int]
 
 
+NAME = re.compile(r"^[a-z0-9._]+-[a-z0-9._]+$")
 SHAPES = {
     "nano-1m": Shape(128, 4, 4, 4096, 512, (1_600_000, 400_000, 160_000)),
     "nano-6m": Shape(256, 6, 8, 8192, 1024, (6_000_000, 1_500_000, 400_000)),
@@ -64,20 +66,25 @@ SHAPES = {
 }
 
 
-def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequence[str] = ()) -> list[Checkpoint]:
+def grow(
+    name: str, screen: Screen, *, shape: str = "", recipe: Path | None = None, sets: Sequence[str] = ()
+) -> list[Checkpoint]:
     """Train the stages and put their checkpoints into this machine's catalogue; returns them in order.
 
-    recipe: by default the one of `nano`; its `start` is made here. Raises BessemerError for an unknown size, or a
-    recipe whose stages are not pre, mid and post.
+    name: family-size. shape: one of SHAPES, by default the one of this name. recipe: by default the one of `nano`; its
+    `start` is made here. Raises BessemerError for an unknown shape, a recipe whose stages are not pre, mid and post, or
+    a family that was begun otherwise.
     """
-    if name not in SHAPES:
-        raise BessemerError(f"{name!r} has no shape", where="families grow", fix=f"one of {', '.join(SHAPES)}")
+    if not NAME.match(name):
+        raise BessemerError(f"{name!r} is no family-size", where="families grow", fix="such as acme-1m")
+    if (shape or name) not in SHAPES:
+        raise BessemerError(
+            f"{shape or name!r} has no shape", where="families grow", fix=f"--shape: one of {', '.join(SHAPES)}"
+        )
     folder = catalogue.private_folder() / name
     with exclusive(folder.with_name(f".{name}.lock"), f"the family {name}"):
-        made = read_recipe(name, folder / "start", recipe, sets)
-        if not (folder / "start").exists():
-            with screen.step(f"{name}: tokenizer and random weights"):
-                make_start(SHAPES[name], made, folder / "start")
+        made = read_recipe(name, SHAPES[shape or name], folder / "start", recipe, sets)
+        _begin(folder, SHAPES[shape or name], made, screen)
         run_recipe(made, screen)
         plan = read_json(runs_folder() / made.name / PLAN)
         told = {stage: _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
@@ -87,14 +94,31 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
     return [resolve(f"{name}@{stage}") for stage in STAGES]
 
 
-def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
+def _begin(folder: Path, shape: Shape, recipe: Recipe, screen: Screen) -> None:
+    """Tokenizer and random weights, once. Raises BessemerError when those that are there came from something else."""
+    texts = {name: recipe.sources[name].model_dump(mode="json") for name in recipe.used_by(recipe.stages[0])}
+    made_of = {"shape": asdict(shape), "seed": recipe.seed, "sources": texts}
+    record = folder / "start.json"
+    if not (folder / "start").exists():
+        with screen.step(f"{folder.name}: tokenizer and random weights"):
+            make_start(shape, recipe, folder / "start")
+        write_json(record, made_of)
+    elif record.exists() and read_json(record) != json.loads(json.dumps(made_of)):
+        raise BessemerError(
+            "this family was begun with another shape, seed or first sources",
+            where=str(folder),
+            fix="undo the change, take another name, or remove the folder and the run to begin again",
+        )
+
+
+def read_recipe(name: str, shape: Shape, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
     """The family's recipe with its start and sizes. Raises BessemerError."""
     own = [f"name=grow-{name}", f"start={json.dumps(str(start))}"]
     if path is not None:
         made = load_recipe(path, [*own, *sets])
     else:
         text = files("bessemer.families").joinpath("nano_recipe.txt").read_text()
-        own += [f"stages[{i}].tokens={tokens}" for i, tokens in enumerate(SHAPES[name].tokens)]
+        own += [f"stages[{i}].tokens={tokens}" for i, tokens in enumerate(shape.tokens)]
         made = parse_recipe(text, where="nano", overrides=[*own, *sets])
     kinds = [s.objective for s in made.stages]
     if kinds != ["cpt", "cpt", "sft"]:

@@ -91,7 +91,7 @@ def _parts(base: Checkpoint, asked: Asked, folder: Path) -> Generator[int]:
             rows = _draw(loaded, asked, asked.seed * 1_000_003 + n)
             write_text(drawn, str(sum(len(turn) for row in rows for turn in row.turns)))
             write_text(path, "".join(_lines(loaded, base, asked, rows, n)))
-        if not (tokens := int(drawn.read_text())):
+        if (tokens := int(drawn.read_text())) < 2 * ROWS:  # no more than what the documents were begun with
             raise BessemerError(
                 f"{base.name} ends every text at once", where=base.name, fix="--openings FILE gives it first words"
             )

@@ -106,7 +106,8 @@ def import_(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What 
 
 @app.command()
 def grow(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="nano-1m, nano-6m or nano-30m.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="FAMILY-SIZE: nano-1m, nano-6m, nano-30m, or your own.")],
+    shape: Annotated[str, typer.Option(help="For a name of your own: nano-1m, nano-6m or nano-30m.")] = "",
     recipe: Annotated[Path | None, typer.Option(help="Your own corpora: a recipe with stages pre, mid, post.")] = None,
     set_: Set = None,
     json: Json = False,
@@ -118,7 +119,7 @@ def grow(
     from bessemer.track.screen import Screen
 
     quiet_libraries()
-    made = do_grow(name, Screen(), recipe=recipe, sets=set_ or [])
+    made = do_grow(name, Screen(), shape=shape, recipe=recipe, sets=set_ or [])
     if json:
         print_json([{"name": c.name, "digest": c.digest, "path": str(c.path)} for c in made])
         return
