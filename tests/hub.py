@@ -76,7 +76,7 @@ def serve(found: Hub) -> Iterator[Hub]:
             elif parts[:5] == ["api", found.kind, *repo, "refs"]:
                 self.refs()
             elif parts[:4] == ["api", found.kind, *repo]:
-                self.info(parts[5] if "revision" in parts else "main")
+                self.info("/".join(parts[5:]) if "revision" in parts else "main")
             elif parts[: len(files_at) + 1] == [*files_at, "resolve"]:
                 self.file(parts[len(files_at) + 1], "/".join(parts[len(files_at) + 2 :]))
             else:

@@ -254,3 +254,12 @@ def test_the_recipe_of_nano_is_sound_for_every_size(tmp_path: Path) -> None:
         made = read_recipe(name, tmp_path / "start", None, [])
         assert [s.schedule for s in made.stages] == ["constant", "linear", "linear"]
         assert made.stages[0].tokens > made.stages[1].tokens > made.stages[2].tokens  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("text", "what"), [(None, "cannot be read"), ("a: [", "no valid YAML"), ("- 1", "a mapping")])
+def test_a_recipe_that_cannot_be_read_is_refused(text: str | None, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BessemerError, match=what):
+        read_recipe("nano-1m", tmp_path / "start", path, [])

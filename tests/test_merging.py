@@ -115,3 +115,8 @@ def test_bad_input(told: Path) -> None:
         merge("story", [1.5], Screen(quiet=True))
     with pytest.raises(BessemerError, match="there is no run"):
         merge("nobody", [1.0], Screen(quiet=True))
+
+
+def test_shares_that_would_share_a_folder_are_refused(told: Path) -> None:
+    with pytest.raises(BessemerError, match="0.3334 is finer than a thousandth"):
+        merge("story", [0.333, 0.3334], Screen(quiet=True))

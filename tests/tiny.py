@@ -6,6 +6,7 @@ vocabulary of the model is padded beyond the tokenizer's, as in many published m
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from functools import cache
@@ -78,6 +79,17 @@ def make_tiny_model(folder: Path, seed: int = 0, *, dtype: str = "float32") -> P
         bos_token_id=end_of_text, eos_token_id=end_of_turn, pad_token_id=end_of_text
     )
     model.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_base(model: Path, folder: Path) -> Path:
+    """A copy of a tiny model as base checkpoints come: no chat template, and every end is the end of the text."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").unlink()
+    for name, end in (("config", 0), ("generation_config", 0), ("tokenizer_config", SPECIAL[0])):
+        values = json.loads((folder / f"{name}.json").read_text())
+        values["eos_token" if name == "tokenizer_config" else "eos_token_id"] = end
+        (folder / f"{name}.json").write_text(json.dumps(values))
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, seal
 from bessemer.evaluate.adapt import InspectLog, load_any, open_inspect_log
@@ -121,7 +122,7 @@ def base_of(subject: Subject) -> Subject | None:
     """What a run started from. Raises BessemerError when it is no longer what it was."""
     if subject.plan is None:
         return None
-    found = _of_checkpoint(resolve(subject.plan["recipe"]["start"]))
+    found = _of_checkpoint(resolve_start(subject.plan["recipe"]["start"], subject.plan["recipe"].get("chat_template")))
     if found.digest != subject.plan["base"]["digest"]:
         raise BessemerError(
             f"another base than the plan's: {found.digest[:12]}..., not {subject.plan['base']['digest'][:12]}...",

@@ -135,6 +135,15 @@ def new_folder(final: Path) -> Generator[Path]:
         raise
 
 
+def link_file(source: str | Path, target: str | Path) -> None:
+    """The same bytes under a second name where the disk can do it, else a copy. A link is followed first."""
+    source = Path(source).resolve()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def digest_files(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, dict[str, Any]]:
     """{relative name: {"sha256", "bytes"}} of every file below the folder, by name."""
     names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())

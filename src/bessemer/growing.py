@@ -9,7 +9,7 @@ own family the same way: `--recipe own.yaml`.
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from bessemer.data.sources import read_items
+from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import exclusive, new_folder, read_json
-from bessemer.recipe.load import parse_recipe
+from bessemer.files import exclusive, link_file, new_folder, read_json
+from bessemer.recipe.load import load_recipe, parse_recipe
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
 from bessemer.stage import overlay_of
@@ -89,13 +89,13 @@ def grow(name: str, screen: Screen, *, recipe: Path | None = None, sets: Sequenc
 
 def read_recipe(name: str, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
     """The family's recipe with its start and sizes. Raises BessemerError."""
-    text = path.read_text() if path else files("bessemer.families").joinpath("nano_recipe.txt").read_text()
-    values: dict[str, Any] = yaml.safe_load(text)
-    values |= {"name": f"grow-{name}", "start": str(start)}
-    if path is None:
-        for stage, tokens in zip(values["stages"], SHAPES[name].tokens, strict=True):
-            stage["tokens"] = tokens
-    made = parse_recipe(yaml.safe_dump(values, sort_keys=False), where=str(path or "nano"), overrides=sets)
+    own = [f"name=grow-{name}", f"start={json.dumps(str(start))}"]
+    if path is not None:
+        made = load_recipe(path, [*own, *sets])
+    else:
+        text = files("bessemer.families").joinpath("nano_recipe.txt").read_text()
+        own += [f"stages[{i}].tokens={tokens}" for i, tokens in enumerate(SHAPES[name].tokens)]
+        made = parse_recipe(text, where="nano", overrides=[*own, *sets])
     kinds = [s.objective for s in made.stages]
     if kinds != ["cpt", "cpt", "sft"]:
         raise BessemerError(
@@ -152,7 +152,7 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
 
 def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[schema.Stage, schema.Data]:
     """Export a stage's checkpoints; what the catalogue says of them, and of what they were fed."""
-    start, run = resolve(str(folder / "start")), runs_folder() / recipe.name
+    start, run = resolve_start(recipe.start, recipe.chat_template), runs_folder() / recipe.name
     planned, trained = plan["stages"][n], recipe.stages[n]
     kept = {int(p.name.removeprefix("step-")): p for p in checkpoint.complete(run / planned["name"])}
     out = {step: folder / f"{STAGES[n]}-{step}" for step in sorted(kept)}
@@ -206,19 +206,11 @@ def _export(start: Checkpoint, path: Path, out: Path) -> None:
     """A checkpoint of the training as a model in fp32, and beside it the state of its optimizer."""
     state = out.with_name(f"{out.name}.optimizer")
     shutil.rmtree(state, ignore_errors=True)
-    shutil.copytree(path, state, copy_function=_link)
+    shutil.copytree(path, state, copy_function=link_file)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-") as tmp:
         weights = Path(tmp) / "weights.safetensors"
         save_file(checkpoint.masters_of(path), weights)
         export_model(start, weights, out, dtype=torch.float32)
-
-
-def _link(source: str, target: str) -> None:
-    """The same bytes under a second name where the disk can do it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def describe(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes, measure, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
@@ -71,6 +72,8 @@ def merge(
     folder = run_folder(run)
     if bad := [s for s in shares if not 0 < s <= 1]:
         raise BessemerError(f"{bad[0]:g} is no share of the way", where="--at", fix="above 0, at most 1")
+    if fine := [s for s in shares if round(s, 3) != s]:
+        raise BessemerError(f"{fine[0]} is finer than a thousandth of the way", where="--at", fix=f"{fine[0]:.3f}")
     added = Added(resolve(add[0]), resolve(add[1])) if add else None
     with exclusive(lock_path(run), f"the run {run}"):
         plan: Plan = read_json(folder / PLAN)
@@ -107,7 +110,7 @@ def model_at(folder: Path, share: float, added: Added | None = None) -> Path:
 
 
 def _start(plan: Plan) -> Checkpoint:
-    start = resolve(plan["recipe"]["start"])
+    start = resolve_start(plan["recipe"]["start"], plan["recipe"].get("chat_template"))
     if start.digest != plan["base"]["digest"]:
         raise BessemerError("the base is no longer the one of the plan", where=plan["recipe"]["start"])
     return start

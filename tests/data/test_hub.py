@@ -53,10 +53,10 @@ def hub() -> Iterator[Hub]:
         yield found
 
 
-def read(url: str, address: str, *, offline: bool = False) -> subprocess.CompletedProcess[str]:
+def read(url: str, address: str, *, offline: bool = False, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     settings = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "1" if offline else "0", "HF_HUB_DISABLE_XET": "1"}
     settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", PROGRAM, address]
+    command = [sys.executable, "-c", program, address]
     return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -82,6 +82,7 @@ def test_a_sample_of_files_is_chosen_by_their_names_and_only_they_are_fetched(hu
     fetched = {p.rpartition("/")[2] for p in hub.asked if "/resolve/" in p and "train-" in p}
     assert len(fetched) == 1
     assert read(hub.url, f"hf:{REPO}/train?bytes=10000").stdout.splitlines()[0] == "['a', 'b']"
+    assert read(hub.url, f"hf:{REPO}/train?bytes=0").stdout.splitlines()[0] == texts
     assert "is no repository" in read(hub.url, f"hf:{REPO}/train?bytes=many").stdout
 
 
@@ -196,3 +197,22 @@ def test_a_folder_whose_readme_says_nothing_is_a_folder(tmp_path: Path) -> None:
     folder = clone(tmp_path / "posts", "# Posts\n")
     names = [f.name for f in Source(str(folder)).files()]
     assert "README.md" in names and "data/test[1].jsonl" in names
+
+
+def test_two_refs_of_one_repository_are_pinned_apart(hub: Hub) -> None:
+    """Their names have a slash in them: refs/convert/parquet."""
+    hub.branches = {"refs/pr/1": OLD, "refs/pr/2": NEW}
+    found = [read(hub.url, f"hf:{REPO}@refs/pr/{n}/train").stdout.splitlines()[0] for n in (1, 2)]
+    assert found == ["['a', 'b']", "['moved', 'b']"]
+
+
+def test_the_size_is_said_and_a_full_disk_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    found = read(hub.url, f"hf:{REPO}/train")
+    assert f"hf:{REPO}: fetching " in found.stderr
+    assert "fetching" not in read(hub.url, f"hf:{REPO}/train").stderr  # it is here
+    hub.asked.clear()
+    small = "import shutil\nfrom collections import namedtuple\nfull = namedtuple('Disk', 'free')(1)\n"
+    small += "shutil.disk_usage = lambda _: full\n" + PROGRAM
+    refused = read(hub.url, f"hf:{REPO}@{NEW}/train", program=small)
+    assert refused.returncode == 4 and "of disk, 1 B are free" in refused.stdout, refused.stdout + refused.stderr
+    assert not any("/resolve/" in path for path in hub.asked)

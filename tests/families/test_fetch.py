@@ -318,3 +318,11 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     with pytest.raises(BessemerError, match=r"needs .* TiB of disk, .* are free"):
         fetch.resolve(NAME)
     assert models(bessemer_home) == [] and not (bessemer_home / "cache" / "packages").exists()
+
+
+def test_what_a_trainer_left_in_subfolders_is_no_part_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    shutil.copytree(tiny_model, folder)
+    whole = fetch.resolve(str(folder))
+    shutil.copytree(tiny_model, folder / "checkpoint-500")
+    assert fetch.resolve(str(folder)) == whole and not any("/" in name for name in whole.files)

@@ -111,3 +111,34 @@ def test_what_cannot_be_had_is_refused_with_the_remedy() -> None:
         with_family_data(recipe(sources=chats))
     with pytest.raises(RecipeError, match="only a general source"):
         recipe(sources={"mine": {"from": "mine.jsonl"}, "replay": {"role": "domain"}})
+
+
+@pytest.mark.usefixtures("home")
+def test_a_blend_takes_only_as_many_files_as_it_can_use() -> None:
+    stage = {"objective": "cpt", "blend": {"domain": 0.8}, "tokens": "100k"}
+    assert with_family_data(recipe(stages=[stage])).sources["replay-web"].from_ == "hf:own/web?bytes=72000"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_source_of_the_user_is_never_replaced_by_a_part() -> None:
+    sources = {"replay": {"role": "general"}, "replay-web": {"from": "mine.jsonl"}}
+    stage = {"objective": "cpt", "mixture": {"replay-web": 0.8, "replay": 0.2}, "tokens": "100k"}
+    with pytest.raises(BessemerError, match="there is already a source replay-web"):
+        with_family_data(recipe(sources=sources, stages=[stage]))
+
+
+def test_a_part_for_which_no_share_is_left_is_left_out(home: Path) -> None:
+    parts = [{"name": "web", "from": "web.jsonl", "share": 1.0}, {"name": "rest", "from": "rest.jsonl"}]
+    data = {"pre": {"status": "open", "source": "paper", "parts": parts}}
+    catalogue.add(yaml.safe_dump(FAMILY | {"data": data}), where="test")
+    assert list(with_family_data(recipe()).sources) == ["mine", "replay-web"]
+
+
+def test_another_stage_of_a_size_has_the_mixture_of_that_size(home: Path) -> None:
+    stages = {**FAMILY["sizes"]["1b"]["stages"], "pre": {"source": "paper", "hub": "own/pre", "data": "pre-1b"}}
+    part = {"name": "books", "from": "books.jsonl"}
+    data = {**FAMILY["data"], "pre-1b": {"status": "open", "source": "paper", "parts": [part]}}
+    sizes = {"1b": {**FAMILY["sizes"]["1b"], "stages": stages}}
+    catalogue.add(yaml.safe_dump(FAMILY | {"data": data, "sizes": sizes}), where="test")
+    sources = {"mine": {"from": "mine.jsonl"}, "replay": {"from": "family:pre", "role": "general"}}
+    assert list(with_family_data(recipe("own-1b@post", sources=sources)).sources) == ["mine", "replay-books"]

@@ -75,6 +75,9 @@ def test_a_checkpoint_says_its_rate_in_its_plan_or_its_trainers_state(tmp_path: 
     state = {"log_history": [{"learning_rate": 3e-4}, {"eval_loss": 1.0}, {"learning_rate": 7e-5}]}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     assert end_of_checkpoint(tmp_path) == Ended(7e-5, "the start's trainer_state.json")
+    for unusual in ("{}", '{"log_history": [{"learning_rate": null}]}'):
+        (tmp_path / "trainer_state.json").write_text(unusual)
+        assert end_of_checkpoint(tmp_path) is None
     last = stage(final_lr=0.5).model_dump(by_alias=True)
     plan = {"recipe": {"stages": [last]}, "stages": [{"name": "01-cpt", "lr": 1e-4}]}
     (tmp_path / "plan.lock.json").write_text(json.dumps(plan))

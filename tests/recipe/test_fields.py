@@ -31,7 +31,7 @@ from bessemer.track.screen import Screen
 from bessemer.train import checkpoint, guard
 from tests.recipe.flips import Case, fields
 from tests.story import write_story
-from tests.tiny import make_tiny_model
+from tests.tiny import CHAT_TEMPLATE, make_tiny_model
 
 MODELS: dict[str, type[BaseModel]] = {
     "": Recipe,
@@ -155,6 +155,7 @@ def in_folder(recipe: Recipe) -> Any:
 CASES: dict[str, Case] = {
     "name": Case("name", "other", in_folder),
     "start": Case("start", "another-model", in_plan),
+    "chat_template": Case("chat_template", "other.jinja", in_plan),
     "seed": Case("seed", 2, in_batches),
     "retain": Case("retain", 0.97, in_verdict),
     "merge": Case("merge", 0.5, in_export),
@@ -216,6 +217,11 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     """The tiny story, a few steps long, with files whose rows can be read in two ways."""
     folder = tmp_path_factory.mktemp("fields")
     make_tiny_model(folder / "another-model", seed=1)
+    (folder / "other.jinja").write_text(
+        CHAT_TEMPLATE.replace("<|im_start|>' +", "<|im_start|>turn of ' +").replace(
+            "<|im_start|>assistant", "<|im_start|>turn of assistant"
+        )
+    )
     raw = yaml.safe_load(write_story(folder, tiny_model).read_text())
     rows = [json.loads(line) for line in (folder / "own.jsonl").read_text().splitlines()[:100]]
     rows[0]["text"] = " ".join(r["text"] for r in rows[:9])  # longer than a row of 64 tokens

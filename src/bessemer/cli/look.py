@@ -162,7 +162,7 @@ def stats(
         from bessemer.recipe.load import load_recipe
 
         recipe = load_recipe(thing, set_ or [])
-        renderer = _renderer(recipe.start)
+        renderer = _renderer(recipe.start, recipe.chat_template)
         for name, source in open_sources(recipe).items():
             found[name] = statistics(source, renderer)
     else:
@@ -207,11 +207,11 @@ def _items(address: str, kind: str) -> Iterable[Item]:
     return Source(address, kind, where=address)
 
 
-def _renderer(start: str) -> Any:
+def _renderer(start: str, chat_template: str | None = None) -> Any:
     from bessemer.data.render import Renderer
-    from bessemer.families.fetch import resolve
+    from bessemer.data.start import resolve_start
 
-    checkpoint = resolve(start)
+    checkpoint = resolve_start(start, chat_template)
     return Renderer(checkpoint.path, checkpoint.end_of_text)
 
 
@@ -223,6 +223,6 @@ def _stage(path: str, overrides: list[str], number: int) -> tuple[Recipe, Any, S
     recipe = with_family_data(load_recipe(path, overrides))
     if number > len(recipe.stages):
         raise BessemerError(f"no stage {number}: the recipe has {len(recipe.stages)}", where=path)
-    renderer = _renderer(recipe.start)
+    renderer = _renderer(recipe.start, recipe.chat_template)
     sets = tokenise(recipe, renderer, Screen().say)
     return recipe, renderer, build_stage(recipe, recipe.stages[number - 1], sets, where=f"stages[{number - 1}]")

@@ -39,6 +39,8 @@ def show_plan(made: dict[str, Any]) -> None:
     base, cost = made["base"], made["estimate"]
     print(f"base   {base['name']}  {base['digest'][:12]}  {show_bytes(base['bytes'])}  licence {base['licence']}")
     print(f"       {base['origin']}")
+    if base["chat_template"]:
+        print(f"       chat template: {base['chat_template']}")
     recipe = made["recipe"]
     print(f"run    seed {recipe['seed']}, retain {recipe['retain']:g}, merge {recipe['merge']:g}")
     rows: list[list[str]] = []

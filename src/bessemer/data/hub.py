@@ -49,9 +49,9 @@ def fetch(address: str, where: str) -> tuple[Path, list[str]]:
         found = choose(names, _front_matter(mirror / "README.md"), match["rest"] or "", whole, where)
         return mirror, _sample(found, {n: (mirror / n).stat().st_size for n in found}, wanted, whole)
     address = whole
-    repository = hub.pin(
-        address.partition("/")[0] + "/" + address.split("/")[1], match["id"], match["revision"], "dataset"
-    )
+    revision = match["revision"]
+    name = f"hf:{match['id']}@{revision}" if revision else f"hf:{match['id']}"
+    repository = hub.pin(name, match["id"], revision, "dataset")
     readme = repository.download(["README.md"]) / "README.md" if "README.md" in repository.files else None
     names = choose(repository.files, _front_matter(readme), match["rest"] or "", address, where)
     names = _sample(names, {f.name: f.n_bytes for f in repository.facts}, wanted, address)
@@ -76,7 +76,7 @@ def _sample(names: list[str], sizes: dict[str, int], wanted: str, address: str) 
         raise BessemerError(f"the hub does not say how large {unknown[0]} is", where=address, fix="leave ?bytes= out")
     taken: list[str] = []
     for name in sorted(names, key=sha256_text):
-        if sum(sizes[n] for n in taken) < int(wanted):
+        if not taken or sum(sizes[n] for n in taken) < int(wanted):
             taken.append(name)
     return sorted(taken)
 

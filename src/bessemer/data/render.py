@@ -24,7 +24,7 @@ from bessemer.data.encode import Encoder
 from bessemer.data.items import Item, Message
 from bessemer.data.template import KEPT_VIEWS, ChatTemplate, Hidden, Hole, View, need_shown, with_fixed_date
 from bessemer.errors import BessemerError
-from bessemer.files import sha256_file, sha256_text
+from bessemer.files import canonical_json, sha256_file, sha256_text
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -113,7 +113,8 @@ class Renderer:
         if not raw:
             raise BessemerError(
                 "the model's tokenizer has no chat template, so it cannot read conversations",
-                fix="start from an instruction-tuned (post) checkpoint, or use documents only",
+                fix="give the recipe one (chat_template: family, or a Jinja file), start from an instruction-tuned "
+                "(post) checkpoint, or use documents only",
             )
         if self._made is None or self._made[0] != raw:  # made once, and again for another template
             template = with_fixed_date(self.chat.get_chat_template(tools=None))
@@ -127,7 +128,16 @@ class Renderer:
         found = {"tokenizer": sha256_file(self._folder / "tokenizer.json"), "end_of_text": str(self.end_of_text_id)}
         if kind != "documents":
             found["template"] = sha256_text(str(self.chat.chat_template))
+        elif words := sorted(t for i, t in self.control.items() if i not in self.special_ids):
+            found["kept as text"] = canonical_json(words)  # added tokens that this template writes
         return found
+
+    def token_id(self, token: str) -> int | None:
+        return self._with_special.token_to_id(token)
+
+    def token(self, id: int) -> str | None:
+        """Its spelling in the vocabulary; None for a row of the embedding that no token has."""
+        return self._with_special.id_to_token(id)
 
     # -- text -----------------------------------------------------------------------------------------------
 

@@ -125,9 +125,11 @@ def read(text: str, *, where: str) -> Family:
     return family
 
 
-def data_of(family: str, stage: str) -> Data | None:
-    """A family's own data of a stage, by the name of the mixture."""
-    return next((f.data.get(stage) for f in families() if f.family == family), None)
+def data_of(size: str, stage: str) -> Data | None:
+    """A family's own data of a stage, for one of its sizes; or by the name of a mixture."""
+    family = next(f for f in families() if size in sizes_of(f))
+    known = sizes_of(family)[size].stages.get(stage)  # type: ignore[call-overload]
+    return family.data.get((known.data if known else "") or stage)
 
 
 def entries() -> dict[str, Entry]:

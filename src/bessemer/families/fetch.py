@@ -44,6 +44,8 @@ class Checkpoint:
     licence: str
     end_of_text: str  # "" = the tokenizer's own end-of-sequence token
     origin: str
+    chat_template: str = ""  # where it comes from; "" = the start's own, if it has one
+    original: Path | None = None  # where its training left it, when `path` holds it with another chat template
     lr: float | None = None  # the rate there, of a start whose rate has not begun to fall and that the catalogue knows
     entry: catalogue.Entry | None = field(default=None, compare=False, repr=False)  # what else the catalogue knows
 
@@ -91,7 +93,33 @@ def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
     if entry.url:
         found = _from_url(entry.url, entry)
         return _need_digest(found, entry, entry.url) if entry.digest else _first_pin(entry.url, found)
-    return _from_hub(f"{entry.hub}@{entry.revision}" if entry.revision else entry.hub, entry)
+    return _from_hub(_hub_address(entry), entry)
+
+
+def _hub_address(entry: catalogue.Entry) -> str:
+    return f"{entry.hub}@{entry.revision}" if entry.revision else entry.hub
+
+
+def tuned_papers(entry: catalogue.Entry) -> tuple[catalogue.Entry, Path]:
+    """The tuned checkpoint of the same family and size, and a folder with its small files; from the hub without its
+    weights.
+
+    Raises BessemerError when the family has no `post` stage, and as `resolve` does.
+    """
+    name = f"{entry.size}@post"
+    if name not in catalogue.entries():
+        raise BessemerError(
+            f"{entry.size} has no stage post in the catalogue, so its chat template is not known",
+            where="chat_template: family",
+            fix="give the path of a Jinja file",
+        )
+    tuned = catalogue.find(name)
+    if not tuned.hub or imported.find(name):
+        return tuned, resolve(name).path
+    terms.need_accepted(tuned)
+    folder = hub.pin(_hub_address(tuned), tuned.hub, tuned.revision, "model").papers()
+    _checker(tuned)(folder, False)
+    return tuned, folder
 
 
 def _known(found: Checkpoint, entry: catalogue.Entry) -> Checkpoint:
@@ -112,7 +140,11 @@ def _known(found: Checkpoint, entry: catalogue.Entry) -> Checkpoint:
 def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = None, fix: str = "") -> Checkpoint:
     """Digest a model folder. expected: what a manifest says of its files; a difference is refused with `fix`."""
     check_model(folder, known=expected is not None)
-    files = {k: v for k, v in digest_files(folder).items() if any(Path(k).match(p) for p in (*SMALL, WEIGHTS))}
+    # Nothing from subfolders: a trainer leaves other steps of the training there.
+    used = [
+        p for p in sorted(folder.iterdir()) if p.is_file() and any(p.match(pattern) for pattern in (*SMALL, WEIGHTS))
+    ]
+    files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in used}
     for file, want in (expected or {}).items():
         if files.get(file) != want:
             raise BessemerError("its bytes changed since it was fetched", where=str(folder / file), fix=fix)

@@ -15,7 +15,8 @@ from typing import IO, Any, Literal
 from bessemer.errors import BessemerError
 from bessemer.families import download
 from bessemer.families.download import RemoteFile
-from bessemer.files import exclusive, home, need_writable, read_json, sha256_text, write_json
+from bessemer.files import exclusive, home, need_disk, need_writable, read_json, sha256_text, write_json
+from bessemer.units import show_bytes
 
 Kind = Literal["model", "dataset"]
 
@@ -36,6 +37,11 @@ class Repository:
         from huggingface_hub import snapshot_download
 
         wanted = [glob.escape(n) for n in names]
+        there = _cache() / f"{self.kind}s--{self.id.replace('/', '--')}" / "snapshots" / self.commit
+        missing = sum(f.n_bytes for f in self.facts if f.name in names and not (there / f.name).exists())
+        if missing:
+            need_disk(_cache(), missing, f"fetching {self.address}")
+            print(f"{self.address}: fetching {show_bytes(missing)}", file=sys.stderr)
         with _hub(self.address, self.id):
             folder = snapshot_download(
                 self.id, repo_type=self.kind, revision=self.commit, cache_dir=_cache(), allow_patterns=wanted
@@ -48,11 +54,22 @@ class Repository:
         Not by snapshot_download: huggingface_hub 2 throws a half-fetched file away, a shard of 5 GB is worth keeping.
         Raises BessemerError when the hub cannot deliver it or `check` refuses it.
         """
-        folder = _cache() / "models" / self.id.replace("/", "--") / self.commit
+        folder = self._folder()
         with exclusive(folder.with_name(f"{folder.name}.lock"), self.address):
             if not folder.is_dir():
                 download.fetch(download.choose(self.facts), self._read, folder, address=self.address, check=check)
         return folder
+
+    def papers(self) -> Path:
+        """A folder in our cache with what a model is loaded from, but for its weights, which may lie there too.
+
+        Raises BessemerError when the hub cannot deliver it.
+        """
+        small = [f.name for f in download.choose(self.facts) if not f.name.endswith(".safetensors")]
+        return whole if (whole := self._folder()).is_dir() else self.download(small)
+
+    def _folder(self) -> Path:
+        return _cache() / "models" / self.id.replace("/", "--") / self.commit
 
     def _read(self, file: RemoteFile, out: IO[bytes], there: int) -> None:
         from huggingface_hub import constants, hf_hub_url

@@ -31,8 +31,14 @@ def with_family_data(recipe: Recipe) -> Recipe:
         where = f"sources.{name}.from"
         data = _data(recipe.start, source.from_.partition(":")[2], where)
         shares = _shares(data)
+        if taken := sorted(values["sources"].keys() & {f"{name}-{part}" for part in shares}):
+            raise BessemerError(
+                f"its parts become sources of their own, but there is already a source {', '.join(taken)}",
+                where=where,
+                fix="give one of them another name",
+            )
         kept = {k: v for k, v in values["sources"].pop(name).items() if k not in {"from", "kind"}}
-        for part in data.parts:
+        for part in (p for p in data.parts if p.name in shares):
             text = {"from": _address(part, _tokens(recipe, name) * shares[part.name]), "kind": part.kind}
             values["sources"][f"{name}-{part.name}"] = {"category": name} | kept | text
         for stage in values["stages"]:
@@ -52,7 +58,7 @@ def _data(start: str, stage: str, where: str) -> Data:
             where=where,
             fix="name a source of your own, or let the start write one: bessemer data sample START --name NAME",
         )
-    data = entry.data if not stage else catalogue.data_of(entry.family, stage)
+    data = entry.data if not stage else catalogue.data_of(entry.size, stage)
     if data is None or data.status == "none":
         known = "closed" if data else "not known"
         raise BessemerError(
@@ -81,7 +87,8 @@ def _tokens(recipe: Recipe, name: str) -> float:
     """How many tokens of a source the stages may take; 0 when a stage's length follows from its domain data."""
     total = 0.0
     for stage in recipe.stages:
-        share = max(mixed.mixture.get(name, 0.0) for mixed in (stage, *stage.changes))
+        mixtures = (stage, *stage.changes)
+        share = max(1 - m.blend.domain if m.blend else m.mixture.get(name, 0.0) for m in mixtures)
         if share and not stage.tokens:
             return 0
         total += share * (stage.tokens or 0)

@@ -101,7 +101,7 @@ def end_of_start(start: Checkpoint) -> Ended | None:
     """Of the start checkpoint: from the catalogue, else from its folder; None when nobody knows."""
     if start.lr is not None:
         return Ended(start.lr, f"{start.name} (the catalogue)", of_start=True)
-    return end_of_checkpoint(start.path)
+    return end_of_checkpoint(start.original or start.path)
 
 
 def end_of_checkpoint(folder: Path) -> Ended | None:
@@ -113,14 +113,16 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
         share = 1.0 if last.schedule == "constant" else planned.get("final_lr", last.final_lr or 0.0)
         return Ended(planned["lr"] * share, f"the start's {planned['name']}")
     if state.exists():
-        rates = [e["learning_rate"] for e in json.loads(state.read_text())["log_history"] if "learning_rate" in e]
+        logged = read_json(state).get("log_history", [])
+        rates = [e["learning_rate"] for e in logged if isinstance(e.get("learning_rate"), float | int)]
         return Ended(rates[-1], "the start's trainer_state.json") if rates and rates[-1] > 0 else None
     return None
 
 
 def optimizer_state_of(start: Checkpoint) -> Path | None:
     """The folder with the state of the optimizer that trained the start: beside its weights, `NAME.optimizer`."""
-    folder = start.path.with_name(f"{start.path.name}.optimizer")
+    weights = start.original or start.path
+    folder = weights.with_name(f"{weights.name}.optimizer")
     return folder if (folder / MANIFEST).is_file() else None
 
 

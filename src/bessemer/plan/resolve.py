@@ -22,10 +22,11 @@ from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet, text_hash
 from bessemer.data.shares import mean_shares
 from bessemer.data.stage import build_stage, tokenise
+from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import read_held_out
 from bessemer.families.check import check_tokenizer
-from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.fetch import Checkpoint
 from bessemer.families.own_data import with_family_data
 from bessemer.files import canonical_json, home, need_writable, sha256_file, sha256_folder, sha256_text
 from bessemer.plan import estimate
@@ -69,7 +70,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
     """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
     need_writable(home())
     recipe = with_family_data(recipe)
-    checkpoint = resolve(recipe.start)
+    checkpoint = resolve_start(recipe.start, recipe.chat_template)
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
     tasks, probes = read_held_out(recipe)
@@ -98,6 +99,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
             "licence": checkpoint.licence,
             "bytes": checkpoint.n_bytes,
             "end_of_text": checkpoint.end_of_text,
+            "chat_template": checkpoint.chat_template,
         },
         "recipe_sha256": sha256_text(canonical_json(dump_recipe(recipe))),
         "token_sets": {name: tokens.reference for name, tokens in sets.items()},
@@ -110,12 +112,12 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
 
 
 def without_addresses(recipe: Plan) -> Plan:
-    """The recipe without where data and base lie: their digests say what they are, and folders may move."""
+    """The recipe without where data, base and its chat template lie: digests say what they are, folders may move."""
     groups = {
         group: {name: {k: v for k, v in member.items() if k != "from"} for name, member in recipe[group].items()}
         for group in ("sources", "probes", "tasks")
     }
-    return {k: v for k, v in recipe.items() if k != "start"} | groups
+    return {k: v for k, v in recipe.items() if k not in {"start", "chat_template"}} | groups
 
 
 def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> None:

@@ -206,6 +206,11 @@ class Recipe(Strict):
 
     name: Name = Field(description="Name of the run and of the release")
     start: str = Field(description="family@stage, a Hugging Face hub id, or a local folder")
+    chat_template: str | None = Field(
+        None,
+        description="How conversations are written, for a start without a template or in place of its own: the path "
+        "of a Jinja file, or family, the template of the start's family (SIZE@post); default: the start's own",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     retain: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.99, description="Retention budget: no probe may end above start bits per byte / this"
@@ -239,6 +244,9 @@ class Recipe(Strict):
         """Mistakes that need more than one field; all of them at once, one `path: what` a line."""
         found = [line for i, stage in enumerate(self.stages) for line in self._check_stage(f"stages[{i}]", stage)]
         found += self._check_held_out()
+        chats = [s.objective == "sft" for s in self.stages] + [t.metric == "auroc" for t in self.tasks.values()]
+        if self.chat_template is not None and not any(chats):
+            found.append("chat_template: there is neither an sft stage nor an auroc task, so nothing reads it")
         used = {name for stage in self.stages for name in self.used_by(stage)}
         found += [f"sources.{name}: no stage uses this source" for name in self.sources.keys() - used]
         for name, source in self.sources.items():

@@ -75,6 +75,7 @@ def origin(plan: Mapping[str, Any], lineage: Mapping[str, Any]) -> Html:
         ("Base model", str(base.get("name") or "not recorded")),
         ("Base digest", digest(base.get("digest"))),
         ("Base from", str(base.get("origin") or "not recorded") + (f", {show_bytes(size)}" if size else "")),
+        ("Chat template", str(base.get("chat_template") or "the base's own")),
         ("Base licence", str(base.get("licence") or "not recorded")),
         ("Plan identity", digest(plan.get("identity") or lineage.get("plan_identity"))),
         ("Recipe sha256", digest(lineage.get("recipe_sha256"))),
