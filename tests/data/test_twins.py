@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bessemer.data.rule_families import families
-from bessemer.data.twins import Judged, balance, choose_twins
+from bessemer.data.twins import Truths, balance, choose_twins
 
 RULES = [f"r{i}" for i in range(9)]
 
@@ -32,7 +32,7 @@ def test_a_choice_balances_what_was_chosen_before() -> None:
     comments = []
     for i in range(900):
         broken = tuple(rng.sample(RULES, 2))
-        comments.append((i, Judged(broken, tuple(r for r in RULES if r not in broken))))
+        comments.append((i, Truths(broken, tuple(r for r in RULES if r not in broken))))
     yes, no = Counter({"r0": 40}), Counter({"r1": 30})
     twins = list(choose_twins(comments, 400, 60, random.Random(2), yes, no))
     assert len(twins) == 400

@@ -17,7 +17,7 @@ Rule = TypeVar("Rule")  # an id, or a community and an id
 
 
 @dataclass(frozen=True)
-class Judged(Generic[Rule]):
+class Truths(Generic[Rule]):
     """The rules that a comment breaks, and those that it keeps."""
 
     broken: tuple[Rule, ...]
@@ -25,7 +25,7 @@ class Judged(Generic[Rule]):
 
 
 def choose_twins(
-    comments: Iterable[tuple[Key, Judged[Rule]]],
+    comments: Iterable[tuple[Key, Truths[Rule]]],
     n_twins: int,
     most: float,
     rng: random.Random,

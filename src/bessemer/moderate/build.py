@@ -12,7 +12,7 @@ from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
 from bessemer.data.moderation import RuleText, example
 from bessemer.data.rule_families import FILE, families
-from bessemer.data.twins import Judged, balance, choose_twins
+from bessemer.data.twins import Truths, balance, choose_twins
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, sha256_file, sha256_text
 from bessemer.moderate.blind import Blind, blind_baselines
@@ -211,13 +211,13 @@ def _computed(
     usable = [c for c in usable if not c.labelled or rng.random() < recipe.mixed]
     rng.shuffle(usable)
 
-    def judged() -> Iterator[tuple[Pooled, Judged[Key]]]:
+    def truths() -> Iterator[tuple[Pooled, Truths[Key]]]:
         for comment in usable:
             broken = tuple(("", name) for name in used if families()[name].breaks(comment.text))
-            yield comment, Judged(broken, tuple(key for name in used if (key := ("", name)) not in broken))
+            yield comment, Truths(broken, tuple(key for name in used if (key := ("", name)) not in broken))
 
     known = max((n for key, n in (yes or Counter[Key]()).items() if not key[0]), default=0)
-    return list(choose_twins(judged(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
+    return list(choose_twins(truths(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
 
 
 def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:

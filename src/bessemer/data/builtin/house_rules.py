@@ -16,7 +16,7 @@ from bessemer.data.builtin import comments
 from bessemer.data.items import Item
 from bessemer.data.moderation import clean, example
 from bessemer.data.rule_families import families
-from bessemer.data.twins import Judged, choose_twins
+from bessemer.data.twins import Truths, choose_twins
 
 SEED = 20261123
 TWINS = {"train": 1100, "trained": 120, "new-wording": 70, "new-rule": 70}
@@ -36,14 +36,14 @@ def read(split: str) -> list[Item]:
     usable = [(i, c) for i, c in comments.domain_comments(test=split != "train") if 3 <= len(c.split()) <= 13]
     rng.shuffle(usable)
 
-    def judged() -> Iterator[tuple[tuple[str, str], Judged[str]]]:
+    def truths() -> Iterator[tuple[tuple[str, str], Truths[str]]]:
         for number, comment in usable:
             broken = tuple(name for name, f in used.items() if f.breaks(clean(comment)))
-            yield (number, comment), Judged(broken, tuple(name for name in used if name not in broken))
+            yield (number, comment), Truths(broken, tuple(name for name in used if name not in broken))
 
     items: list[Item] = []
     most = WAITS * TWINS[split] / len(used)
-    for (number, comment), break_it, keep_it in choose_twins(judged(), TWINS[split], most, rng):
+    for (number, comment), break_it, keep_it in choose_twins(truths(), TWINS[split], most, rng):
         for name, broken in ((break_it, True), (keep_it, False)):
             wordings = used[name].wordings
             wording = wordings[-1] if split == "new-wording" else rng.choice(wordings[:-1])
