@@ -214,7 +214,7 @@ def test_a_release_name_that_exists_is_refused(
     [
         ("tasks.rules.from", "also in the training data"),
         ("sources.own.from", "does not exist"),
-        ("start", "is no folder, no hub id"),
+        ("start", "is no folder, no GGUF file, no hub id"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
