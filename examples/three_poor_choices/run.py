@@ -185,7 +185,7 @@ class Bench:
         if name not in self.known:
             found = ask(find_subject(name), self.tasks, self.screen, by="example")
             self.known[name] = {
-                task.name.partition("/")[0]: stats.estimate(
+                task.name.removesuffix("-public"): stats.estimate(
                     METRICS["bits_per_byte"], as_bits(found[task.name].columns)
                 ).result.as_dict()
                 for task in self.tasks
