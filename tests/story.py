@@ -29,7 +29,7 @@ def twins(rng: random.Random, n: int) -> list[dict[str, object]]:
         present = comment.split()[0]
         absent = rng.choice([w for w in NOUNS if w not in comment])
         for word, answer in ((present, "yes"), (absent, "no")):
-            rows.append({"prompt": f"{word}? {comment}", "completion": answer, "group": f"t{i}", "rule": "word"})
+            rows.append({"prompt": f"{comment} {word}?", "completion": answer, "group": f"t{i}", "rule": "word"})
     return rows
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batch import NO_TARGET, build_batch, divide, part_of_rank, share_prefix, shift
+from bessemer.data.batch import NO_TARGET, build_batch, divide, part_of_rank, share_beginnings, shift
 from bessemer.data.shards import Segment
 
 documents = st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12)
@@ -56,24 +56,56 @@ def test_ranks_share_the_rows_of_a_step_and_its_weights(made: list[tuple[int, in
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 14), st.integers(2, 9)), min_size=1, max_size=9),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 14), st.integers(0, 1), st.integers(0, 12), st.integers(2, 9)),
+        min_size=1,
+        max_size=9,
+    ),
     st.integers(2, 6),
 )
-def test_a_shared_prefix_loses_no_target_and_no_token(made: list[tuple[int, int, int]], smallest: int) -> None:
-    """Documents of a source begin alike for some tokens; targets come after."""
+def test_shared_beginnings_lose_no_target_and_no_token(
+    made: list[tuple[int, int, int, int, int]], smallest: int
+) -> None:
+    """Documents of a source begin alike for some tokens, those of a comment for some more; targets come after."""
     rows = []
-    for i, (source, alike, own) in enumerate(made):
-        ids = [100 * source + t for t in range(alike)] + [1000 + 10 * i + t for t in range(own)]
-        rows.append((source, (segment(ids, [False] * (alike + 1) + [True] * (own - 1)),)))
+    for i, (source, alike, comment, n, own) in enumerate(made):
+        first = [100 * source + t for t in range(alike)] + [10_000 * (comment + 1) + t for t in range(n)]
+        ids = first + [1000 + 10 * i + t for t in range(own)]
+        rows.append((source, (segment(ids, [False] * (len(first) + 1) + [True] * (own - 1)),)))
     batch = build_batch(rows, ["a", "b", "c"], {})
-    shared = share_prefix(batch, smallest)
+    shared = share_beginnings(batch, smallest)
     wanted, kept = batch.targets_N != NO_TARGET, shared.targets_N != NO_TARGET
     for field in FIELDS:
         assert np.array_equal(getattr(batch, field)[wanted], getattr(shared, field)[kept])
     assert sum(shared.lengths_D) == len(shared.tokens_N) <= len(batch.tokens_N)
-    if shared is not batch:
-        pieces = np.split(shared.tokens_N, np.cumsum(shared.lengths_D)[:-1])
-        whole = [np.concatenate([pieces[0], p]) if s else p for p, s in zip(pieces[1:], shared.sees_D[1:], strict=True)]
-        assert np.array_equal(np.concatenate(whole), batch.tokens_N)
-        starts = [int(p) for p in shared.positions_N[np.cumsum([0, *shared.lengths_D[:-1]])]]
-        assert starts == [0, *(shared.lengths_D[0] if s else 0 for s in shared.sees_D[1:])]
+    sees = shared.sees_D or (False,) * len(shared.lengths_D)
+    found: list[tuple[list[int], list[int]]] = []
+    places = np.split(np.arange(len(shared.tokens_N)), np.cumsum(shared.lengths_D)[:-1])
+    for d, own_N in enumerate(places):
+        if d == 0 and shared.sees_D:
+            continue
+        ends = shared.branches_D[d] if shared.branches_D else ()
+        n = len(own_N) - sum(ends)
+        before_N = [*(places[0] if sees[d] else []), *own_N[:n]]
+        for end_N in np.split(own_N[n:], np.cumsum(ends)[:-1]) if ends else [own_N[n:]]:
+            whole_N = np.array([*before_N, *end_N], np.int64)
+            found.append((shared.tokens_N[whole_N].tolist(), shared.positions_N[whole_N].tolist()))
+    ends_N = np.cumsum(batch.lengths_D)
+    assert found == [
+        (batch.tokens_N[end - n : end].tolist(), list(range(n)))
+        for end, n in zip(ends_N, batch.lengths_D, strict=True)
+    ]
+
+
+def test_twins_share_their_comment() -> None:
+    """Two comments under two rules each: the comment stands there once, and a third rule joins where it saves."""
+    def twin(comment: int, rule: int) -> Segment:
+        ids = [1, 2, 3, 4, *range(comment, comment + 6), *range(rule, rule + 3)]
+        return segment(ids, [False] * 12 + [True])
+
+    rows = [(0, (twin(100, 500), twin(100, 600), twin(100, 700), twin(200, 500), twin(200, 600)))]
+    shared = share_beginnings(build_batch(rows, ["a"], {}), 4)
+    assert shared.lengths_D == (4, 6 + 9, 6 + 6)
+    assert shared.branches_D == ((), (3, 3, 3), (3, 3))
+    assert shared.sees_D == (False, True, True)
+

@@ -291,3 +291,27 @@ def test_a_weight_without_gradient_is_refused_at_the_first_step(
     trainable.params["unused"] = trainable.masters["unused"] = unused
     with pytest.raises(BessemerError, match="get no gradient, first unused"):
         train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+
+
+@pytest.mark.parametrize("general", ["data", "start"])
+def test_sharing_beginnings_changes_no_gradient(
+    recipe: Recipe, start: Checkpoint, general: Literal["data", "start"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twins, other documents and anchored ones in one batch: fewer tokens are computed, the gradient is the same."""
+    recipe.stages[1] = recipe.stages[1].model_copy(update={"general": general, "rows": 6})
+    data, trainable = data_of(recipe, start, 1)
+    with torch.no_grad():  # off the start, where nothing of an anchor would be learned
+        for master in trainable.masters.values():
+            master.add_(torch.randn_like(master) * 0.01)
+    batch = data.batch(0)
+    shared = loop.share_beginnings(batch)
+    assert shared.sees_D and any(shared.branches_D) and len(shared.tokens_N) < len(batch.tokens_N)
+    found: list[dict[str, torch.Tensor]] = []
+    for share in (loop.share_beginnings, lambda part: part):
+        monkeypatch.setattr(loop, "share_beginnings", share)
+        trainable.clear_gradients()
+        loop.compute_gradient(trainable, batch, "sft", 1e9)
+        found.append({n: m.grad.clone() for n, m in trainable.masters.items() if m.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -60,6 +60,7 @@ class Batch:
     rows_D: tuple[int, ...]  # row of the step in which the document lies
     ids: tuple[str, ...]  # item id per document
     sees_D: tuple[bool, ...] = ()  # documents that continue the first one; empty when none does
+    branches_D: tuple[tuple[int, ...], ...] = ()  # lengths of ends that do not see each other; empty when none branches
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,19 @@ def part_of_rank(batch: Batch, rank: int, world: int) -> Batch:
     return _take(batch, [d for d, row in enumerate(batch.rows_D) if row % world == rank])
 
 
-def share_prefix(batch: Batch, smallest: int = 8) -> Batch:
-    """What most documents begin with becomes a document of its own, so that it is computed once.
+def share_beginnings(batch: Batch, smallest: int = 8) -> Batch:
+    """Compute once what documents begin with alike; loss and gradients stay what they were.
 
-    The prompts of one task share their first words. They teach nothing by themselves, and every document sees them as
-    before, so loss and gradients stay what they were. Documents with the start checkpoint's targets stay whole.
+    What most documents begin with (the first words of one task's prompts) becomes a document of its own, which they
+    continue. Neighbours that still begin alike (a comment under several rules) become one document whose ends branch.
+    Beginnings teach nothing by themselves, and every end sees what it saw before. Documents with the start checkpoint's
+    targets stay whole.
     """
-    ends = np.cumsum(batch.lengths_D)
-    spans = [slice(int(end) - n, int(end)) for end, n in zip(ends, batch.lengths_D, strict=True)]
+    return _join_neighbours(_share_first(batch, smallest), smallest)
+
+
+def _share_first(batch: Batch, smallest: int) -> Batch:
+    spans = _spans(batch)
     groups: dict[bytes, list[int]] = {}
     for d, span in enumerate(spans):
         if not batch.anchored_D[d] and batch.lengths_D[d] > smallest:
@@ -189,12 +195,52 @@ def share_prefix(batch: Batch, smallest: int = 8) -> Batch:
     )
 
 
+def _join_neighbours(batch: Batch, smallest: int) -> Batch:
+    """A document joins the ones before it where that saves tokens: all of them then branch off what all share."""
+    spans = _spans(batch)
+    families: list[tuple[list[int], int]] = []  # documents, tokens they share
+    for d, span in enumerate(spans):
+        if families and not batch.anchored_D[d]:
+            before, n = families[-1]
+            same_kind = not batch.anchored_D[before[0]] and batch.sees_D[d : d + 1] == batch.sees_D[before[0] :][:1]
+            shared = min(_shared(batch, span, spans[before[0]]), n or len(batch.tokens_N)) if same_kind else 0
+            is_head = before[0] == 0 and bool(batch.sees_D)
+            if shared >= smallest and not is_head and shared * len(before) > n * (len(before) - 1):
+                families[-1] = [*before, d], shared
+                continue
+        families.append(([d], 0))
+    if all(n == 0 for _, n in families):
+        return batch
+    keep_N = np.ones(len(batch.tokens_N), np.bool_)
+    for members, n in families:
+        for d in members[1:]:
+            keep_N[spans[d].start : spans[d].start + n] = False
+    firsts = [members[0] for members, _ in families]
+    ends = [[batch.lengths_D[d] - n for d in members] if n else [] for members, n in families]
+    return Batch(
+        **{name: x[keep_N] for name, x in vars(batch).items() if name.endswith("_N")},
+        anchored_D=tuple(batch.anchored_D[d] for d in firsts),
+        lengths_D=tuple(
+            n + sum(own) if n else batch.lengths_D[d] for d, (_, n), own in zip(firsts, families, ends, strict=True)
+        ),
+        rows_D=tuple(batch.rows_D[d] for d in firsts),
+        ids=tuple(batch.ids[d] for d in firsts),
+        sees_D=tuple(batch.sees_D[d] for d in firsts) if batch.sees_D else (),
+        branches_D=tuple(map(tuple, ends)),
+    )
+
+
+def _spans(batch: Batch) -> list[slice]:
+    ends = np.cumsum(batch.lengths_D)
+    return [slice(int(end) - n, int(end)) for end, n in zip(ends, batch.lengths_D, strict=True)]
+
+
 def _shared(batch: Batch, own: slice, other: slice) -> int:
     """How many tokens two documents begin with alike, before the first that predicts one; at least one is left."""
     n = min(own.stop - own.start, other.stop - other.start) - 1
     differ = np.flatnonzero(batch.tokens_N[own][:n] != batch.tokens_N[other][:n])
     predicts = np.flatnonzero(batch.targets_N[own][:n] != NO_TARGET)
-    return min(n, *differ[:1].tolist(), *predicts[:1].tolist())
+    return min([n, *differ[:1].tolist(), *predicts[:1].tolist()])
 
 
 def divide(batch: Batch, world: int, max_tokens: int) -> list[list[Batch]]:
@@ -217,8 +263,8 @@ def divide(batch: Batch, world: int, max_tokens: int) -> list[list[Batch]]:
 
 def _take(batch: Batch, documents: Sequence[int]) -> Batch:
     """Some of the documents, in this order."""
-    ends = np.cumsum(batch.lengths_D)
-    spans = [np.arange(ends[d] - batch.lengths_D[d], ends[d]) for d in documents]
+    spans = _spans(batch)
+    spans = [np.arange(spans[d].start, spans[d].stop) for d in documents]
     places_N = np.concatenate(spans) if spans else np.empty(0, np.int64)
     taken = {name: x[places_N] for name, x in vars(batch).items() if name.endswith("_N")}
     return Batch(

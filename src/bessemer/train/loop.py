@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_prefix
+from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_beginnings
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile
@@ -92,7 +92,7 @@ def compute_gradient(
     per_source: dict[int, tuple[float, int]] = {}
     parts = divide(batch, world.size, micro_tokens)[world.rank]
     if trainable.loaded.machine.device.type == "cpu":  # a GPU has a kernel for documents as they are
-        parts = [share_prefix(part) for part in parts]
+        parts = [share_beginnings(part) for part in parts]
     for part in parts:
         part_loss, losses_S = trainable.root(OBJECTIVES[objective], trainable, part, z_loss)
         part_loss.backward()

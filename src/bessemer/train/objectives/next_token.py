@@ -22,7 +22,7 @@ def next_token_loss(trainable: Trainable, batch: Batch, z_loss: float = 0.0) -> 
     )
     wanted_N = targets_N != NO_TARGET
     anchor = _anchor(trainable, batch, tokens_N, positions_N, wanted_N) if trainable.anchors(batch) else None
-    hidden_NC = loaded.hidden(tokens_N, positions_N, loaded.layout(batch.lengths_D, batch.sees_D))
+    hidden_NC = loaded.hidden(tokens_N, positions_N, loaded.layout(batch.lengths_D, batch.sees_D, batch.branches_D))
     targets_S, weights_S = targets_N[wanted_N], weights_N[wanted_N]
     return head_loss(
         hidden_NC[wanted_N], loaded.head.weight, targets_S, weights_S, anchor, z_loss, fused=trainable.fused
