@@ -88,6 +88,12 @@ def test_checkpoints_of_another_kind_are_not_added(told: Path, tiny_model: Path,
     save_file(weights | {name: weights[name][:-1].contiguous()}, narrow / "model.safetensors", {"format": "pt"})
     with pytest.raises(BessemerError, match=r"another architecture: model.layers.0.mlp.up_proj.weight has shape"):
         merge("story", [1.0], Screen(quiet=True), add=(str(narrow), str(tiny_model)))
+    headed = make_tiny_model(tmp_path / "headed")
+    weights = load_file(headed / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    save_file(weights | {"lm_head.weight": embedding + 1}, headed / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BessemerError, match="has a lm_head.weight of its own, which is model.embed_tokens.weight here"):
+        merge("story", [1.0], Screen(quiet=True), add=(str(headed), str(tiny_model)))
     words = make_tiny_model(tmp_path / "words")
     text = (words / "tokenizer.json").read_text()
     (words / "tokenizer.json").write_text(text.replace("<|im_start|>", "<|im_begin|>"))

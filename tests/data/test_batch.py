@@ -92,13 +92,13 @@ def test_shared_beginnings_lose_no_target_and_no_token(
             found.append((shared.tokens_N[whole_N].tolist(), shared.positions_N[whole_N].tolist()))
     ends_N = np.cumsum(batch.lengths_D)
     assert found == [
-        (batch.tokens_N[end - n : end].tolist(), list(range(n)))
-        for end, n in zip(ends_N, batch.lengths_D, strict=True)
+        (batch.tokens_N[end - n : end].tolist(), list(range(n))) for end, n in zip(ends_N, batch.lengths_D, strict=True)
     ]
 
 
 def test_twins_share_their_comment() -> None:
     """Two comments under two rules each: the comment stands there once, and a third rule joins where it saves."""
+
     def twin(comment: int, rule: int) -> Segment:
         ids = [1, 2, 3, 4, *range(comment, comment + 6), *range(rule, rule + 3)]
         return segment(ids, [False] * 12 + [True])
@@ -108,4 +108,3 @@ def test_twins_share_their_comment() -> None:
     assert shared.lengths_D == (4, 6 + 9, 6 + 6)
     assert shared.branches_D == ((), (3, 3, 3), (3, 3))
     assert shared.sees_D == (False, True, True)
-

@@ -107,6 +107,10 @@ def test_what_cannot_be_had_is_refused_with_the_remedy() -> None:
     with pytest.raises(BessemerError, match="nobody knows what it was trained on"):
         with_family_data(recipe("owner/name"))
     chats = {"mine": {"from": "mine.jsonl"}, "replay": {"from": "family:post", "role": "general"}}
+    unknown = {"mine": {"from": "mine.jsonl"}, "replay": {"from": "family:foo", "role": "general"}}
+    with pytest.raises(BessemerError, match="no stage or mixture 'foo'") as missing:
+        with_family_data(recipe(sources=unknown))
+    assert missing.value.fix.startswith("known: ") and "post" in missing.value.fix
     with pytest.raises(RecipeError, match="conversations belong into an sft stage"):
         with_family_data(recipe(sources=chats))
     with pytest.raises(RecipeError, match="only a general source"):

@@ -82,3 +82,6 @@ def test_a_checkpoint_says_its_rate_in_its_plan_or_its_trainers_state(tmp_path: 
     plan = {"recipe": {"stages": [last]}, "stages": [{"name": "01-cpt", "lr": 1e-4}]}
     (tmp_path / "plan.lock.json").write_text(json.dumps(plan))
     assert end_of_checkpoint(tmp_path) == Ended(pytest.approx(5e-5), "the start's 01-cpt")
+    plan["recipe"]["stages"][0]["of_a_later_version"] = 1
+    (tmp_path / "plan.lock.json").write_text(json.dumps(plan))
+    assert end_of_checkpoint(tmp_path) == Ended(pytest.approx(5e-5), "the start's 01-cpt")

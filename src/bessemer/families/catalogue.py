@@ -132,6 +132,12 @@ def data_of(size: str, stage: str) -> Data | None:
     return family.data.get((known.data if known else "") or stage)
 
 
+def data_names(size: str) -> list[str]:
+    """What `data_of` knows of a size: its stages, and the family's mixtures."""
+    family = next(f for f in families() if size in sizes_of(f))
+    return list(dict.fromkeys([*sizes_of(family)[size].stages, *family.data]))
+
+
 def entries() -> dict[str, Entry]:
     """The last checkpoint of every stage of every size."""
     return {

@@ -58,6 +58,10 @@ def _data(start: str, stage: str, where: str) -> Data:
             where=where,
             fix="name a source of your own, or let the start write one: bessemer data sample START --name NAME",
         )
+    if stage and stage not in (names := catalogue.data_names(entry.size)):
+        raise BessemerError(
+            f"{entry.family} has no stage or mixture {stage!r}", where=where, fix=f"known: {', '.join(names)}"
+        )
     data = entry.data if not stage else catalogue.data_of(entry.size, stage)
     if data is None or data.status == "none":
         known = "closed" if data else "not known"

@@ -190,7 +190,11 @@ class _Draw:
 
     def __call__(self, logits_V: Tensor) -> int:
         if not torch.isfinite(logits_V.max()):
-            raise FloatingPointError("the model's logits are not finite")
+            raise BessemerError(
+                "the model's logits are not finite",
+                where="generation",
+                fix="its weights are damaged, or float16 is too narrow",
+            )
         if self._temperature <= 0 or self._top_p <= 0:
             return int(logits_V.argmax())
         # The likeliest is moved to 0 first: a tiny temperature then stays finite.

@@ -128,7 +128,11 @@ class _Steps:
 def draw(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Generator) -> Tensor:
     """One token for each row, among the likeliest that together hold `top_p`. [B]"""
     if not torch.isfinite(logits_BV).all():
-        raise FloatingPointError("the model's logits are not finite")
+        raise BessemerError(
+            "the model's logits are not finite",
+            where="sampling",
+            fix="its weights are damaged, or float16 is too narrow",
+        )
     best_BK, tokens_BK = logits_BV.topk(min(LIKELIEST, logits_BV.shape[1]), dim=-1)
     probs_BK = torch.softmax(best_BK.double() / temperature, dim=-1)
     before_BK = probs_BK.cumsum(-1) - probs_BK

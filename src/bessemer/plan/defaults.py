@@ -109,8 +109,8 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
     plan, state = folder / "plan.lock.json", folder / "trainer_state.json"
     if plan.exists():
         made: dict[str, Any] = json.loads(plan.read_text())
-        last, planned = Stage.model_validate(made["recipe"]["stages"][-1]), made["stages"][-1]
-        share = 1.0 if last.schedule == "constant" else planned.get("final_lr", last.final_lr or 0.0)
+        last, planned = made["recipe"]["stages"][-1], made["stages"][-1]  # may be another version's: not validated
+        share = 1.0 if last.get("schedule") == "constant" else planned.get("final_lr", last.get("final_lr") or 0.0)
         return Ended(planned["lr"] * share, f"the start's {planned['name']}")
     if state.exists():
         logged = read_json(state).get("log_history", [])

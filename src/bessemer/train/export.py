@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def export_model(
     if overlay is not None:
         _lay_over(dict(model.named_parameters()), overlay, share)
     if add is not None:
-        _add(dict(model.named_parameters()), start, add)
+        _add(dict(model.named_parameters()), _tied(model), start, add)
     model.to(dtype or detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
@@ -75,7 +76,14 @@ def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -
             own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
 
 
-def _add(own: dict[str, torch.nn.Parameter], start: Checkpoint, add: Difference) -> None:
+def _tied(model: Any) -> dict[str, str]:
+    """Second name of a weight -> its first one, such as an output layer that is the embedding."""
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[parameter] for name, parameter in every if first[parameter] != name}
+
+
+def _add(own: dict[str, torch.nn.Parameter], tied: Mapping[str, str], start: Checkpoint, add: Difference) -> None:
     ids = tokenizer_digest(start.path)
     for side in (add.plus, add.minus):
         if tokenizer_digest(side.path) != ids:
@@ -88,6 +96,8 @@ def _add(own: dict[str, torch.nn.Parameter], start: Checkpoint, add: Difference)
         for name, parameter in own.items():
             one, other = (side.get(name, parameter.shape) for side in (plus, minus))
             parameter.add_((one.float() - other.float()).to(parameter.device), alpha=add.scale)
+        for side in (plus, minus):
+            side.refuse_own_copy(tied)
 
 
 class _Tensors:
@@ -105,6 +115,16 @@ class _Tensors:
     def __exit__(self, *_: object) -> None:
         self._files.clear()
         self._of.clear()
+
+    def refuse_own_copy(self, tied: Mapping[str, str]) -> None:
+        """Raises BessemerError for a weight of its own where the model has one weight under two names."""
+        for name, first in tied.items():
+            if name in self._of and not torch.equal(*(self._of[n].get_tensor(n) for n in (name, first))):
+                raise BessemerError(
+                    f"{self._checkpoint.name} has a {name} of its own, which is {first} here",
+                    where=str(self._checkpoint.path),
+                    fix="only checkpoints of one family and size can be added",
+                )
 
     def get(self, name: str, shape: torch.Size) -> torch.Tensor:
         """Raises BessemerError when there is none of this name and shape."""

@@ -1,0 +1,340 @@
+"""What a model says about every comment, and what follows from it. Every answer is kept, so nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prepare
+from numpy.typing import NDArray
+
+from bessemer.data.rule_families import families
+from bessemer.evaluate.metrics import METRICS, Columns, recall_at_precision
+from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, estimate
+from bessemer.examine import Subject, ask, find_subject, find_task
+from bessemer.infer.model import load
+from bessemer.moderate.calibrate import calibrate, fit_scale
+from bessemer.moderate.judge import Judge
+from bessemer.moderate.labelled import Row as Labelled
+from bessemer.moderate.policy import Policy, Rule, load_policy
+from bessemer.track.screen import Screen
+
+Row = dict[str, Any]
+Floats = NDArray[np.float64]
+PRECISION = 0.9
+MARGIN = 0.02  # of AUROC: what a classifier may be better by
+N_CITE, CITE_RULES = 300, 12  # comments and computed rules of one policy
+OLD = ("encyclopedia", "minimal-pairs", "maths")
+MEASURES = {"auroc": METRICS["auroc"], "auprc": METRICS["auprc"], "recall": recall_at_precision(PRECISION)}
+
+
+# -- answers ------------------------------------------------------------------------------------------------------
+
+
+def policies() -> dict[str, Policy]:
+    return {task: load_policy(str(prepare.POLICIES / f"{prepare.TASKS[task][1]}.yaml")) for task in prepare.TASKS}
+
+
+def citing() -> Policy:
+    """Computed rules that training knew, in one policy."""
+    from bessemer.recipe.moderation_recipe import Computed
+
+    unseen = Computed.model_validate({}).unseen
+    names = [n for n in families() if n not in unseen]
+    chosen = random.Random("cite").sample(names, CITE_RULES)
+    return Policy(name="citing", rules=[Rule(id=n, text=families()[n].wordings[0]) for n in chosen])
+
+
+def cite_comments(data: Path) -> list[Row]:
+    rows = [
+        r for r in prepare.read(data / "moderation" / "reddit_comments" / "dev.jsonl") if len(r["text"].split()) > 2
+    ]
+    return random.Random("comments").sample(rows, 2 * N_CITE)
+
+
+def answers(name: str, data: Path, out: Path) -> Row:
+    """Log-odds of a model: {task: {development, test}}, unseen, cite [comments][rules]; and how fast it was."""
+    kept = out / "answers" / f"{name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    screen, subject = Screen(), find_subject(name if name != "base" else "smollm2-135m@post")
+    judge = Judge(load(subject.path, digest=subject.digest, end_of_text=subject.end_of_text))
+
+    def odds(title: str, rows: Sequence[Row], policy: Policy) -> list[list[float]]:
+        from bessemer.data.moderation import Comment
+
+        with screen.step(f"{name}: {title}") as advance:
+            questions = [judge.prepare(Comment(r["text"]), policy) for r in rows]
+            return judge.odds(questions, lambda share: advance(share, ""))
+
+    found: Row = {"digest": subject.digest}
+    for task, policy in policies().items():
+        sides = {side: prepare.read(out / "data" / f"{task}-{side}.jsonl") for side in ("development", "test")}
+        found[task] = {side: [o[0] for o in odds(f"{task}, {side}", r, policy)] for side, r in sides.items()}
+    unseen = load_policy(str(prepare.POLICIES / "unseen.yaml"))
+    found["unseen"] = odds("a policy never seen", prepare.read(out / "data" / "unseen.jsonl"), unseen)
+    found["cite"] = odds("which rules are broken", cite_comments(data), citing())
+    found["seen"] = seen_twins(judge, screen)
+    found["speed"] = speed(judge, cite_comments(data)[:64])
+    prepare.write(kept, [found])
+    return found
+
+
+def seen_twins(judge: Judge, screen: Screen) -> list[Row]:
+    """Test twins under rules that training knew: {rule, truth (code or log), group, broken, odds}."""
+    from bessemer.data.sources import Source
+    from bessemer.infer.score import branch_odds
+
+    items = list(Source("dataset:expert@1/test", "chat"))
+    prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1])] for i in items]
+    with screen.step("twins under known rules") as advance:
+        odds = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
+    return [
+        {
+            "rule": str(item.meta["rule"]),
+            "truth": str(item.meta["truth"]),
+            "group": item.group,
+            "broken": item.messages[-1].content == "yes",
+            "odds": own[0],
+        }
+        for item, own in zip(items, odds, strict=True)
+    ]
+
+
+def speed(judge: Judge, rows: Sequence[Row]) -> Row:
+    """One comment under the twelve rules at a time, then sixteen at a time; tokenizing included."""
+    from bessemer.data.moderation import Comment
+
+    policy, comments, alone = citing(), [Comment(r["text"]) for r in rows], list[float]()
+    for comment in comments:
+        begin = time.perf_counter()
+        judge.odds([judge.prepare(comment, policy)])
+        alone.append(1000 * (time.perf_counter() - begin))
+    begin = time.perf_counter()
+    for at in range(0, len(comments), 16):
+        judge.odds([judge.prepare(c, policy) for c in comments[at : at + 16]])
+    together = len(comments) / (time.perf_counter() - begin)
+    p50, p95 = statistics.median(alone), float(np.quantile(alone, 0.95))
+    return {"rules": CITE_RULES, "p50_ms": p50, "p95_ms": p95, "comments_per_second": together}
+
+
+def separate(out: Path) -> dict[str, Row]:
+    """One classifier for each task, and one for all that is not told the rule. {task: {kind: {side: log-odds}}}
+
+    TF-IDF of words 1-2 and characters 2-5, logistic regression; C is chosen on the development part.
+    """
+    kept = out / "answers" / "separate.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    parts = {
+        t: {s: prepare.read(out / "data" / f"{t}-{s}.jsonl") for s in ("train", "development", "test")}
+        for t in prepare.TASKS
+    }
+    pooled = [r for p in parts.values() for r in p["train"]]
+    found: dict[str, Row] = {t: {} for t in parts}
+    with Screen().step("separate classifiers"):
+        every = _fit(pooled, {t: {s: p[s] for s in ("development", "test")} for t, p in parts.items()})
+        for task, p in parts.items():
+            sides = {s: p[s] for s in ("development", "test")}
+            found[task] = {"separate": _fit(p["train"], {task: sides})[task], "pooled": every[task]}
+            for n in (100, 300, 1000):
+                rows = random.Random(f"{task} {n}").sample(p["train"], n)
+                found[task][f"labels-{n}"] = _fit(rows, {task: sides})[task]
+    prepare.write(kept, [found])
+    return found
+
+
+def _fit(train: Sequence[Row], asked: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, list[float]]]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_union
+
+    features = make_union(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2),
+    )
+    x = features.fit_transform([r["text"] for r in train])
+    y = np.array([r["label"] for r in train])
+    at = {
+        t: {s: features.transform([r["text"] for r in rows]) for s, rows in sides.items()} for t, sides in asked.items()
+    }
+    truth = {t: [r["label"] for r in sides["development"]] for t, sides in asked.items()}
+    best, chosen = -1.0, None
+    for c in (0.3, 1, 3, 10, 30):
+        model = LogisticRegression(C=c, max_iter=1000, class_weight="balanced").fit(x, y)
+        scores = [roc_auc_score(truth[t], model.decision_function(at[t]["development"])) for t in asked]
+        if statistics.mean(scores) > best:
+            best, chosen = statistics.mean(scores), model
+    assert chosen is not None
+    return {t: {s: chosen.decision_function(m).tolist() for s, m in sides.items()} for t, sides in at.items()}
+
+
+# -- what follows ---------------------------------------------------------------------------------------------------
+
+
+def columns(odds: Sequence[float], broken: Sequence[bool], groups: Sequence[str]) -> Columns:
+    scores = np.array(odds, np.float64)
+    logprob = np.stack([-np.logaddexp(0, -scores), -np.logaddexp(0, scores)], axis=1)
+    ids = tuple(map(str, range(len(scores))))
+    return Columns(
+        "classify", ids, tuple(groups), ("",) * len(ids), {"label": np.where(broken, 0, 1), "logprob": logprob}
+    )
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """One task: the expert's seeds and the classifier on the same test comments."""
+
+    own: dict[str, Estimate]
+    its: dict[str, Estimate]
+    change: dict[str, Difference]
+    ece: float
+    its_ece: float
+    threshold: Row  # what was promised on the development part, and what came on the test
+
+    def as_dict(self) -> Row:
+        plain = {k: {n: v.as_dict() for n, v in getattr(self, k).items()} for k in ("own", "its", "change")}
+        return {**plain, "ece": self.ece, "its_ece": self.its_ece, "threshold": self.threshold}
+
+
+def replaced(task: str, seeds: Sequence[Row], classifier: Row, out: Path) -> Replaced:
+    sides = {s: prepare.read(out / "data" / f"{task}-{s}.jsonl") for s in ("development", "test")}
+    broken = {s: np.array([bool(r["label"]) for r in rows]) for s, rows in sides.items()}
+    groups = [r["group"] for r in sides["test"]]
+
+    def of(odds: Row) -> Columns:
+        return columns(odds["test"], broken["test"].tolist(), groups)
+
+    def scaled(odds: Row) -> Columns:
+        scale = fit_scale(np.array(odds["development"]), broken["development"])
+        return columns([o / scale.temperature + scale.bias for o in odds["test"]], broken["test"].tolist(), groups)
+
+    own, its = [of(s[task]) for s in seeds], of(classifier)
+    return Replaced(
+        {n: estimate(m, own) for n, m in MEASURES.items()},
+        {n: estimate(m, its) for n, m in MEASURES.items()},
+        {n: difference(m, its, own, margin=MARGIN) for n, m in MEASURES.items()},
+        statistics.mean(METRICS["ece"].value(scaled(s[task])) for s in seeds),
+        METRICS["ece"].value(scaled(classifier)),
+        promised(task, seeds[0], sides, broken["test"]),
+    )
+
+
+def promised(task: str, odds: Row, sides: Mapping[str, Sequence[Row]], broken: NDArray[np.bool_]) -> Row:
+    """The threshold for the wanted precision from the development part; what it does on the test."""
+    from bessemer.data.moderation import Comment
+
+    policy = policies()[task]
+    rule = policy.rules[0].id
+    rows = [
+        Labelled(r["id"], Comment(r["text"]), {rule: bool(r["label"])}, None, r["group"]) for r in sides["development"]
+    ]
+    found = calibrate(policy, rows, [[o] for o in odds[task]["development"]], odds["digest"])
+    facts, known = found.facts["rules"][rule], found.measured[rule]
+    seen: Row = {"volumes": found.facts["volumes"], "promised": facts, "flagged": 0, "right": 0}
+    if known.threshold is not None:
+        flagged = np.array([known.scale.score(o) >= known.threshold for o in odds[task]["test"]])
+        seen |= {"flagged": int(flagged.sum()), "right": int((flagged & broken).sum()), "broken": int(broken.sum())}
+    return seen
+
+
+def few_labels(model: Row, arm: str, classifiers: Mapping[str, Row], out: Path) -> dict[str, tuple[Interval, Interval]]:
+    """{task: AUROC of the arm, of the classifier with the same labels}."""
+    found: dict[str, tuple[Interval, Interval]] = {}
+    for task in prepare.TASKS:
+        rows = prepare.read(out / "data" / f"{task}-test.jsonl")
+        broken, groups = [bool(r["label"]) for r in rows], [r["group"] for r in rows]
+        made = [columns(odds["test"], broken, groups) for odds in (model[task], classifiers[task][arm])]
+        own, its = (estimate(METRICS["auroc"], c).result for c in made)
+        found[task] = own, its
+    return found
+
+
+def unseen_twins(odds: Sequence[Sequence[float]], out: Path) -> Columns:
+    """Comments with one flag set and another one not: the same comment under two rules nobody trained, both asked."""
+    rows = prepare.read(out / "data" / "unseen.jsonl")
+    rng, found = random.Random("unseen"), list[tuple[float, bool, str]]()
+    for row, own in zip(rows, odds, strict=True):
+        flags = [row[k] for k in prepare.UNSEEN]
+        broken, kept = ([i for i, f in enumerate(flags) if f == value] for value in (1, 0))
+        if broken and kept:
+            found += [(own[rng.choice(broken)], True, row["id"]), (own[rng.choice(kept)], False, row["id"])]
+    return columns(*map(list, zip(*found, strict=True)))  # type: ignore[arg-type]
+
+
+def _truth(pair: Sequence[Row]) -> str:
+    """A twin of the log has at least one answer that moderators gave."""
+    return "log" if any(row["truth"] == "log" for row in pair) else "code"
+
+
+def steered(rows: Sequence[Row], truth: str) -> dict[str, Row]:
+    """AUROC and both-right of the twins whose truth is `code` or the `log`: both of a comment's questions answered."""
+    pairs: dict[str, list[Row]] = {}
+    for row in rows:
+        pairs.setdefault(row["group"], []).append(row)
+    chosen = [r for pair in pairs.values() if _truth(pair) == truth for r in pair]
+    return steered_columns(
+        columns([r["odds"] for r in chosen], [r["broken"] for r in chosen], [r["group"] for r in chosen])
+    )
+
+
+def steered_columns(made: Columns) -> dict[str, Row]:
+    return {n: estimate(METRICS[n], made).result.as_dict() for n in ("auroc", "both_right")}
+
+
+def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
+    """The exact set of broken rules, of comments under twelve. Scales come from the first half of the comments."""
+    policy, rows = citing(), cite_comments(data)
+    truth = np.array([[families()[r.id].breaks(c["text"]) for r in policy.rules] for c in rows])
+    table = np.array(odds)
+    said = np.zeros((N_CITE, CITE_RULES), np.bool_)
+    for r in range(CITE_RULES):
+        scale = fit_scale(table[:N_CITE, r], truth[:N_CITE, r])
+        said[:, r] = [scale.score(o) >= 0.5 for o in table[N_CITE:, r]]
+    real = truth[N_CITE:]
+
+    def share(values: NDArray[np.bool_]) -> Row:
+        ids = tuple(map(str, range(len(values))))
+        right: dict[str, Any] = {"right": values.astype(np.float64)[:, None]}
+        return estimate(METRICS["score"], Columns("judge", ids, ids, ("",) * len(ids), right)).result.as_dict()
+
+    some = real.any(axis=1)
+    return {
+        "exact": share((said == real).all(axis=1)),
+        "exact_where_some": share((said == real).all(axis=1)[some]),
+        "nothing": float((~some).mean()),  # whoever cites nothing is right so often
+        "broken": int(real.sum()),
+        "found": int((said & real).sum()),
+        "said": int(said.sum()),
+    }
+
+
+def old(name: str, out: Path) -> dict[str, Columns]:
+    """What a model still knows: encyclopedia, minimal pairs, sums; answers are kept."""
+    kept = out / "answers" / f"{name}-old.json"
+    if not kept.exists():
+        subject: Subject = find_subject(name if name != "base" else "smollm2-135m@post")
+        tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]
+        found = ask(subject, tasks, Screen(), by="example")
+        prepare.write(kept, [{n: found[n].columns.as_json() for n in OLD}])
+    return {n: Columns.from_json(c) for n, c in json.loads(kept.read_text()).items()}
+
+
+def changes(name: str, out: Path) -> dict[str, Difference]:
+    """Against the base, relative for bits per byte."""
+    before, after = old("base", out), old(name, out)
+    return {
+        n: difference(
+            METRICS["accuracy" if n == "minimal-pairs" else "bits_per_byte"],
+            before[n], after[n], margin=0.01, relative=n != "minimal-pairs",
+        )
+        for n in OLD
+    }  # fmt: skip

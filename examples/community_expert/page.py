@@ -1,0 +1,230 @@
+"""The page: what a trust-and-safety lead wants to know, with every number's interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import measure
+import prepare
+
+from bessemer.evaluate.stats import Interval
+from bessemer.registry.charts import Mark, Row, whiskers
+from bessemer.registry.page import Html, figure, section_of, table, whole, words
+
+Facts = Mapping[str, Any]
+NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "recall": "recall at 90 % precision"}
+
+
+def shown(interval: Interval | Facts, digits: int = 3) -> str:
+    low, high, value = (
+        (interval[k] for k in ("low", "high", "value"))
+        if isinstance(interval, Mapping)
+        else (interval.low, interval.high, interval.value)
+    )
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(interval: Interval) -> str:
+    return f"{100 * interval.value:+.2f} % [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+
+
+def verdict(change: Interval) -> str:
+    """From the interval of the change in AUROC."""
+    if change.low > 0:
+        return "better"
+    if change.low > -measure.MARGIN:
+        return "not worse"
+    return "worse" if change.high < -measure.MARGIN else "not shown"
+
+
+def replace_section(found: Mapping[str, measure.Replaced], n_seeds: int) -> Html:
+    rows, chart = [], list[Row]()
+    for task, one in found.items():
+        for name, title in NAMES.items():
+            change = one.change[name].change
+            word = verdict(change) if name == "auroc" else ("better" if change.low > 0 else "")
+            rows.append(
+                [f"{task}: {title}", shown(one.own[name].result), shown(one.its[name].result), shown(change), word]
+            )
+        rows.append([f"{task}: calibration error", f"{one.ece:.3f}", f"{one.its_ece:.3f}", "", ""])
+        marks = [("expert", one.own["auroc"].result, True), ("own classifier", one.its["auroc"].result, False)]
+        chart.append(Row(task, tuple(Mark(n, i.value, i.low, i.high, filled=f) for n, i, f in marks)))
+    return section_of(
+        "replace",
+        [
+            words(
+                f"One model under each task's rule, {n_seeds} seed(s), against a classifier that was trained for this "
+                "task alone on the same comments (TF-IDF and logistic regression, tuned on a tenth of the training "
+                "data). Paired on the same test comments; not worse: the whole interval of the change in AUROC lies "
+                f"above -{measure.MARGIN}."
+            ),
+            figure(
+                "AUROC, 95 % intervals",
+                lambda width: whiskers(chart, width=width, alt="AUROC of both", show=lambda v: f"{v:.3f}"),
+            ),
+            table("Expert and own classifier", ["task", "expert", "own classifier", "change", "verdict"], rows),
+        ],
+        "Does one expert replace the classifiers?",
+    )
+
+
+def promise_section(found: Mapping[str, measure.Replaced]) -> Html:
+    rows = []
+    for task, one in found.items():
+        seen, promised = one.threshold, one.threshold["promised"]
+        if promised["threshold"] is None:
+            rows.append([task, "none: it would queue only", "", "", ""])
+            continue
+        precision = f"{seen['right']} of {seen['flagged']}" if seen["flagged"] else "nothing flagged"
+        rows.append(
+            [
+                task,
+                f"{promised['threshold']:.3f}",
+                shown(promised["precision"]) if promised["precision"] else "",
+                precision,
+                f"{seen['right']} of {seen['broken']}",
+            ]
+        )
+    head = ["rule", "threshold", "precision promised", "right among removed (test)", "found (test)"]
+    return section_of(
+        "thresholds",
+        [
+            words(
+                "Thresholds for 90 % precision, chosen on a tenth of the training comments, then used on the test. A "
+                "rule without a threshold removes nothing by itself; what it finds goes to people."
+            ),
+            table("What removing by itself would have done", head, rows),
+        ],
+        "What could be removed without a human?",
+    )
+
+
+def steer_section(arms: Mapping[str, Facts]) -> Html:
+    rows = [
+        [name, *(f"{shown(f['auroc'])}; {shown(f['both_right'])}" for f in facts["steer"].values())]
+        for name, facts in arms.items()
+    ]
+    head = ["arm", "rules it knows", "new wordings", "new rules", "a policy never seen", "answers of moderators"]
+    chart = [
+        Row(title, tuple(Mark(a, i["value"], i["low"], i["high"], filled=a == "expert") for a, i in marks))
+        for title, marks in _both_right(arms)
+    ]
+    return section_of(
+        "steer",
+        [
+            words(
+                "Twins: the same comment under a rule that it breaks and one that it keeps. A model that does not read "
+                "the rule gets no twin right; guessing gets a quarter. First AUROC, then the share of twins with both "
+                "answers right. A classifier of the comment alone has AUROC .500, of the rule alone at most .48, here."
+            ),
+            figure(
+                "Both answers right",
+                lambda width: whiskers(
+                    chart, width=width, alt="both right by arm", show=lambda v: f"{v:.2f}", percent=False
+                ),
+            ),
+            table("Does it read the rule?", head, rows),
+        ],
+        "Does it read the rule?",
+    )
+
+
+def _both_right(arms: Mapping[str, Facts]) -> list[tuple[str, list[tuple[str, Facts]]]]:
+    titles = next(iter(arms.values()))["steer"]
+    return [
+        (
+            title,
+            [(a, f["steer"][title]["both_right"]) for a, f in arms.items() if a in {"base", "expert", "tuning-only"}],
+        )
+        for title in titles
+    ]
+
+
+def labels_section(found: Mapping[str, Mapping[str, tuple[Interval, Interval]]]) -> Html:
+    """{labels: {task: (expert, classifier)}}"""
+    rows = [
+        [f"{n} labels, {task}", shown(own), shown(its)]
+        for n, tasks in found.items()
+        for task, (own, its) in tasks.items()
+    ]
+    return section_of(
+        "labels",
+        [
+            words("AUROC on the test with few labelled comments of each task. One seed, one draw of labels for both."),
+            table("Few labels", ["labels", "expert", "own classifier"], rows),
+        ],
+        "How many labels does it need?",
+    )
+
+
+def cite_section(arms: Mapping[str, Facts]) -> Html:
+    rows = [
+        [
+            name,
+            shown(f["cite"]["exact"]),
+            shown(f["cite"]["exact_where_some"]),
+            f"{f['cite']['found']} of {f['cite']['broken']}",
+            f"{f['cite']['found']} of {f['cite']['said']}",
+        ]
+        for name, f in arms.items()
+    ]
+    nothing = next(iter(arms.values()))["cite"]["nothing"]
+    return section_of(
+        "cite",
+        [
+            words(
+                f"{measure.N_CITE} comments under {measure.CITE_RULES} rules at once; whoever cites nothing names the "
+                f"exact set for {nothing:.3f} of them."
+            ),
+            table(
+                "The exact set of broken rules",
+                ["arm", "exact", "exact where some rule is broken", "found", "right among cited"],
+                rows,
+            ),
+        ],
+        "Does it cite the right rules?",
+    )
+
+
+def keep_section(arms: Mapping[str, Facts]) -> Html:
+    titles = ["topics", "newspaper", *measure.OLD]
+    rows = [[name, *(f["keep"][t] for t in titles)] for name, f in arms.items() if name != "base"]
+    return section_of(
+        "keep",
+        [
+            words(
+                "Change against the untouched model: bits per byte (more is worse) of texts that nothing was trained "
+                "on, and the share of minimal pairs where the grammatical sentence is likelier (less is worse)."
+            ),
+            table("What was forgotten", ["arm", *titles], rows),
+        ],
+        "What did it forget?",
+    )
+
+
+def serve_section(speed: Facts) -> Html:
+    return section_of(
+        "serve",
+        [
+            words(
+                f"One comment under {speed['rules']} rules: {speed['p50_ms']:.0f} ms at the median, "
+                f"{speed['p95_ms']:.0f} ms at the 95th percentile; {speed['comments_per_second']:.1f} comments a "
+                "second in batches of sixteen. Under load: benchmarks/moderate.py."
+            )
+        ],
+        "How fast is it?",
+    )
+
+
+def write_page(path: Path, sections: Sequence[Html]) -> None:
+    path.write_text(
+        whole(
+            "One expert for every community's rules",
+            [words("What was measured, where separate classifiers win included. Intervals are 95 %.")],
+            sections,
+            f"data: {', '.join(prepare.TASKS)} and comments of Reddit; the tests chose nothing",
+            "Bessemer proof",
+        )
+    )

@@ -1,0 +1,227 @@
+"""One expert for every community's rules: is it as good as a classifier for each, and does it read the rule?
+
+    python examples/community_expert/run.py --data FOLDER [--out FOLDER] [--seeds 1 2 3] [--arms ...]
+
+FOLDER holds `moderation/` and `general/` (README.md says which files). Arms are trained one after the other, each is
+measured and kept, and the page is written anew; the same command goes on after a kill. Hours on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+import prepare
+
+Row = dict[str, Any]
+START = "smollm2-135m@post"
+SHARES = (0.5, 0.6, 0.7, 0.8, 1.0)  # of the way from the start, measured after training
+FULL, FEW = 6000, 1500  # twins under computed rules: in the main data set, in those of few labels
+LABELS = (100, 300, 1000)
+# arm -> (data set, continued pre-training?, replay?)
+ARMS: dict[str, tuple[str, bool, bool]] = {
+    "expert": ("expert", True, True),
+    "no-replay": ("expert", True, False),
+    "tuning-only": ("expert", False, True),
+    **{f"labels-{n}": (f"labels-{n}", True, True) for n in LABELS},
+}
+
+
+def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, replay: bool) -> Row:
+    """Pre-training on the communities' texts, then one comment and one rule at a time."""
+    general = {
+        "encyclopedia": {"from": str(out / "data" / "replay.jsonl"), "role": "general"},
+        "docstrings": {"from": "bessemer:python/docstrings", "role": "general"},
+        "questions": {"from": "bessemer:python/questions", "kind": "chat", "role": "general"},
+    }
+    texts = {"encyclopedia": 0.15, "docstrings": 0.1} if replay else {}
+    old = {"encyclopedia": 0.06, "docstrings": 0.06, "questions": 0.02} if replay else {}
+    first = {
+        "objective": "cpt",
+        "mixture": {"texts": 1 - sum(texts.values()), **texts},
+        "tokens": "100k",
+        "lr": 1e-4,
+        "freeze": 0.5,
+    }
+    tune: Row = {
+        "objective": "sft",
+        "mixture": {"rules": 1 - sum(old.values()), **old},
+        "lr": 4e-4,
+        "freeze": 0.5,
+        "row_tokens": 512,
+        "rows": 2,
+    }
+    if replay:
+        tune |= {
+            "general": "start",
+            "loss_weight": {"rules": 1, "encyclopedia": 0.8, "docstrings": 0.8, "questions": 0.8},
+        }
+    return {
+        "name": name,
+        "start": START,
+        "seed": seed,
+        "retain": 0.99,
+        "merge": 0.6,
+        "probe_every": 0.25,
+        "checkpoint_every": 0.1,
+        "sources": {
+            **({"texts": {"from": f"dataset:{reference}/texts"}} if pre_training else {}),
+            "rules": {"from": f"dataset:{reference}/train", "kind": "chat", "long": "drop"},
+            **(general if replay else {}),
+        },
+        "stages": [*([first] if pre_training else []), tune],
+        "probes": {
+            "topics": {"from": "bessemer:python/topics", "tokens": "6k"},
+            "newspaper": {"from": "bessemer:newspaper", "tokens": "4k"},
+        },
+        "tasks": {
+            "seen-rules": {"from": "dataset:expert@1/test", "metric": "auroc"},
+            "new-wordings": {"from": "dataset:expert@1/new-wordings", "metric": "auroc"},
+            "new-rules": {"from": "dataset:expert@1/new-rules", "metric": "auroc"},
+        },
+    }
+
+
+def build_data(data: Path, out: Path, name: str) -> str:
+    """The data set of an arm, built once; both blind baselines are printed. Returns its reference."""
+    from bessemer.moderate.build import build
+    from bessemer.recipe.moderation_recipe import ModerationRecipe
+    from bessemer.track.screen import Screen
+
+    n_labels = int(name.removeprefix("labels-")) if name.startswith("labels-") else None
+    values = prepare.data_recipe(data, out, name, n_labels, FEW if n_labels else FULL, 2)
+    built = build(ModerationRecipe.model_validate(values), Screen())
+    for side, facts in built.report["splits"].items():
+        blind = {k: f"{v['value']:.3f}" if v else "none" for k, v in facts["blind"].items()}
+        print(f"  {side}: {facts['twins']} twins; blind baselines (AUROC) {blind}")
+    return built.prepared.reference
+
+
+def train(values: Row) -> str:
+    from bessemer.launch.place import Place
+    from bessemer.launch.start import start
+    from bessemer.recipe.load import parse_recipe
+    from bessemer.track.screen import Screen
+
+    start(parse_recipe(yaml.safe_dump(values), where=values["name"]), Place(), Screen(), lambda: False)
+    return values["name"]
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--data", type=Path, required=True)
+    asked.add_argument("--out", type=Path, default=Path("community-expert"))
+    asked.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the expert; other arms have the first"
+    )
+    asked.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    options = asked.parse_args()
+    data, out = options.data.absolute(), options.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("BESSEMER_HOME", str(out / "home"))
+    from bessemer.launch.here import quiet_libraries
+
+    quiet_libraries()
+    prepare.prepare(data, out)
+    build_data(data, out, "expert")  # every arm is asked its held-out twins
+    asked_of: dict[str, list[Row]] = {"base": [ask("base", data, out)]}
+    for name, seed in order(options.arms, options.seeds):
+        dataset, pre_training, replay = ARMS[name]
+        reference = build_data(data, out, dataset)
+        train(recipe(out, f"{name}-{seed}", seed, reference, pre_training, replay))
+        asked_of.setdefault(name, []).append(ask(f"{name}-{seed}", data, out))
+        show(asked_of, data, out)
+
+
+def ask(name: str, data: Path, out: Path) -> Row:
+    import measure
+
+    measure.old(name, out)
+    return {"name": name, **measure.answers(name, data, out)}
+
+
+def show(asked_of: Mapping[str, Sequence[Row]], data: Path, out: Path) -> None:
+    """Write the page and result.json from what is known so far; print the replaced classifiers."""
+    import measure
+    import page
+
+    separate = measure.separate(out)
+    arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items()}
+    sections, result = list[Any](), {"arms": arms}
+    if "expert" in asked_of:
+        seeds = asked_of["expert"]
+        found = {t: measure.replaced(t, seeds, separate[t]["separate"], out) for t in prepare.TASKS}
+        sections = [page.replace_section(found, len(seeds)), page.promise_section(found)]
+        result["replace"] = {t: found[t].as_dict() for t in found}
+        for task, one in found.items():
+            change = one.change["auroc"].change
+            own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
+            print(f"{task}: AUROC {own}, own classifier {its}, change {page.shown(change)}: {page.verdict(change)}")
+    sections += [page.steer_section(arms)]
+    few = {
+        arm.removeprefix("labels-"): measure.few_labels(models[0], arm, separate, out)
+        for arm, models in asked_of.items()
+        if arm.startswith("labels-")
+    }
+    sections += [page.labels_section(few)] if few else []
+    sections += [page.cite_section(arms), page.keep_section(arms)]
+    if "expert" in asked_of:
+        sections += [page.serve_section(asked_of["expert"][0]["speed"])]
+    page.write_page(out / "index.html", sections)
+    (out / "result.json").write_text(json.dumps(result, indent=1, default=lambda x: x.as_dict()) + "\n")
+    print(f"page {out / 'index.html'}")
+
+
+def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
+    """Of an arm's first seed, what the page shows beside the replaced classifiers."""
+    import measure
+    import page
+
+    from bessemer.evaluate.stats import Interval
+
+    first = models[0]
+    card = scorecard(first["name"])
+    steer = {
+        "rules it knows": measure.steered(first["seen"], "code"),
+        "new wordings": card["tasks"]["new-wordings"],
+        "new rules": card["tasks"]["new-rules"],
+        "a policy never seen": measure.steered_columns(measure.unseen_twins(first["unseen"], out)),
+        "answers of moderators": measure.steered(first["seen"], "log"),
+    }
+    keep = (
+        {n: page.percent(Interval(c["value"], c["low"], c["high"])) for n, c in card["probes"].items()}
+        if card["probes"]
+        else {}
+    )
+    if first["name"] != "base":
+        keep |= {n: page.percent(d.change) for n, d in measure.changes(first["name"], out).items()}
+    return {"model": first["digest"], "steer": steer, "cite": measure.cited(first["cite"], data), "keep": keep}
+
+
+def scorecard(name: str) -> Row:
+    """{tasks: {name: {metric: interval}}, probes: {name: change}} of a run; of the base, what any run found before."""
+    from bessemer.track.runs import runs_folder
+
+    side = "before" if name == "base" else "after"
+    path = next(runs_folder().glob("*/scorecard.json")) if name == "base" else runs_folder() / name / "scorecard.json"
+    card = json.loads(path.read_text())
+    tasks = {n: t[side] for n, t in card["tasks"].items()}
+    return {"tasks": tasks, "probes": {} if name == "base" else {n: p["change"] for n, p in card["probes"].items()}}
+
+
+def order(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """The first seed of every arm, then the expert's others."""
+    first = [(arm, seeds[0]) for arm in arms]
+    return first + [("expert", seed) for seed in seeds[1:] if "expert" in arms]
+
+
+if __name__ == "__main__":
+    main()
