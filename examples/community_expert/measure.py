@@ -14,21 +14,30 @@ from typing import Any
 import numpy as np
 import prepare
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_union
 
+from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
+from bessemer.data.sources import Source
 from bessemer.evaluate.metrics import METRICS, Columns, recall_at_precision
 from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, estimate
 from bessemer.examine import Subject, ask, find_subject, find_task
 from bessemer.infer.model import load
+from bessemer.infer.score import branch_odds
 from bessemer.moderate.calibrate import calibrate, fit_scale
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row as Labelled
 from bessemer.moderate.policy import Policy, Rule, load_policy
+from bessemer.recipe.moderation_recipe import Computed
 from bessemer.track.screen import Screen
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 PRECISION = 0.9
+LABELS = (100, 300, 1000)
 MARGIN = 0.02  # of AUROC: what a classifier may be better by
 N_CITE, CITE_RULES = 300, 12  # comments and computed rules of one policy
 OLD = ("encyclopedia", "minimal-pairs", "maths")
@@ -44,8 +53,6 @@ def policies() -> dict[str, Policy]:
 
 def citing() -> Policy:
     """Computed rules that training knew, in one policy."""
-    from bessemer.recipe.moderation_recipe import Computed
-
     unseen = Computed.model_validate({}).unseen
     names = [n for n in families() if n not in unseen]
     chosen = random.Random("cite").sample(names, CITE_RULES)
@@ -59,17 +66,15 @@ def cite_comments(data: Path) -> list[Row]:
     return random.Random("comments").sample(rows, 2 * N_CITE)
 
 
-def answers(name: str, data: Path, out: Path) -> Row:
+def answers(name: str, data: Path, out: Path, base: str) -> Row:
     """Log-odds of a model: {task: {development, test}}, unseen, cite [comments][rules]; and how fast it was."""
     kept = out / "answers" / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    screen, subject = Screen(), find_subject(name if name != "base" else "smollm2-135m@post")
+    screen, subject = Screen(), find_subject(base if name == "base" else name)
     judge = Judge(load(subject.path, digest=subject.digest, end_of_text=subject.end_of_text))
 
     def odds(title: str, rows: Sequence[Row], policy: Policy) -> list[list[float]]:
-        from bessemer.data.moderation import Comment
-
         with screen.step(f"{name}: {title}") as advance:
             questions = [judge.prepare(Comment(r["text"]), policy) for r in rows]
             return judge.odds(questions, lambda share: advance(share, ""))
@@ -89,9 +94,6 @@ def answers(name: str, data: Path, out: Path) -> Row:
 
 def seen_twins(judge: Judge, screen: Screen) -> list[Row]:
     """Test twins under rules that training knew: {rule, truth (code or log), group, broken, odds}."""
-    from bessemer.data.sources import Source
-    from bessemer.infer.score import branch_odds
-
     items = list(Source("dataset:expert@1/test", "chat"))
     prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1])] for i in items]
     with screen.step("twins under known rules") as advance:
@@ -110,8 +112,6 @@ def seen_twins(judge: Judge, screen: Screen) -> list[Row]:
 
 def speed(judge: Judge, rows: Sequence[Row]) -> Row:
     """One comment under the twelve rules at a time, then sixteen at a time; tokenizing included."""
-    from bessemer.data.moderation import Comment
-
     policy, comments, alone = citing(), [Comment(r["text"]) for r in rows], list[float]()
     for comment in comments:
         begin = time.perf_counter()
@@ -144,7 +144,7 @@ def separate(out: Path) -> dict[str, Row]:
         for task, p in parts.items():
             sides = {s: p[s] for s in ("development", "test")}
             found[task] = {"separate": _fit(p["train"], {task: sides})[task], "pooled": every[task]}
-            for n in (100, 300, 1000):
+            for n in LABELS:
                 rows = random.Random(f"{task} {n}").sample(p["train"], n)
                 found[task][f"labels-{n}"] = _fit(rows, {task: sides})[task]
     prepare.write(kept, [found])
@@ -152,11 +152,6 @@ def separate(out: Path) -> dict[str, Row]:
 
 
 def _fit(train: Sequence[Row], asked: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, list[float]]]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_union
-
     features = make_union(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2),
@@ -230,8 +225,6 @@ def replaced(task: str, seeds: Sequence[Row], classifier: Row, out: Path) -> Rep
 
 def promised(task: str, odds: Row, sides: Mapping[str, Sequence[Row]], broken: NDArray[np.bool_]) -> Row:
     """The threshold for the wanted precision from the development part; what it does on the test."""
-    from bessemer.data.moderation import Comment
-
     policy = policies()[task]
     rule = policy.rules[0].id
     rows = [
@@ -317,20 +310,20 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
     }
 
 
-def old(name: str, out: Path) -> dict[str, Columns]:
+def old(name: str, out: Path, base: str) -> dict[str, Columns]:
     """What a model still knows: encyclopedia, minimal pairs, sums; answers are kept."""
     kept = out / "answers" / f"{name}-old.json"
     if not kept.exists():
-        subject: Subject = find_subject(name if name != "base" else "smollm2-135m@post")
+        subject: Subject = find_subject(base if name == "base" else name)
         tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]
         found = ask(subject, tasks, Screen(), by="example")
         prepare.write(kept, [{n: found[n].columns.as_json() for n in OLD}])
     return {n: Columns.from_json(c) for n, c in json.loads(kept.read_text()).items()}
 
 
-def changes(name: str, out: Path) -> dict[str, Difference]:
+def changes(name: str, out: Path, base: str) -> dict[str, Difference]:
     """Against the base, relative for bits per byte."""
-    before, after = old("base", out), old(name, out)
+    before, after = old("base", out, base), old(name, out, base)
     return {
         n: difference(
             METRICS["accuracy" if n == "minimal-pairs" else "bits_per_byte"],

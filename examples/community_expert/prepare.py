@@ -14,11 +14,15 @@ from typing import Any
 
 import yaml
 
+from bessemer.data.curate.near import near_duplicates
+from bessemer.data.moderation import clean
+from bessemer.files import sha256_text
+
 Row = dict[str, Any]
 POLICIES = Path(__file__).parent / "policies"
 DEVELOPMENT = 0.1  # share of the training files that only chooses
 MOST_TEST = 2000  # comments of a test; the same ones for every arm
-UNSEEN = ("S", "H", "V", "HR", "SH")
+UNSEEN = ("S", "H", "V", "HR", "SH")  # flags, in the order of the rules of policies/unseen.yaml
 
 # task -> (folder, policy, rule, which label breaks the rule, what must stay on one side)
 TASKS: dict[str, tuple[str, str, str, int, str]] = {
@@ -41,9 +45,6 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 def labelled(data: Path, task: str) -> tuple[list[Row], list[Row]]:
     """(training, test) rows: id, text, group, label (1: broken). Training rows like a test comment are left out."""
-    from bessemer.data.curate.near import near_duplicates
-    from bessemer.data.moderation import clean
-
     folder, _, _, broken, group = TASKS[task]
     sides: list[list[Row]] = []
     for side in ("train", "val"):
@@ -66,8 +67,6 @@ def labelled(data: Path, task: str) -> tuple[list[Row], list[Row]]:
 
 
 def in_development(row: Row, task: str) -> bool:
-    from bessemer.files import sha256_text
-
     return int(sha256_text(row["group"] or f"{task} {row['text']}")[:8], 16) / 16**8 < DEVELOPMENT
 
 

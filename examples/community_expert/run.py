@@ -19,19 +19,30 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
+import measure
+import page
 import prepare
+
+from bessemer.evaluate.stats import Interval
+from bessemer.launch.here import quiet_libraries
+from bessemer.launch.place import Place
+from bessemer.launch.start import start
+from bessemer.moderate.build import build
+from bessemer.recipe.load import parse_recipe
+from bessemer.recipe.moderation_recipe import ModerationRecipe
+from bessemer.track.runs import runs_folder
+from bessemer.track.screen import Screen
 
 Row = dict[str, Any]
 START = "smollm2-135m@post"
-SHARES = (0.5, 0.6, 0.7, 0.8, 1.0)  # of the way from the start, measured after training
+READ = 100_000  # tokens of continued pre-training
 FULL, FEW = 6000, 1500  # twins under computed rules: in the main data set, in those of few labels
-LABELS = (100, 300, 1000)
 # arm -> (data set, continued pre-training?, replay?)
 ARMS: dict[str, tuple[str, bool, bool]] = {
     "expert": ("expert", True, True),
     "no-replay": ("expert", True, False),
     "tuning-only": ("expert", False, True),
-    **{f"labels-{n}": (f"labels-{n}", True, True) for n in LABELS},
+    **{f"labels-{n}": (f"labels-{n}", True, True) for n in measure.LABELS},
 }
 
 
@@ -47,7 +58,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
     first = {
         "objective": "cpt",
         "mixture": {"texts": 1 - sum(texts.values()), **texts},
-        "tokens": "100k",
+        "tokens": READ,
         "lr": 1e-4,
         "freeze": 0.5,
     }
@@ -92,10 +103,6 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
 
 def build_data(data: Path, out: Path, name: str) -> str:
     """The data set of an arm, built once; both blind baselines are printed. Returns its reference."""
-    from bessemer.moderate.build import build
-    from bessemer.recipe.moderation_recipe import ModerationRecipe
-    from bessemer.track.screen import Screen
-
     n_labels = int(name.removeprefix("labels-")) if name.startswith("labels-") else None
     values = prepare.data_recipe(data, out, name, n_labels, FEW if n_labels else FULL, 2)
     built = build(ModerationRecipe.model_validate(values), Screen())
@@ -106,11 +113,6 @@ def build_data(data: Path, out: Path, name: str) -> str:
 
 
 def train(values: Row) -> str:
-    from bessemer.launch.place import Place
-    from bessemer.launch.start import start
-    from bessemer.recipe.load import parse_recipe
-    from bessemer.track.screen import Screen
-
     start(parse_recipe(yaml.safe_dump(values), where=values["name"]), Place(), Screen(), lambda: False)
     return values["name"]
 
@@ -127,8 +129,6 @@ def main() -> None:
     data, out = options.data.absolute(), options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("BESSEMER_HOME", str(out / "home"))
-    from bessemer.launch.here import quiet_libraries
-
     quiet_libraries()
     prepare.prepare(data, out)
     build_data(data, out, "expert")  # every arm is asked its held-out twins
@@ -142,17 +142,12 @@ def main() -> None:
 
 
 def ask(name: str, data: Path, out: Path) -> Row:
-    import measure
-
-    measure.old(name, out)
-    return {"name": name, **measure.answers(name, data, out)}
+    measure.old(name, out, START)
+    return {"name": name, **measure.answers(name, data, out, START)}
 
 
 def show(asked_of: Mapping[str, Sequence[Row]], data: Path, out: Path) -> None:
     """Write the page and result.json from what is known so far; print the replaced classifiers."""
-    import measure
-    import page
-
     separate = measure.separate(out)
     arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items()}
     sections, result = list[Any](), {"arms": arms}
@@ -182,11 +177,6 @@ def show(asked_of: Mapping[str, Sequence[Row]], data: Path, out: Path) -> None:
 
 def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
     """Of an arm's first seed, what the page shows beside the replaced classifiers."""
-    import measure
-    import page
-
-    from bessemer.evaluate.stats import Interval
-
     first = models[0]
     card = scorecard(first["name"])
     steer = {
@@ -202,14 +192,12 @@ def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
         else {}
     )
     if first["name"] != "base":
-        keep |= {n: page.percent(d.change) for n, d in measure.changes(first["name"], out).items()}
+        keep |= {n: page.percent(d.change) for n, d in measure.changes(first["name"], out, START).items()}
     return {"model": first["digest"], "steer": steer, "cite": measure.cited(first["cite"], data), "keep": keep}
 
 
 def scorecard(name: str) -> Row:
     """{tasks: {name: {metric: interval}}, probes: {name: change}} of a run; of the base, what any run found before."""
-    from bessemer.track.runs import runs_folder
-
     side = "before" if name == "base" else "after"
     path = next(runs_folder().glob("*/scorecard.json")) if name == "base" else runs_folder() / name / "scorecard.json"
     card = json.loads(path.read_text())

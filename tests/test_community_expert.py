@@ -1,0 +1,118 @@
+"""The proof of the community expert, whole, on synthetic comments and the tiny model."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.story import OTHERS, sentence
+from tests.tiny import WORDS
+
+pytest.importorskip("sklearn")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "community_expert"
+PLAIN = tuple(w for w in WORDS[:80] if w.isalpha())
+BAD = {"spam": "prize", "misogyny": "kettle", "stormfront": "ladder", "davidson3": "pebble"}
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.setattr(sys, "path", [str(EXAMPLE), *sys.path])
+    import run  # pyright: ignore[reportMissingImports]
+
+    yield run
+    for name in ("run", "prepare", "measure", "page"):
+        sys.modules.pop(name, None)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def comment(rng: random.Random, *more: str) -> str:
+    """Some break computed rules (thanks, love, you), some do not."""
+    asides = [w for w in ("thanks", "love", "you", "money", "music?") if rng.random() < 0.3]
+    words = [*(rng.choice(PLAIN) for _ in range(rng.randint(4, 9))), *asides, *more]
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng, folder = random.Random(3), tmp_path / "data"
+    for name, word in BAD.items():
+        for side, n in (("train", 260), ("val", 60)):
+            rows: list[dict[str, Any]] = []
+            for i in range(n):
+                bad = i % 3 == 0
+                label = (0 if bad else 1 + i % 2) if name == "davidson3" else int(bad)
+                rows.append({"text": comment(rng, *[word] * bad), "label": label, "post": f"{side}{i // 2}"})
+            write(folder / "moderation" / name / f"{side}.jsonl", rows)
+    flags = [{k: rng.choice([0, 0, 1, None]) for k in ("S", "H", "V", "HR", "SH")} for _ in range(40)]
+    rows = [{"id": i, "text": comment(rng), **f} for i, f in enumerate(flags)]
+    write(folder / "moderation" / "openai_moderation" / "odd_ids.jsonl", rows)
+    for side, n in (("train", 400), ("dev", 120)):
+        path = folder / "moderation" / "reddit_comments" / f"{side}.jsonl"
+        write(path, [{"text": comment(rng)} for _ in range(n)])
+    general = folder / "general"
+    write(general / "web_pages.jsonl", [{"text": sentence(rng, OTHERS)} for _ in range(30)])
+    write(general / "gsm8k_train.jsonl", [{"question": comment(rng), "answer": str(i)} for i in range(150)])
+    pairs = [{"sentence_good": comment(rng), "sentence_bad": comment(rng), "UID": f"u{i % 8}"} for i in range(160)]
+    write(general / "blimp_half.jsonl", pairs)
+    for name in ("wikipedia.txt", "wikitext2_valid.txt"):
+        (general / name).write_text(" ".join(sentence(rng, OTHERS) for _ in range(1500)))
+    return folder
+
+
+@pytest.mark.usefixtures("bessemer_home")
+def test_the_proof_runs_and_goes_on(
+    example: Any, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import measure  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(example, "START", str(tiny_model))
+    monkeypatch.setattr(measure, "N_CITE", 40)
+    monkeypatch.setattr(example, "READ", 8000)
+    monkeypatch.setattr(example, "FULL", 100)
+    monkeypatch.setattr(example, "FEW", 60)
+    monkeypatch.setattr(measure, "LABELS", (100,))
+    out = tmp_path / "out"
+    command = ["run.py", "--data", str(data), "--out", str(out), "--seeds", "1", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "labels-100"])
+    example.main()
+    result = json.loads((out / "result.json").read_text())
+    assert set(result["arms"]) == {"base", "expert", "labels-100"}
+    assert set(result["replace"]) == {"spam", "misogyny", "racial-hate", "hate-speech"}
+    assert all(0 <= t["own"]["auroc"]["result"]["value"] <= 1 for t in result["replace"].values())
+    page = (out / "index.html").read_text()
+    for words in ("Does one expert replace", "without a human", "Does it read the rule", "How many labels", "forget"):
+        assert words in page
+    answers = {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()}
+    assert {"expert-1.json", "expert-2.json", "base.json"} <= answers.keys()
+    example.main()  # everything is known
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()} == answers
+
+
+@pytest.mark.usefixtures("example")
+def test_nothing_of_a_test_is_trained_on(data: Path, tmp_path: Path) -> None:
+    import prepare  # pyright: ignore[reportMissingImports]
+
+    rows = [json.loads(line) for line in (data / "moderation/spam/val.jsonl").read_text().splitlines()]
+    train = data / "moderation/spam/train.jsonl"
+    train.write_text(train.read_text() + json.dumps({"text": rows[0]["text"].upper(), "label": 1}) + "\n")
+    prepare.prepare(data, tmp_path)
+    sides = {s: prepare.read(tmp_path / f"data/spam-{s}.jsonl") for s in ("train", "development", "test")}
+    texts = {s: {r["text"].lower() for r in rows} for s, rows in sides.items()}
+    assert not texts["test"] & (texts["train"] | texts["development"])
+    assert not texts["train"] & texts["development"]
+    groups = [
+        {r["group"] for r in prepare.read(tmp_path / f"data/racial-hate-{s}.jsonl")} for s in ("train", "development")
+    ]
+    assert not groups[0] & groups[1]
