@@ -85,7 +85,7 @@ def test_the_proof_runs_and_goes_on(
     monkeypatch.setattr(measure, "LABELS", (100,))
     out = tmp_path / "out"
     command = ["run.py", "--data", str(data), "--out", str(out), "--seeds", "1", "2"]
-    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "labels-100"])
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "base", "labels-100"])
     example.main()
     result = json.loads((out / "result.json").read_text())
     assert set(result["arms"]) == {"base", "expert", "labels-100"}

@@ -124,7 +124,7 @@ def main() -> None:
     asked.add_argument(
         "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the expert; other arms have the first"
     )
-    asked.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    asked.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=["expert", "base", *list(ARMS)[1:]])
     options = asked.parse_args()
     data, out = options.data.absolute(), options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -132,12 +132,12 @@ def main() -> None:
     quiet_libraries()
     prepare.prepare(data, out)
     build_data(data, out, "expert")  # every arm is asked its held-out twins
-    asked_of: dict[str, list[Row]] = {"base": [ask("base", data, out)]}
+    asked_of: dict[str, list[Row]] = {}
     for name, seed in order(options.arms, options.seeds):
-        dataset, pre_training, replay = ARMS[name]
-        reference = build_data(data, out, dataset)
-        train(recipe(out, f"{name}-{seed}", seed, reference, pre_training, replay))
-        asked_of.setdefault(name, []).append(ask(f"{name}-{seed}", data, out))
+        if name != "base":
+            dataset, pre_training, replay = ARMS[name]
+            train(recipe(out, f"{name}-{seed}", seed, build_data(data, out, dataset), pre_training, replay))
+        asked_of.setdefault(name, []).append(ask("base" if name == "base" else f"{name}-{seed}", data, out))
         show(asked_of, data, out)
 
 
