@@ -192,6 +192,7 @@ def _share_first(batch: Batch, smallest: int) -> Batch:
         rows_D=(batch.rows_D[first], *batch.rows_D),
         ids=(batch.ids[first], *batch.ids),
         sees_D=(False, *(d in shorter for d in range(len(spans)))),
+        branches_D=(),
     )
 
 
