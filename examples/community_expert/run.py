@@ -35,8 +35,9 @@ from bessemer.track.screen import Screen
 
 Row = dict[str, Any]
 START = "smollm2-135m@post"
-READ = 100_000  # tokens of continued pre-training
-FULL, FEW = 6000, 1500  # twins under computed rules: in the main data set, in those of few labels
+READ = 50_000  # tokens of continued pre-training
+FULL, FEW = 10_000, 2500  # twins under computed rules: in the main data set, in those of few labels
+PER_COMMENT = 5  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?)
 ARMS: dict[str, tuple[str, bool, bool]] = {
     "expert": ("expert", True, True),
@@ -54,7 +55,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
         "questions": {"from": "bessemer:python/questions", "kind": "chat", "role": "general"},
     }
     texts = {"encyclopedia": 0.15, "docstrings": 0.1} if replay else {}
-    old = {"encyclopedia": 0.06, "docstrings": 0.06, "questions": 0.02} if replay else {}
+    old = {"encyclopedia": 0.05, "docstrings": 0.04, "questions": 0.015} if replay else {}
     first = {
         "objective": "cpt",
         "mixture": {"texts": 1 - sum(texts.values()), **texts},
@@ -68,19 +69,19 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
         "lr": 4e-4,
         "freeze": 0.5,
         "row_tokens": 512,
-        "rows": 2,
+        "rows": 4,
     }
     if replay:
         tune |= {
             "general": "start",
-            "loss_weight": {"rules": 1, "encyclopedia": 0.8, "docstrings": 0.8, "questions": 0.8},
+            "loss_weight": {"rules": 1, "encyclopedia": 1, "docstrings": 1, "questions": 1},
         }
     return {
         "name": name,
         "start": START,
         "seed": seed,
         "retain": 0.99,
-        "merge": 0.6,
+        "merge": 0.8,
         "probe_every": 0.25,
         "checkpoint_every": 0.1,
         "sources": {
@@ -104,7 +105,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
 def build_data(data: Path, out: Path, name: str) -> str:
     """The data set of an arm, built once; both blind baselines are printed. Returns its reference."""
     n_labels = int(name.removeprefix("labels-")) if name.startswith("labels-") else None
-    values = prepare.data_recipe(data, out, name, n_labels, FEW if n_labels else FULL, 2)
+    values = prepare.data_recipe(data, out, name, n_labels, FEW if n_labels else FULL, PER_COMMENT)
     built = build(ModerationRecipe.model_validate(values), Screen())
     for side, facts in built.report["splits"].items():
         blind = {k: f"{v['value']:.3f}" if v else "none" for k, v in facts["blind"].items()}

@@ -12,11 +12,13 @@ import pytest
 
 from bessemer.data.curate.near import near_duplicates
 from bessemer.data.items import Item
+from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.moderate.blind import Blind, blind_baselines
-from bessemer.moderate.build import Built, _refuse_leaks, build
+from bessemer.moderate.build import Built, Key, _logged, _refuse_leaks, build
+from bessemer.moderate.pool import Pooled
 from bessemer.recipe.load import load
 from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.rewards.rules import rule_reward
@@ -61,6 +63,35 @@ def test_every_comment_has_both_answers_and_every_rule_too(tmp_path: Path) -> No
         assert blind["comment_only"]["value"] == pytest.approx(0.5) and blind["rule_only"]["low"] < 0.55
     assert {i.meta["truth"] for i in parts["train"]} == {"log", "code"}
     assert set(RULES.values()) <= {i.meta["rule"] for i in parts["train"]}
+
+
+def test_a_community_with_one_rule_gets_as_many_kept_cases_as_broken_ones() -> None:
+    """Only approved comments keep such a rule, so they are not limited to their share beside removed ones."""
+    rule: Key = ("mill", "no-slag")
+
+    def comment(i: int) -> Pooled:
+        text = f"{'slag' if i < 20 else 'wool'} and nothing else, number {i}!"
+        mine: dict[str, set[Key]] = {"broken": {rule}} if i < 20 else {"kept": {rule}}
+        return Pooled(
+            str(i),
+            Comment(text, community="mill"),
+            text,
+            "train",
+            True,
+            mine.get("broken", set()),
+            mine.get("kept", set()),
+        )
+
+    comments = [comment(i) for i in range(200)]
+    recipe = ModerationRecipe.model_validate(
+        {"name": "mill", "logs": {"mill": {"from": "log.jsonl"}}, "per_comment": 3}
+    )
+    yes, no = Counter[Key](), Counter[Key]()
+    twins = list(_logged(comments, ["exclamation", "questions"], recipe, random.Random(1), yes, no))
+    assert yes[rule] == no[rule] == 60
+    assert Counter(key for _, key, _ in twins) == yes and Counter(key for _, _, key in twins) == no
+    approved = [c.id for c, _, kept in twins if kept == rule]
+    assert len(set(approved)) == 60  # each once
 
 
 def test_answers_are_true(tmp_path: Path) -> None:

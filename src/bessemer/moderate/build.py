@@ -176,22 +176,39 @@ def _logged(
             yes[rule] += 1
             removed.append((comment, rule))
     approved = [c for c in labelled if not c.broken and c.kept]
-    for comment in sorted(approved, key=lambda c: not c.hard):  # stable: hard ones first, else as shuffled
-        broken = [("", name) for name in trained if families()[name].breaks(comment.text)]
-        open_ = [r for r in sorted(comment.kept) if no[r] < APPROVED * yes[r]]
-        if not broken or not open_:
-            continue
-        keep_it = max(open_, key=lambda r: (r in comment.hard, yes[r] - no[r], rng.random()))
-        break_it = min(broken, key=lambda r: (yes[r] - no[r], rng.random()))
-        yes[break_it] += 1
-        no[keep_it] += 1
-        yield comment, break_it, keep_it
+    approved.sort(key=lambda c: not c.hard)  # stable: hard ones first, else as shuffled
+    used: set[str] = set()
+    yield from _approved(approved, used, APPROVED, trained, rng, yes, no)
     for comment, break_it in removed:
         kept = [*sorted(comment.kept), *(("", n) for n in trained if not families()[n].breaks(comment.text))]
         if not kept:
             yes[break_it] -= 1
             continue
         keep_it = max(kept, key=lambda r: (yes[r] - no[r] + 2 * (r in comment.hard), rng.random()))
+        no[keep_it] += 1
+        yield comment, break_it, keep_it
+    yield from _approved(approved, used, 1, trained, rng, yes, no)  # where no removed comment was left to keep a rule
+
+
+def _approved(
+    comments: Sequence[Pooled],
+    used: set[str],
+    share: float,
+    trained: Sequence[str],
+    rng: random.Random,
+    yes: Counter[Key],
+    no: Counter[Key],
+) -> Iterator[Twin]:
+    """Each approved comment once, until `share` of a rule's kept cases are theirs."""
+    for comment in comments:
+        open_ = [r for r in sorted(comment.kept) if no[r] < share * yes[r]]
+        broken = [("", n) for n in trained if families()[n].breaks(comment.text)] if open_ else []
+        if not broken or comment.id in used:
+            continue
+        keep_it = max(open_, key=lambda r: (r in comment.hard, yes[r] - no[r], rng.random()))
+        break_it = min(broken, key=lambda r: (yes[r] - no[r], rng.random()))
+        used.add(comment.id)
+        yes[break_it] += 1
         no[keep_it] += 1
         yield comment, break_it, keep_it
 
