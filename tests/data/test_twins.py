@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.rule_families import families
-from bessemer.data.twins import Truths, balance, choose_twins
+from bessemer.data.rule_families import NAMES, families, family, words_of
+from bessemer.data.twins import Truths, balance, choose_named, choose_twins
 
 RULES = [f"r{i}" for i in range(9)]
 
@@ -72,3 +72,27 @@ def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
 )
 def test_what_counted_families_count(name: str, breaks: str, keeps: str) -> None:
     assert families()[name].breaks(breaks) and not families()[name].breaks(keeps)
+
+
+@given(st.integers(0, 50), st.integers(0, 120))
+def test_named_words_are_true_balanced_and_never_those_of_a_tested_rule(seed: int, n_twins: int) -> None:
+    rng = random.Random(seed)
+    vocabulary = ["anvil", "bellows", "cinder", "draft", "ember", "flue", "grate", "hearth", "ingot", "jig"] + [
+        f"{a}{b}x" for a in "klmnpqrstu" for b in "aeiou"
+    ]
+    texts = [(i, " ".join(rng.sample(vocabulary, 4)) + " don't") for i in range(150)]
+    twins = choose_named(texts, n_twins, rng, lambda word: word == "anvil")
+    assert len(twins) <= n_twins and len({key for key, *_ in twins}) == len(twins)
+    held, absent = Counter(w for _, w, _ in twins), Counter(w for _, _, w in twins)
+    for key, word, other in twins:
+        for name, breaks in ((word, True), (other, False)):
+            rule = family(NAMES + name)
+            assert rule is not None and rule.breaks(texts[key][1]) is breaks
+            assert all(name in wording for wording in rule.wordings)
+    assert not {"anvil", "don"} & {*held, *absent}
+    assert sum((held - absent).values()) + sum((absent - held).values()) <= 2 + n_twins // 10
+
+
+def test_words_that_a_rule_may_name() -> None:
+    assert words_of("Don't SHOUT, it's the Anvil-maker's 2nd one") == {"shout", "the", "anvil", "one"}
+    assert family("word:anvil") is not None and family("nothing-like-it") is None

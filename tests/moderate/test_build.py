@@ -24,6 +24,7 @@ from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.rewards.rules import rule_reward
 from bessemer.track.screen import Screen
 from tests.moderate.logs import RULES, log_rows, write_recipe, write_rows
+from tests.tiny import WORDS
 
 SPLITS = ("train", "validation", "test", "new-wordings", "new-rules")
 
@@ -108,6 +109,22 @@ def test_answers_are_true(tmp_path: Path) -> None:
                 item
             )
     assert n_log > 200
+
+
+def test_named_words_are_trained_only(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    rng, rare = random.Random(1), [f"{a}{b}rd" for a in "bcdfghjklmnp" for b in "aeiou"]
+    texts = [{"text": " ".join([*rng.sample(WORDS, 5), *rng.sample(rare, 2)])} for _ in range(300)]
+    write_rows(tmp_path / "comments.jsonl", texts)
+    built, parts = made(path, "computed.named=80")
+    named = {
+        name: [i for i in items if str(i.meta.get("rule", "")).startswith("word:")] for name, items in parts.items()
+    }
+    assert {name for name, items in named.items() if items} == {"train"} and len(named["train"]) > 100
+    for item in named["train"]:
+        assert rule_reward(item, item.messages[-1].content) == 1.0
+    yes, no = built.report["splits"]["train"]["rules"]["a named word"]
+    assert yes == no == len(named["train"]) // 2
 
 
 def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:

@@ -18,6 +18,17 @@ import yaml
 
 Truth = Callable[[str], bool]
 FILE = Path(__file__).with_name("rule_families.yaml")
+_WORD = re.compile(r"\b[a-z]{3,}\b(?!['’])")
+NAMES = "word:"  # before the word, in the name of a rule that names one
+NAMING = (
+    "Do not write {}.",
+    "No {} here.",
+    "The word {} is not allowed.",
+    "Do not mention {}.",
+    "Leave {} out.",
+    "Comments about {} are banned.",
+    "Whoever writes {} is banned.",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,19 @@ def families() -> dict[str, Family]:
     """All of them, in the file's order."""
     raw: dict[str, Mapping[str, Any]] = yaml.safe_load(FILE.read_text())
     return {name: Family(name, _truth(of), tuple(of["wordings"]), of.get("use", "")) for name, of in raw.items()}
+
+
+def family(name: str) -> Family | None:
+    """One of the file's, or the rule that names a word (`word:trains`); None where there is no such family."""
+    if not name.startswith(NAMES):
+        return families().get(name)
+    word = name.removeprefix(NAMES)
+    return Family(name, lambda text: word in words_of(text), tuple(w.format(word) for w in NAMING))
+
+
+def words_of(text: str) -> set[str]:
+    """Words that a rule may name, in lower case: of three letters or more, no halves of don't."""
+    return set(_WORD.findall(text.lower()))
 
 
 def _truth(of: Mapping[str, Any]) -> Truth:

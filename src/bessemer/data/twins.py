@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from bessemer.data.rule_families import words_of
+
+COMMON = 0.02  # share of the comments; a word in more of them is not named
 Key = TypeVar("Key")
+Id = TypeVar("Id", bound=Hashable)
 Rule = TypeVar("Rule")  # an id, or a community and an id
 
 
@@ -52,6 +56,38 @@ def choose_twins(
         no[keep_it] += 1
         n_chosen += 1
         yield key, break_it, keep_it
+
+
+def choose_named(
+    comments: Sequence[tuple[Id, str]], n_twins: int, rng: random.Random, left_out: Callable[[str], bool]
+) -> list[tuple[Id, str, str]]:
+    """(key, a word that the comment holds, one that it does not hold) of up to `n_twins` comments, in a drawn order.
+
+    Every word stands as often on one side as on the other, but for a few that find no place. Words are neither so
+    common that they say nothing nor so rare that they are slips. left_out: words of rules that are only for tests.
+    """
+    words = {key: sorted(words_of(text)) for key, text in comments}
+    known = Counter(word for own in words.values() for word in own)
+    usable = {w for w, n in known.items() if 3 <= n <= max(3, COMMON * len(comments)) and not left_out(w)}
+    used, held = Counter[str](), list[tuple[Id, str]]()
+    for key in rng.sample(list(words), len(words)):
+        own = [w for w in words[key] if w in usable]
+        if own and len(held) < n_twins:
+            word = min(own, key=lambda w: (used[w], rng.random()))
+            used[word] += 1
+            held.append((key, word))
+    held.sort(key=lambda pair: pair[1])
+    absent = [word for _, word in [*held[len(held) // 2 :], *held[: len(held) // 2]]]
+    for i, (key, _) in enumerate(held):
+        for _ in range(20):
+            j = rng.randrange(len(held))
+            if absent[i] not in words[key]:
+                break
+            if absent[j] not in words[key] and absent[i] not in words[held[j][0]]:
+                absent[i], absent[j] = absent[j], absent[i]
+    chosen = [(key, word, other) for (key, word), other in zip(held, absent, strict=True) if other not in words[key]]
+    rng.shuffle(chosen)
+    return chosen
 
 
 def balance(twins: Iterable[tuple[Key, Rule, Rule]], tolerance: float) -> list[tuple[Key, Rule, Rule]]:

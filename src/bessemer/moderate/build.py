@@ -11,8 +11,8 @@ from typing import Any
 from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
 from bessemer.data.moderation import RuleText, example
-from bessemer.data.rule_families import FILE, families
-from bessemer.data.twins import Truths, balance, choose_twins
+from bessemer.data.rule_families import FILE, NAMES, families, family
+from bessemer.data.twins import Truths, balance, choose_named, choose_twins
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, sha256_file, sha256_text
 from bessemer.moderate.blind import Blind, blind_baselines
@@ -112,7 +112,9 @@ def _parts(
     def seen(key: Key, rng: random.Random) -> RuleText:
         if key[0]:
             return rng.choice(wordings[key]) if key in wordings else RuleText(key[1])
-        return RuleText(rng.choice(families()[key[1]].trained))
+        known = family(key[1])
+        assert known is not None, key
+        return RuleText(rng.choice(known.trained))
 
     def last(key: Key, rng: random.Random) -> RuleText:
         return RuleText(families()[key[1]].wordings[-1])
@@ -122,7 +124,11 @@ def _parts(
         own = [c for c in pooled if c.side == side]
         n_computed = {"train": recipe.computed.twins, "new-communities": 0}.get(side, recipe.computed.held_out)
         rng = random.Random(f"{recipe.seed} {side}")
-        found[side] = _items(side, _all_twins(own, trained, recipe, n_computed, rng), seen, rng)
+        twins = _all_twins(own, trained, recipe, n_computed, rng)
+        if side == "train":
+            twins += _named(own, unseen, recipe, random.Random(f"{recipe.seed} named"))
+        rng.shuffle(twins)
+        found[side] = _items(side, twins, seen, rng)
         if side == "train":  # what training did not see is not tested as seen
             used = {i.meta["rule"] for i in found[side] if i.meta["truth"] == "code"}
             trained = [name for name in trained if name in used]
@@ -152,9 +158,7 @@ def _all_twins(
     no: Counter[Key] = Counter()
     twins = list(_logged(comments, trained, recipe, rng, yes, no))
     twins += _computed(comments, trained, recipe, n_computed, rng, yes, no)
-    left = balance(twins, TOLERANCE)
-    rng.shuffle(left)
-    return left
+    return balance(twins, TOLERANCE)
 
 
 def _logged(
@@ -237,6 +241,18 @@ def _computed(
     return list(choose_twins(truths(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
 
 
+def _named(
+    comments: Sequence[Pooled], unseen: Sequence[str], recipe: ModerationRecipe, rng: random.Random
+) -> list[Twin]:
+    """Comments under two rules that each name a word; never one that breaks a rule which is only for tests."""
+    fewest, most = recipe.computed.words
+    usable = {c.id: c for c in comments if fewest <= len(c.text.split()) <= most}
+    tested = [families()[name] for name in unseen]
+    texts = [(c.id, c.text) for c in usable.values()]
+    twins = choose_named(texts, recipe.computed.named, rng, lambda word: any(f.breaks(word) for f in tested))
+    return [(usable[key], ("", NAMES + word), ("", NAMES + other)) for key, word, other in twins]
+
+
 def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:
     seen: Counter[str] = Counter()
     items: list[Item] = []
@@ -295,10 +311,11 @@ def _report(
 
 
 def _rules(items: Sequence[Item]) -> dict[str, list[int]]:
-    """Rule -> how often broken, how often kept."""
+    """Rule -> how often broken, how often kept; those that name a word together."""
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item in items:
-        found[str(item.meta["rule"])][item.messages[-1].content == "no"] += 1
+        rule = str(item.meta["rule"])
+        found["a named word" if rule.startswith(NAMES) else rule][item.messages[-1].content == "no"] += 1
     return dict(sorted(found.items()))
 
 

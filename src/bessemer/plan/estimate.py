@@ -20,6 +20,7 @@ from bessemer.units import show_bytes
 
 RUNTIME_BYTES = 1_400_000_000  # Python, torch with its compiler and transformers in memory
 SAFE_SHARE = 0.8  # of the free memory that a run may plan with
+MEASURED = 6  # steps of a stage that are timed
 EVALUATION_SPEEDUP = 3.0  # a token that is only read costs about a third of one that is trained on
 
 
@@ -184,7 +185,10 @@ def need_resources(memory: int, disk: int) -> None:
 
 
 def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]) -> tuple[list[float], str]:
-    """(seconds of a step for each stage, precision). Trains on copies that are thrown away."""
+    """(mean seconds of a step for each stage, precision). Trains on copies that are thrown away.
+
+    The steps lie all over the stage: what stands in them differs, such as how much the start checkpoint teaches.
+    """
     from bessemer.train.loop import train_step
     from bessemer.train.optimizers import make_optimizer
     from bessemer.train.weights import prepare, what_is_trained
@@ -196,10 +200,10 @@ def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]
         precision = str(trainable.loaded.machine.dtype).removeprefix("torch.")
         optimizer = make_optimizer(trainable, stage)
         times: list[float] = []
-        for step in range(min(4, data.n_steps)):
+        for step in [0, *(data.n_steps * i // MEASURED for i in range(min(MEASURED, data.n_steps)))]:
             start = time.perf_counter()
             train_step(trainable, optimizer, data.batch(step), stage.objective, 1e-9, stage.clip)
             times.append(time.perf_counter() - start)
-        seconds.append(statistics.median(times[1:] or times))  # the first step touches new memory
+        seconds.append(statistics.mean(times[1:]))  # the first step touches new memory
         del trainable, optimizer
     return seconds, precision

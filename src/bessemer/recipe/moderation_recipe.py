@@ -47,6 +47,9 @@ class Computed(Strict):
         description="Only in `new-rules`",
     )  # fmt: skip
     twins: Annotated[int, Field(ge=0)] = Field(4000, description="For training, at most")
+    named: Annotated[int, Field(ge=0)] = Field(
+        0, description="For training, at most: twins under rules that each name one word of the comments"
+    )
     held_out: Annotated[int, Field(ge=0)] = Field(300, description="For validation and for each test, at most")
     words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
         (3, 40), description="Fewest and most words of a comment"

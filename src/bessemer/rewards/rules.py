@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bessemer.data.items import Item
 from bessemer.data.moderation import NO, YES, clean
-from bessemer.data.rule_families import families
+from bessemer.data.rule_families import family
 from bessemer.errors import BessemerError
 
 LABEL = "Comment: "  # of the form in data/moderation.py
@@ -17,13 +17,13 @@ def rule_reward(item: Item, answer: str) -> float:
     BessemerError when there is no such family or no comment.
     """
     name = str(item.meta.get("rule", ""))
-    family = families().get(name)
+    rule = family(name)
     asked = next((m.content for m in reversed(item.messages) if m.role == "user"), "")
     comment = next((line.removeprefix(LABEL) for line in asked.splitlines() if line.startswith(LABEL)), "")
-    if family is None or not comment:
+    if rule is None or not comment:
         raise BessemerError(
-            f"code knows no answer: meta.rule is {name!r}" if family is None else "the prompt holds no comment",
+            f"code knows no answer: meta.rule is {name!r}" if rule is None else "the prompt holds no comment",
             where=f"item {item.id}",
             fix="reward only items of families in data/rule_families.yaml, in the form of data/moderation.py",
         )
-    return float(answer.strip().lower() == (YES if family.breaks(clean(comment)) else NO))
+    return float(answer.strip().lower() == (YES if rule.breaks(clean(comment)) else NO))
