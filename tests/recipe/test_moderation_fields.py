@@ -35,6 +35,7 @@ FLIPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "computed.families": ("[questions, ellipsis, smileys, lower-start]", ()),
     "computed.unseen": ("[questions]", ()),
     "computed.twins": ("40", ()),
+    "computed.named": ("20", ("comments.more.from={folder}/rare.jsonl",)),
     "computed.held_out": ("10", ()),
     "computed.words": ("[9, 11]", ()),
     "split.validation": ("0.2", ()),
@@ -71,6 +72,10 @@ def test_a_field_changes_the_data(tmp_path: Path, field: str) -> None:
         for i in (1, 2)
     ]
     write_rows(tmp_path / "near.jsonl", near)
+    rare = [
+        {"text": f"{r['body']} {a}{b}rd"} for r, a in zip(log_rows(90, 7), "bcdfgh" * 15, strict=True) for b in "aeiou"
+    ]
+    write_rows(tmp_path / "rare.jsonl", rare)
     value, given = FLIPS[field]
     first, _, rest = field.partition(".")
     where = {"logs": f"logs.log.{rest}", "comments": f"comments.more.{rest}"}.get(first, field)
