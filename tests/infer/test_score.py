@@ -70,3 +70,48 @@ def test_many_long_questions_in_small_batches(models: tuple[Loaded, Any], monkey
         assert values == pytest.approx([alone(plain, prompt, b) for b in own], abs=5e-4)
     assert [seen[i] for i in range(4)] == found
     assert sum(shares) == pytest.approx(1)
+
+
+@settings(max_examples=25)
+@given(
+    beginnings=st.lists(st.lists(tokens, min_size=6, max_size=14), min_size=1, max_size=3),
+    asked=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.lists(tokens, max_size=6), st.lists(tokens, min_size=1, max_size=3, unique=True)
+        ),
+        min_size=1,
+        max_size=9,
+    ),
+    stem=st.lists(tokens, max_size=9),
+)
+def test_prompts_that_begin_alike_score_as_they_do_alone(
+    models: tuple[Loaded, Any],
+    beginnings: list[list[int]],
+    asked: list[tuple[int, list[int], list[int]]],
+    stem: list[int],
+) -> None:
+    """A comment under several rules: also where one prompt is the beginning of another, or the same."""
+    loaded, plain = models
+    prompts = [beginnings[b % len(beginnings)] + end for b, end, _ in asked]
+    branches = [[[*stem, answer] for answer in answers] for *_, answers in asked]
+    found = branch_logprobs(loaded, prompts, branches)
+    for prompt, own, values in zip(prompts, branches, found, strict=True):
+        assert values == pytest.approx([alone(plain, prompt, b) for b in own], abs=5e-4)
+
+
+def test_what_several_prompts_begin_with_is_read_once(
+    models: tuple[Loaded, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, _ = models
+    lengths: list[int] = []
+    hidden = Loaded.hidden
+
+    def counting(self: Loaded, tokens_N: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        lengths.append(len(tokens_N))
+        return hidden(self, tokens_N, *rest, **more)
+
+    monkeypatch.setattr(Loaded, "hidden", counting)
+    comments = [[c] * 30 for c in range(4)]
+    prompts = [[*comment, 100 + rule, 99] for rule in range(3) for comment in comments]
+    branch_logprobs(loaded, prompts, [[[7], [8]]] * 12)
+    assert sum(lengths) == 4 * (30 + 3 * 2)

@@ -25,6 +25,8 @@ BATCH_TOKENS = 2048
 HEAD_ROWS = 512  # positions that go through the head together
 SMALLEST = 16  # tokens of a window
 SMALLEST_PREFIX = 4  # tokens that prompts must share to be worth a prefix
+SMALLEST_SHARED = 8  # tokens that some of them must share to be read together
+MAX_BRANCHES = 1024  # tokens of the branches of one stem that are read together: bounds the mask
 Progress = Callable[[float], None]  # share done, 0..1
 
 
@@ -121,50 +123,78 @@ def branch_logprobs(
 ) -> list[list[float]]:
     """Log-probability (nats) of each continuation of each prompt, all given as token ids.
 
-    What is shared is computed once: what all prompts begin with once a batch, a prompt once for all its continuations,
-    and so is what all of these begin with. Only positions that predict a continuation's token go through the head.
-    done: told of every finished batch.
+    What is shared is computed once: what all prompts begin with once a batch, what several of them begin with (a
+    comment under two rules) once for these, a prompt once for all its continuations, and so is what all of these begin
+    with. Only positions that predict a continuation's token go through the head. done: told of every finished batch.
     """
     prefix = _common_prefix(prompts)
     stems = [_stem(own) for own in branches]
     branches = [[b[len(stem) :] for b in own] for stem, own in zip(stems, branches, strict=True)]
+    tails = [[len(b) - 1 for b in own] for own in branches]
     fed = [
         [*p[len(prefix) :], *stem, *(i for b in own for i in b[:-1])]
         for p, stem, own in zip(prompts, stems, branches, strict=True)
     ]
+    rooms = [0 if any(tail) else len(own) - len(stem) - 1 for own, stem, tail in zip(fed, stems, tails, strict=True)]
+    groups = _alike(fed, rooms)
+    sizes = [n + sum(len(fed[p]) - n for p in members) for members, n in groups]
     scores: list[list[float]] = [[] for _ in prompts]
-    order = sorted(range(len(fed)), key=lambda p: (len(fed[p]), p))
-    for chunk in _chunks(order, [len(fed[p]) for p in order], max(BATCH_TOKENS, 4 * len(prefix))):
-        tails = [[len(b) - 1 for b in branches[p]] for p in chunk]
-        hidden_NC, _ = _forward(loaded, [fed[p] for p in chunk], prefix, tails)
-        ends = torch.tensor([len(fed[p]) for p in chunk]).cumsum(0).tolist()
+    order = sorted(range(len(groups)), key=lambda g: (sizes[g], groups[g][0][0]))
+    for chunk in _chunks(order, [sizes[g] for g in order], max(BATCH_TOKENS, 4 * len(prefix))):
+        documents: list[list[int]] = []
+        forks: list[list[int]] = []
         places: list[int] = []  # of the hidden states that predict, by token of every branch
         targets: list[int] = []
-        for p, end, tail in zip(chunk, ends, tails, strict=True):
-            at = len(prefix) + end - sum(tail)
-            question = at - 1
-            places += range(question - len(stems[p]), question)
-            targets += stems[p]
-            for branch, n in zip(branches[p], tail, strict=True):
-                places += [question, *range(at, at + n)]
-                targets += branch
-                at += n
+        asked: list[int] = []
+        at = len(prefix)
+        for members, n in (groups[g] for g in chunk):
+            documents.append([*fed[members[0]][:n], *(i for p in members for i in fed[p][n:])])
+            forks.append([len(fed[p]) - n for p in members] if n else tails[members[0]])
+            at += n
+            for p in members:
+                at += len(fed[p]) - n - sum(tails[p])
+                question = at - 1
+                places += range(question - len(stems[p]), question)
+                targets += stems[p]
+                for branch, tail in zip(branches[p], tails[p], strict=True):
+                    places += [question, *range(at, at + tail)]
+                    targets += branch
+                    at += tail
+            asked += members
+        hidden_NC, _ = _forward(loaded, documents, prefix, forks)
         found = iter(_chosen_logprobs(loaded, hidden_NC, places, targets))
         values: list[list[float]] = []
-        for p in chunk:
+        for p in asked:
             stem = [next(found) for _ in stems[p]]
             values.append([math.fsum([*stem, *(next(found) for _ in branch)]) for branch in branches[p]])
-        for p, value in zip(chunk, values, strict=True):
+        for p, value in zip(asked, values, strict=True):
             scores[p] = value
         if done:
-            done(chunk, values)
+            done(asked, values)
         if progress:
-            progress(len(chunk) / len(fed))
+            progress(len(asked) / len(fed))
     return scores
 
 
+def _alike(texts: Sequence[list[int]], rooms: Sequence[int]) -> list[tuple[list[int], int]]:
+    """(texts, tokens that all of them begin with); a text that nothing is saved with stands alone, with 0.
+
+    rooms: how much of each text may be shared.
+    """
+    groups: list[tuple[list[int], int]] = []
+    for p in sorted(range(len(texts)), key=lambda p: (texts[p], p)):  # those that begin alike are neighbours
+        if groups:
+            before, n = groups[-1]
+            shared = min(n_same(texts[p], texts[before[0]]), rooms[p], n or rooms[before[0]])
+            ends = sum(len(texts[m]) - shared for m in [*before, p])
+            if shared >= SMALLEST_SHARED and shared * len(before) > n * (len(before) - 1) and ends <= MAX_BRANCHES:
+                groups[-1] = [*before, p], shared
+                continue
+        groups.append(([p], 0))
+    return groups
+
+
 ROUND = 32  # documents are filled up to a multiple of it: libraries keep code for every shape they have met
-MAX_BRANCHES = 1024  # tokens of the branches of one stem that are read together: bounds the mask
 
 
 @torch.inference_mode()
