@@ -91,9 +91,10 @@ def test_weights_changes_and_other_stages_are_written_out() -> None:
         "mixture": {"mine": 0.5, "replay": 0.3, "chats": 0.2},
         "changes": [{"at": 0.5, "mixture": {"mine": 0.6, "replay": 0.4}}],
         "loss_weight": {"replay": 2.0},
+        "tokens": "10k",
     }
     found = with_family_data(recipe(sources=sources, stages=[stage]))
-    assert found.sources["chats-chats"].kind == "chat" and found.sources["replay-web"].from_ == "hf:own/web"
+    assert found.sources["chats-chats"].kind == "chat" and found.sources["replay-web"].from_ == "hf:own/web?bytes=14400"
     assert found.stages[0].changes[0].mixture["replay-web"] == pytest.approx(0.24)
     assert sum(w for n, w in found.stages[0].loss_weight.items()) == pytest.approx(2.0)
     assert with_family_data(found) is found
@@ -121,6 +122,16 @@ def test_what_cannot_be_had_is_refused_with_the_remedy() -> None:
 def test_a_blend_takes_only_as_many_files_as_it_can_use() -> None:
     stage = {"objective": "cpt", "blend": {"domain": 0.8}, "tokens": "100k"}
     assert with_family_data(recipe(stages=[stage])).sources["replay-web"].from_ == "hf:own/web?bytes=72000"
+
+
+def test_a_whole_repository_is_never_fetched_by_accident(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {"objective": "cpt", "mixture": {"mine": 0.8, "replay": 0.2}}
+    with pytest.raises(BessemerError, match="it may hold terabytes") as found:
+        with_family_data(recipe(stages=[stage]))
+    assert "stages.tokens" in found.value.fix
+    (home / "own" / "web").mkdir(parents=True)
+    monkeypatch.setenv("BESSEMER_MIRROR", str(home))  # a copy of the user's own is there already
+    assert with_family_data(recipe(stages=[stage])).sources["replay-web"].from_ == "hf:own/web"
 
 
 @pytest.mark.usefixtures("home")

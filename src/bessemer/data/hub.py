@@ -6,7 +6,6 @@ The README's front matter decides (`configs:`); without one, file and folder nam
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -44,10 +43,10 @@ def fetch(address: str, where: str) -> tuple[Path, list[str]]:
         raise BessemerError(
             f"{address!r} is no repository", where=where, fix="write hf:owner/name[@revision][/path-or-split][?bytes=N]"
         )
-    if mirror := _mirror(match["id"]):
-        names = _names_below(mirror)
-        found = choose(names, _front_matter(mirror / "README.md"), match["rest"] or "", whole, where)
-        return mirror, _sample(found, {n: (mirror / n).stat().st_size for n in found}, wanted, whole)
+    if copy := hub.mirror(match["id"]):
+        names = _names_below(copy)
+        found = choose(names, _front_matter(copy / "README.md"), match["rest"] or "", whole, where)
+        return copy, _sample(found, {n: (copy / n).stat().st_size for n in found}, wanted, whole)
     address = whole
     revision = match["revision"]
     name = f"hf:{match['id']}@{revision}" if revision else f"hf:{match['id']}"
@@ -56,11 +55,6 @@ def fetch(address: str, where: str) -> tuple[Path, list[str]]:
     names = choose(repository.files, _front_matter(readme), match["rest"] or "", address, where)
     names = _sample(names, {f.name: f.n_bytes for f in repository.facts}, wanted, address)
     return repository.download(names), names
-
-
-def _mirror(repository: str) -> Path | None:
-    folder = Path(os.environ.get("BESSEMER_MIRROR", "")).expanduser() / repository
-    return folder if os.environ.get("BESSEMER_MIRROR") and folder.is_dir() else None
 
 
 def _names_below(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,13 @@ class Repository:
                 raise FileNotFoundError("HF_HUB_OFFLINE is set and the file is not in the cache")
             url = hf_hub_url(self.id, file.name, revision=self.commit, repo_type=self.kind)
             http_get(url, out, resume_size=there, headers=build_hf_headers(), expected_size=file.n_bytes)  # type: ignore[arg-type]
+
+
+def mirror(repository: str) -> Path | None:
+    """The folder below BESSEMER_MIRROR that stands for a repository (owner/name); None without one."""
+    root = os.environ.get("BESSEMER_MIRROR")
+    folder = Path(root).expanduser() / repository if root else None
+    return folder if folder and folder.is_dir() else None
 
 
 def pin(address: str, repository: str, revision: str | None, kind: Kind) -> Repository:

@@ -7,10 +7,12 @@ the recipe after that, so every part has its own digest, tokens and epochs.
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue
+from bessemer.families import catalogue, hub
 from bessemer.families.schema import Data, Part
 from bessemer.recipe.load import parse_recipe
 from bessemer.recipe.schema import Recipe, is_family
@@ -39,7 +41,7 @@ def with_family_data(recipe: Recipe) -> Recipe:
             )
         kept = {k: v for k, v in values["sources"].pop(name).items() if k not in {"from", "kind"}}
         for part in (p for p in data.parts if p.name in shares):
-            text = {"from": _address(part, _tokens(recipe, name) * shares[part.name]), "kind": part.kind}
+            text = {"from": _address(part, _tokens(recipe, name) * shares[part.name], where), "kind": part.kind}
             values["sources"][f"{name}-{part.name}"] = {"category": name} | kept | text
         for stage in values["stages"]:
             for mixed in (stage, *stage.get("changes", [])):
@@ -99,8 +101,17 @@ def _tokens(recipe: Recipe, name: str) -> float:
     return total
 
 
-def _address(part: Part, tokens: float) -> str:
+def _address(part: Part, tokens: float, where: str) -> str:
     """Of a hub repository only as many files as are needed: some of them hold terabytes."""
-    if not part.from_.startswith("hf:") or not tokens:
+    if not part.from_.startswith("hf:"):
         return part.from_
-    return f"{part.from_}?bytes={round(tokens * BYTES_PER_TOKEN)}"
+    if tokens:
+        return f"{part.from_}?bytes={round(tokens * BYTES_PER_TOKEN)}"
+    repository = re.match(r"hf:([\w.-]+/[\w.-]+)", part.from_)
+    if repository and hub.mirror(repository[1]):
+        return part.from_
+    raise BessemerError(
+        f"how much of {part.from_} is needed is not known, and it may hold terabytes",
+        where=where,
+        fix="say how long the stages are (stages.tokens), or keep a copy of your own below BESSEMER_MIRROR",
+    )
