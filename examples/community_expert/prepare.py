@@ -16,6 +16,7 @@ import yaml
 
 from bessemer.data.curate.near import near_duplicates
 from bessemer.data.moderation import clean
+from bessemer.data.sources import Source
 from bessemer.files import sha256_text
 
 Row = dict[str, Any]
@@ -137,9 +138,11 @@ def data_recipe(data: Path, out: Path, name: str, n_labels: int | None, twins: i
     """n_labels: of each task, drawn at random; None takes all."""
     folder = out / "data"
     logs: Row = {}
+    held_out = set() if n_labels is None else {i.meta["comment"] for i in Source("dataset:expert@1/test", "chat")}
     for task_name, (_, policy, rule, *_rest) in TASKS.items():
         rows = read(folder / f"{task_name}-train.jsonl")
-        if n_labels is not None:
+        if n_labels is not None:  # every arm is asked the test twins of the whole data
+            rows = [r for r in rows if f"{policy}:{r['id']}" not in held_out]
             rows = random.Random(f"{task_name} {n_labels}").sample(rows, min(n_labels, len(rows)))
         path = write(folder / f"{name}-{task_name}.jsonl", rows)
         logs[policy] = {"from": str(path), "columns": {"action": "label"}, "rule": rule}
