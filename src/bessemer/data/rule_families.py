@@ -61,6 +61,8 @@ def family(name: str) -> Family | None:
     if not name.startswith(NAMES):
         return families().get(name)
     word = name.removeprefix(NAMES)
+    if words_of(word) != {word}:
+        return None
     return Family(name, lambda text: word in words_of(text), tuple(w.format(word) for w in NAMING))
 
 

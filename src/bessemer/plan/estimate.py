@@ -200,7 +200,8 @@ def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]
         precision = str(trainable.loaded.machine.dtype).removeprefix("torch.")
         optimizer = make_optimizer(trainable, stage)
         times: list[float] = []
-        for step in [0, *(data.n_steps * i // MEASURED for i in range(min(MEASURED, data.n_steps)))]:
+        n = min(MEASURED, data.n_steps)
+        for step in [0, *(data.n_steps * i // n for i in range(n))]:
             start = time.perf_counter()
             train_step(trainable, optimizer, data.batch(step), stage.objective, 1e-9, stage.clip)
             times.append(time.perf_counter() - start)
