@@ -63,7 +63,7 @@ def data(tmp_path: Path) -> Path:
         write(path, [{"text": comment(rng)} for _ in range(n)])
     general = folder / "general"
     write(general / "web_pages.jsonl", [{"text": sentence(rng, OTHERS)} for _ in range(30)])
-    write(general / "gsm8k_train.jsonl", [{"question": comment(rng), "answer": str(i)} for i in range(150)])
+    write(general / "gsm8k_train.jsonl", [{"question": comment(rng), "answer": str(i)} for i in range(400)])
     pairs = [{"sentence_good": comment(rng), "sentence_bad": comment(rng), "UID": f"u{i % 8}"} for i in range(160)]
     write(general / "blimp_half.jsonl", pairs)
     for name in ("wikipedia.txt", "wikitext2_valid.txt"):
@@ -80,8 +80,8 @@ def test_the_proof_runs_and_goes_on(
     monkeypatch.setattr(example, "START", str(tiny_model))
     monkeypatch.setattr(measure, "N_CITE", 40)
     monkeypatch.setattr(example, "READ", 8000)
-    monkeypatch.setattr(example, "FULL", 100)
-    monkeypatch.setattr(example, "FEW", 60)
+    monkeypatch.setattr(example, "FULL", {"twins": 100, "named": 40})
+    monkeypatch.setattr(example, "FEW", {"twins": 60})
     monkeypatch.setattr(measure, "LABELS", (100,))
     out = tmp_path / "out"
     command = ["run.py", "--data", str(data), "--out", str(out), "--seeds", "1", "2"]

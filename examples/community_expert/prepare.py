@@ -23,6 +23,7 @@ Row = dict[str, Any]
 POLICIES = Path(__file__).parent / "policies"
 DEVELOPMENT = 0.1  # share of the training files that only chooses
 MOST_TEST = 2000  # comments of a test; the same ones for every arm
+N_SUMS = 150  # that test what is kept
 UNSEEN = ("S", "H", "V", "HR", "SH")  # flags, in the order of the rules of policies/unseen.yaml
 
 # task -> (folder, policy, rule, which label breaks the rule, what must stay on one side)
@@ -105,9 +106,11 @@ def write_general(data: Path, folder: Path) -> None:
         if i % 4 == 0
     ]
     task(folder, "minimal-pairs", "pairs", pairs)
-    sums = rng.sample(read(data / "gsm8k_train.jsonl"), 150)
-    texts = [{"id": str(i), "text": f"{r['question']}\n{r['answer']}"} for i, r in enumerate(sums)]
-    task(folder, "maths", "perplexity", texts)
+    rows = read(data / "gsm8k_train.jsonl")
+    sums = [{"id": str(i), "text": f"{r['question']}\n{r['answer']}"} for i, r in enumerate(rows)]
+    tested = rng.sample(sums, N_SUMS)
+    task(folder, "maths", "perplexity", tested)
+    write(folder / "sums.jsonl", [s for s in sums if s not in tested])  # for replay
 
 
 def _pieces(path: Path, size: int) -> list[Row]:
@@ -134,7 +137,7 @@ def write_wordings(folder: Path) -> list[str]:
     return paths
 
 
-def data_recipe(data: Path, out: Path, name: str, n_labels: int | None, twins: int, per_comment: int) -> Row:
+def data_recipe(data: Path, out: Path, name: str, n_labels: int | None, computed: Row, per_comment: int) -> Row:
     """n_labels: of each task, drawn at random; None takes all."""
     folder = out / "data"
     logs: Row = {}
@@ -151,7 +154,7 @@ def data_recipe(data: Path, out: Path, name: str, n_labels: int | None, twins: i
         "logs": logs,
         "comments": {"reddit": {"from": str(data / "moderation" / "reddit_comments" / "train.jsonl")}},
         "policies": write_wordings(folder),
-        "computed": {"twins": twins, "held_out": 1000},
+        "computed": {**computed, "held_out": 1000},
         "split": {"validation": 0.01, "test": 0.06},
         "per_comment": per_comment,
         "leak": 0.6 if n_labels else 0.55,

@@ -36,7 +36,8 @@ from bessemer.track.screen import Screen
 Row = dict[str, Any]
 START = "smollm2-135m@post"
 READ = 50_000  # tokens of continued pre-training
-FULL, FEW = 10_000, 2500  # twins under computed rules: in the main data set, in those of few labels
+FULL = {"twins": 10_000, "named": 4000}  # under computed rules: in the main data set, in those of few labels
+FEW = {"twins": 2500, "named": 1000}
 PER_COMMENT = 5  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?)
 ARMS: dict[str, tuple[str, bool, bool]] = {
@@ -53,9 +54,10 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
         "encyclopedia": {"from": str(out / "data" / "replay.jsonl"), "role": "general"},
         "docstrings": {"from": "bessemer:python/docstrings", "role": "general"},
         "questions": {"from": "bessemer:python/questions", "kind": "chat", "role": "general"},
+        "sums": {"from": str(out / "data" / "sums.jsonl"), "role": "general"},
     }
     texts = {"encyclopedia": 0.15, "docstrings": 0.1} if replay else {}
-    old = {"encyclopedia": 0.05, "docstrings": 0.04, "questions": 0.015} if replay else {}
+    old = {"encyclopedia": 0.04, "docstrings": 0.03, "sums": 0.02, "questions": 0.015} if replay else {}
     first = {
         "objective": "cpt",
         "mixture": {"texts": 1 - sum(texts.values()), **texts},
@@ -74,7 +76,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
     if replay:
         tune |= {
             "general": "start",
-            "loss_weight": {"rules": 1, "encyclopedia": 1, "docstrings": 1, "questions": 1},
+            "loss_weight": dict.fromkeys(["rules", *old], 1),
         }
     return {
         "name": name,

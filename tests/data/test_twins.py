@@ -68,6 +68,16 @@ def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
         ("list", "1. first", "version 1.5"),
         ("first-person", "I'm here", "It is here"),
         ("repeats", "The the cat", "the cathedral"),
+        ("colons", "note: this", "at 10:30"),
+        ("dashes", "so - no", "well-known"),
+        ("hyphens", "well-known", "so - no"),
+        ("apostrophes", "it's", "its 'own'"),
+        ("years", "in 1999", "in 19999"),
+        ("clock", "at 3pm", "3 people"),
+        ("small-i", "so i went", "So I went, i.e. gone"),
+        ("names", "so Peter went", "Peter went"),
+        ("question-end", "so? why?", "so? no."),
+        ("long-words", "a consequence", "a short one"),
     ],
 )
 def test_what_counted_families_count(name: str, breaks: str, keeps: str) -> None:
@@ -96,4 +106,7 @@ def test_named_words_are_true_balanced_and_never_those_of_a_tested_rule(seed: in
 def test_words_that_a_rule_may_name() -> None:
     assert words_of("Don't SHOUT, it's the Anvil-maker's 2nd one") == {"shout", "the", "anvil", "one"}
     assert family("word:anvil") is not None
-    assert not any(map(family, ("nothing-like-it", "word:", "word:It", "word:two words")))
+    two = family("word:anvil+flue")
+    assert two is not None and "No anvil or flue here." in two.wordings
+    assert two.breaks("An Anvil.") and two.breaks("the flue") and not two.breaks("anvils")
+    assert not any(map(family, ("nothing-like-it", "word:", "word:It", "word:two words", "word:a+anvil", "word:anvil+")))

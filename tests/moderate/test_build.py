@@ -123,6 +123,7 @@ def test_named_words_are_trained_only(tmp_path: Path) -> None:
     assert {name for name, items in named.items() if items} == {"train"} and len(named["train"]) > 100
     for item in named["train"]:
         assert rule_reward(item, item.messages[-1].content) == 1.0
+    assert 0.2 < sum("+" in str(i.meta["rule"]) for i in named["train"]) / len(named["train"]) < 0.6
     yes, no = built.report["splits"]["train"]["rules"]["a named word"]
     assert yes == no == len(named["train"]) // 2
 

@@ -19,7 +19,7 @@ import yaml
 Truth = Callable[[str], bool]
 FILE = Path(__file__).with_name("rule_families.yaml")
 _WORD = re.compile(r"\b[a-z]{3,}\b(?!['’])")
-NAMES = "word:"  # before the word, in the name of a rule that names one
+NAMES = "word:"  # before the words, in the name of a rule that names one or two: word:trains, word:trains+rain
 NAMING = (
     "Do not write {}.",
     "No {} here.",
@@ -28,6 +28,9 @@ NAMING = (
     "Leave {} out.",
     "Comments about {} are banned.",
     "Whoever writes {} is banned.",
+    "Nothing about {} here.",
+    "Keep {} out of this thread.",
+    "Posts that say {} get removed.",
 )
 
 
@@ -57,13 +60,15 @@ def families() -> dict[str, Family]:
 
 
 def family(name: str) -> Family | None:
-    """One of the file's, or the rule that names a word (`word:trains`); None where there is no such family."""
+    """One of the file's, or the rule that names words (`word:trains+rain`); None where there is no such family."""
     if not name.startswith(NAMES):
         return families().get(name)
-    word = name.removeprefix(NAMES)
-    if words_of(word) != {word}:
+    words = name.removeprefix(NAMES).split("+")
+    if any(words_of(word) != {word} for word in words):
         return None
-    return Family(name, lambda text: word in words_of(text), tuple(w.format(word) for w in NAMING))
+    return Family(
+        name, lambda text: not words_of(text).isdisjoint(words), tuple(w.format(" or ".join(words)) for w in NAMING)
+    )
 
 
 def words_of(text: str) -> set[str]:

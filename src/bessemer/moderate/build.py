@@ -11,7 +11,7 @@ from typing import Any
 from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
 from bessemer.data.moderation import RuleText, example
-from bessemer.data.rule_families import FILE, NAMES, families, family
+from bessemer.data.rule_families import FILE, NAMES, families, family, words_of
 from bessemer.data.twins import Truths, balance, choose_named, choose_twins
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, sha256_file, sha256_text
@@ -244,13 +244,24 @@ def _computed(
 def _named(
     comments: Sequence[Pooled], unseen: Sequence[str], recipe: ModerationRecipe, rng: random.Random
 ) -> list[Twin]:
-    """Comments under two rules that each name a word; never one that breaks a rule which is only for tests."""
+    """Comments under two rules that name a word, half of them a second one that the comment does not hold.
+
+    Never a word that breaks a rule which is only for tests.
+    """
     fewest, most = recipe.computed.words
     usable = {c.id: c for c in comments if fewest <= len(c.text.split()) <= most}
     tested = [families()[name] for name in unseen]
     texts = [(c.id, c.text) for c in usable.values()]
     twins = choose_named(texts, recipe.computed.named, rng, lambda word: any(f.breaks(word) for f in tested))
-    return [(usable[key], ("", NAMES + word), ("", NAMES + other)) for key, word, other in twins]
+    words = sorted({word for _, word, _ in twins})
+
+    def rule(comment: Pooled, word: str) -> Key:
+        second = rng.choice(words)
+        if rng.random() < 0.5 or second == word or second in words_of(comment.text):
+            return "", NAMES + word
+        return "", NAMES + "+".join(rng.sample((word, second), 2))
+
+    return [(usable[key], rule(usable[key], word), rule(usable[key], other)) for key, word, other in twins]
 
 
 def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:
