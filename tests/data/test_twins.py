@@ -109,4 +109,6 @@ def test_words_that_a_rule_may_name() -> None:
     two = family("word:anvil+flue")
     assert two is not None and "No anvil or flue here." in two.wordings
     assert two.breaks("An Anvil.") and two.breaks("the flue") and not two.breaks("anvils")
-    assert not any(map(family, ("nothing-like-it", "word:", "word:It", "word:two words", "word:a+anvil", "word:anvil+")))
+    assert not any(
+        map(family, ("nothing-like-it", "word:", "word:It", "word:two words", "word:a+anvil", "word:anvil+"))
+    )
