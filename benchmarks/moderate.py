@@ -1,7 +1,7 @@
 """Moderation: rules of a comment in one pass beside separate passes; a server under load; its memory; attacks.
 
     python benchmarks/moderate.py RELEASE [--parts passes load memory start attacks] [--policy POLICY.yaml]
-                                  [--comments 64] [--rounds 3] [--clients 50] [--requests 10000]
+                                  [--comments 16] [--rounds 3] [--clients 50] [--requests 10000]
 
 passes:  ten rules on one comment. Here: `Judge`, tokenizing included, a comment at a time and sixteen at a time. There:
          transformers' own model of the same files in the same precision, one forward pass a rule
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("release")
     parser.add_argument("--parts", nargs="+", default=["passes", "load", "memory", "start", "attacks"])
     parser.add_argument("--policy")
-    parser.add_argument("--comments", type=int, default=64)
+    parser.add_argument("--comments", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--each", type=int, default=10)
@@ -256,21 +256,27 @@ def main() -> None:
     policy = load_policy(asked.policy) if asked.policy else ten_rules()
     release = open_release(asked.release)
     comments = sentences(asked.comments)
-    found: Json = {"release": release.reference, "digest": release.digest, "policy": policy.digest}
+    found: Json = {}
+
+    def tell(**facts: Any) -> None:  # as soon as it is known: the parts take minutes each
+        found.update(facts)
+        print(json.dumps(facts), file=sys.stderr, flush=True)
+
+    tell(release=release.reference, digest=release.digest, policy=policy.digest)
     if "passes" in asked.parts:
-        found["passes"] = passes(release.path, release.manifest["end_of_text"], policy, comments, asked.rounds)
+        tell(passes=passes(release.path, release.manifest["end_of_text"], policy, comments, asked.rounds))
     if set(asked.parts) & {"load", "memory", "start", "attacks"}:
         with server(release.reference, policy) as (url, pid, begun):
             with client(url) as http:
                 assert http.post("/v1/moderations", json={"input": comments[0]}).status_code == 200
-                found["start_s"] = round(time.perf_counter() - begun, 2)
+                tell(start_s=round(time.perf_counter() - begun, 2))
                 if "attacks" in asked.parts:
                     rate, n = attack_rate(http, comments[:8])
-                    found["attacks"] = {"turned": round(rate, 4), "findings": n}
+                    tell(attacks={"turned": round(rate, 4), "findings": n})
             if "load" in asked.parts:
-                found["load"] = load_test(url, comments, asked.clients, asked.each)
+                tell(load=load_test(url, comments, asked.clients, asked.each))
             if "memory" in asked.parts:
-                found["memory"] = memory(url, pid, comments, asked.requests, asked.clients)
+                tell(memory=memory(url, pid, comments, asked.requests, asked.clients))
     print(json.dumps(found, indent=2))
 
 

@@ -46,7 +46,10 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def labelled(data: Path, task: str) -> tuple[list[Row], list[Row]]:
-    """(training, test) rows: id, text, group, label (1: broken). Training rows like a test comment are left out."""
+    """(training, test) rows: id, text, group, label (1: broken). Training rows like a test comment are left out.
+
+    Test comments that are alike are one group: intervals must not count a copy as another comment.
+    """
     folder, _, _, broken, group = TASKS[task]
     sides: list[list[Row]] = []
     for side in ("train", "val"):
@@ -65,6 +68,8 @@ def labelled(data: Path, task: str) -> tuple[list[Row], list[Row]]:
     train, test = sides
     alike = near_duplicates([clean(r["text"]) for r in [*test, *train]], jaccard=0.8, words=2).tolist()
     held_out = set(alike[: len(test)])
+    for row, label in zip(test, alike, strict=False):
+        row["group"] = row["group"] or f"{task}:like {label}"
     return [r for r, label in zip(train, alike[len(test) :], strict=True) if label not in held_out], test
 
 

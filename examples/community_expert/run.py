@@ -36,7 +36,7 @@ from bessemer.track.screen import Screen
 Row = dict[str, Any]
 START = "smollm2-135m@post"
 READ = 50_000  # tokens of continued pre-training
-FULL = {"twins": 10_000, "named": 4000}  # under computed rules: in the main data set, in those of few labels
+FULL = {"twins": 10_000, "named": 3000}  # under computed rules: in the main data set, in those of few labels
 FEW = {"twins": 2500, "named": 1000}
 PER_COMMENT = 5  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?)

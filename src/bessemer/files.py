@@ -11,6 +11,7 @@ import mmap
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -226,7 +227,7 @@ def check_files(folder: Path, expected: dict[str, dict[str, Any]], *, fix: str) 
 
 def need_writable(folder: Path) -> None:
     """Raises BessemerError when files cannot be created in `folder` (made when missing)."""
-    probe = folder / f".write-test-{os.getpid()}"
+    probe = folder / f".write-test-{os.getpid()}-{threading.get_ident()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -180,7 +180,7 @@ def _logged(
             yes[rule] += 1
             removed.append((comment, rule))
     approved = [c for c in labelled if not c.broken and c.kept]
-    approved.sort(key=lambda c: not c.hard)  # stable: hard ones first, else as shuffled
+    approved = _alternating([c for c in approved if c.hard], [c for c in approved if not c.hard])
     used: set[str] = set()
     yield from _approved(approved, used, APPROVED, trained, rng, yes, no)
     for comment, break_it in removed:
@@ -192,6 +192,12 @@ def _logged(
         no[keep_it] += 1
         yield comment, break_it, keep_it
     yield from _approved(approved, used, 1, trained, rng, yes, no)  # where no removed comment was left to keep a rule
+
+
+def _alternating(one: Sequence[Pooled], other: Sequence[Pooled]) -> list[Pooled]:
+    """Hard cases and usual ones in turn, while there are both: of hard ones alone a model learns no usual case."""
+    n = min(len(one), len(other))
+    return [*(c for pair in zip(one[:n], other[:n], strict=True) for c in pair), *one[n:], *other[n:]]
 
 
 def _approved(

@@ -9,7 +9,7 @@ and volumes depend on how often rules are broken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ FORMAT = "bessemer.calibration/1"
 FOLDS = 5
 FEWEST_LABELS = 5  # of each answer, for a scale of a rule's own
 MIN_FLAGGED = 10  # comments above a threshold: below, its precision is luck
+MIN_FLAGGED_FOLD = MIN_FLAGGED * (FOLDS - 1) // FOLDS  # in a fold, which has that share of the comments
 SMALLEST_SLOPE = 0.02  # of a model that knows nothing of a rule, or has it the wrong way round
 OUTCOMES = ("remove", "queue", "allow")
 Floats = NDArray[np.float64]
@@ -72,21 +73,26 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
         )
     order = {group: i % FOLDS for i, group in enumerate(sorted(set(groups), key=sha256_text))}
     fold = np.array([order[group] for group in groups])
-    decisions: list[Decision] = [Decision("allow", ())] * len(rows)
-    for k in range(FOLDS):
-        fitted = _fit(policy, table[fold != k], marks[fold != k])
-        for i in np.flatnonzero(fold == k):
-            decisions[i] = decide(policy, table[i].tolist(), fitted)
+    folds = [_fit(policy, table[fold != k], marks[fold != k], MIN_FLAGGED_FOLD) for k in range(FOLDS)]
     final = _fit(policy, table, marks)
+    decisions = _held_out(policy, table, fold, folds)
+    precision = {rule.id: _precision(r, decisions, marks, groups) for r, rule in enumerate(policy.rules)}
+    dropped: dict[str, str] = {}
+    for rule in policy.rules:
+        found = precision[rule.id]
+        if final[rule.id].threshold is not None and found is None:
+            dropped[rule.id] = "too few held-out comments lie above the threshold to measure its precision"
+        elif final[rule.id].threshold is not None and found is not None and found["high"] < rule.precision:
+            dropped[rule.id] = "held-out comments do not reach the precision"
+    if dropped:  # what follows is about the thresholds that will be used
+        final = _without(final, dropped)
+        decisions = _held_out(policy, table, fold, [_without(fitted, dropped) for fitted in folds])
     rules = {
-        rule.id: _rule_facts(policy, r, final[rule.id], table, marks, decisions, groups)
+        rule.id: _rule_facts(policy, r, final[rule.id], marks, decisions, groups)
+        | {"precision": precision[rule.id]}
+        | ({"why": dropped[rule.id]} if rule.id in dropped else {})
         for r, rule in enumerate(policy.rules)
     }
-    for name, facts in rules.items():
-        found = facts["precision"]
-        wanted = next(rule.precision for rule in policy.rules if rule.id == name)
-        if facts["threshold"] is not None and found is not None and found["high"] < wanted:
-            facts |= {"threshold": None, "why": "held-out comments do not reach the precision"}
     volumes = {o: share([d.outcome == o for d in decisions], groups).as_dict() for o in OUTCOMES}
     facts = {
         "format": FORMAT,
@@ -117,7 +123,7 @@ def _mark(label: bool | None) -> int:
     return -1 if label is None else int(label)
 
 
-def _fit(policy: Policy, table: Floats, marks: NDArray[Any]) -> dict[str, Measured]:
+def _fit(policy: Policy, table: Floats, marks: NDArray[Any], min_flagged: int = MIN_FLAGGED) -> dict[str, Measured]:
     known = marks >= 0
     together = fit_scale(table[known], marks[known] == 1) if (marks == 1).any() and (marks == 0).any() else Scale()
     found: dict[str, Measured] = {}
@@ -127,8 +133,19 @@ def _fit(policy: Policy, table: Floats, marks: NDArray[Any]) -> dict[str, Measur
         enough = min(int(broken.sum()), int((~broken).sum())) >= FEWEST_LABELS
         scale = fit_scale(odds, broken) if enough else together
         scores = np.array([scale.score(x) for x in odds.tolist()])
-        found[rule.id] = Measured(scale, pick_threshold(scores, broken, rule.precision))
+        found[rule.id] = Measured(scale, pick_threshold(scores, broken, rule.precision, min_flagged))
     return found
+
+
+def _without(fitted: Mapping[str, Measured], dropped: Container[str]) -> dict[str, Measured]:
+    return {name: Measured(m.scale, None) if name in dropped else m for name, m in fitted.items()}
+
+
+def _held_out(
+    policy: Policy, table: Floats, fold: NDArray[np.int_], folds: Sequence[Mapping[str, Measured]]
+) -> list[Decision]:
+    """Each comment by what was fitted on the other folds."""
+    return [decide(policy, odds, folds[k]) for odds, k in zip(table.tolist(), fold.tolist(), strict=True)]
 
 
 def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Scale:
@@ -156,8 +173,10 @@ def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Sca
     return Scale(1 / max(slope, SMALLEST_SLOPE), bias)
 
 
-def pick_threshold(scores: Floats, broken: NDArray[np.bool_], precision: float) -> float | None:
-    """The smallest threshold that at least MIN_FLAGGED scores reach, with at least this precision; None without one.
+def pick_threshold(
+    scores: Floats, broken: NDArray[np.bool_], precision: float, min_flagged: int = MIN_FLAGGED
+) -> float | None:
+    """The smallest threshold that at least `min_flagged` scores reach, with at least this precision; None without one.
 
     It lies halfway to the next lower score.
     """
@@ -165,7 +184,7 @@ def pick_threshold(scores: Floats, broken: NDArray[np.bool_], precision: float) 
     ranked, right = scores[order], np.cumsum(broken[order])
     n_flagged = np.arange(1, len(ranked) + 1)
     ends = np.r_[ranked[1:] < ranked[:-1], True] if len(ranked) else np.zeros(0, np.bool_)  # ties go together
-    good = np.flatnonzero(ends & (n_flagged >= MIN_FLAGGED) & (right >= precision * n_flagged - 1e-9))
+    good = np.flatnonzero(ends & (n_flagged >= min_flagged) & (right >= precision * n_flagged - 1e-9))
     if not len(good):
         return None
     last = int(good[-1])
@@ -180,16 +199,14 @@ def _rule_facts(
     policy: Policy,
     r: int,
     final: Measured,
-    table: Floats,
     marks: NDArray[Any],
     decisions: Sequence[Decision],
     groups: Sequence[str],
 ) -> dict[str, Any]:
-    """words: the shares of broken, unsure and kept among all comments; precision and recall among the labelled."""
+    """words: the shares of broken, unsure and kept among all comments; recall among the labelled."""
     rule = policy.rules[r]
     words = [d.findings[r].word for d in decisions]
     labelled = [i for i in range(len(words)) if marks[i, r] >= 0]
-    flagged = [i for i in labelled if words[i] == "broken"]
     positive = [i for i in labelled if marks[i, r] == 1]
     held_out = [d.findings[r].score for d in decisions]
     facts: dict[str, Any] = {
@@ -199,7 +216,6 @@ def _rule_facts(
         "wanted_precision": rule.precision,
         "n_labelled": len(labelled),
         "n_broken": len(positive),
-        "precision": _among(flagged, lambda i: marks[i, r] == 1, groups),
         "recall": _among(positive, lambda i: words[i] == "broken", groups),
         "seen_by_people_or_acted_on": _among(positive, lambda i: words[i] != "kept", groups),
         "words": {w: share([x == w for x in words], groups).as_dict() for w in ("broken", "unsure", "kept")},
@@ -213,6 +229,14 @@ def _rule_facts(
             else f"no threshold reaches a precision of {rule.precision:g} on {MIN_FLAGGED} or more comments"
         )
     return facts
+
+
+def _precision(
+    r: int, decisions: Sequence[Decision], marks: NDArray[Any], groups: Sequence[str]
+) -> dict[str, float] | None:
+    """Of a rule, among the labelled comments that it was said to be broken by."""
+    flagged = [i for i, d in enumerate(decisions) if marks[i, r] >= 0 and d.findings[r].word == "broken"]
+    return _among(flagged, lambda i: marks[i, r] == 1, groups)
 
 
 def _among(places: Sequence[int], right: Callable[[int], bool], groups: Sequence[str]) -> dict[str, float] | None:

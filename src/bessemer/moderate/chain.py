@@ -72,7 +72,8 @@ class ChainLog:
     def _rotate(self) -> None:
         """The first line of a file holds the hash of the last one of the file before."""
         if self._file >= 0:
-            os.close(self._file)
+            closing, self._file = self._file, -1  # whatever fails from here on, no number is left that others may get
+            os.close(closing)
         self._number += 1
         path = self._folder / f"{self._kind}-{self._series}-{self._number:04d}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
@@ -86,10 +87,10 @@ def find_entry(folder: Path, identity: str) -> Entry:
     path = folder / f"{identity.rpartition('-')[0]}.jsonl"
     if found and path.is_file():
         with path.open("rb") as file:
-            file.seek(int(found[1]))
             try:
+                file.seek(int(found[1]))
                 entry = json.loads(file.readline())
-            except ValueError:
+            except (ValueError, OverflowError, OSError):
                 entry = {}
         if isinstance(entry, dict) and entry.get("id") == identity:
             return entry

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ from bessemer.moderate.policy import Policy
 
 Outcome = Literal["overturned", "upheld", "missed"]
 OUTCOMES = ("overturned", "upheld", "missed")
+KEY_BYTES = 32
 
 
 def decisions_folder() -> Path:
@@ -36,16 +39,28 @@ def appeals_folder() -> Path:
 
 
 def comment_key() -> bytes:
-    """The key of the hashes, made when it is missing; for this user alone."""
+    """The key of the hashes, made when it is missing; for this user alone. Raises BessemerError for a damaged one."""
     path = home() / "keys" / "decisions.key"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-    except FileExistsError:
-        pass
-    return bytes.fromhex(path.read_text().strip())
+    if not path.exists():  # it appears whole: several servers may begin at once
+        made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+        try:
+            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+    text = path.read_text().strip()
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
+        raise BessemerError(
+            f"the key of the decision log has {len(text)} characters, not {2 * KEY_BYTES} hexadecimal ones",
+            where=str(path),
+            fix="restore it from a copy; without it, appeals against older decisions cannot bring a text",
+        )
+    return bytes.fromhex(text)
 
 
 def hash_comment(text: str, key: bytes) -> str:
@@ -64,7 +79,7 @@ def decision_entry(
         "canary": canary,
         "policy": policy.reference,
         "policy_hash": policy.digest,
-        "community": comment.community or policy.community,
+        "community": _storable(comment.community or policy.community),
         "comment": hash_comment(comment.text, key),
         "action": decision.outcome if decision else "queue",
     }
@@ -75,9 +90,18 @@ def decision_entry(
         }
     if error:
         entry["error"] = error
-    if text:
-        entry["text"] = comment.text.encode(errors="replace").decode()
-    return entry
+    return entry | (_texts(comment) if text else {})
+
+
+def _texts(comment: Comment) -> dict[str, str]:
+    """A comment and what it answers, as far as there is anything."""
+    given = {"text": comment.text, "title": comment.title, "parent": comment.parent}
+    return {name: _storable(text) for name, text in given.items() if text}
+
+
+def _storable(text: str) -> str:
+    """Halves of surrogate pairs, which no file can hold, become question marks."""
+    return text.encode(errors="replace").decode()
 
 
 # -- appeals ----------------------------------------------------------------------------------------------------
@@ -91,6 +115,8 @@ def appeal(
     *,
     rules: Sequence[str] = (),
     text: str = "",
+    title: str = "",
+    parent: str = "",
     note: str = "",
     key: bytes,
 ) -> Entry:
@@ -122,16 +148,17 @@ def appeal(
         raise BessemerError(
             "the text is not the one that was decided on", where=identity, fix="send it as it was sent then"
         )
-    text = text or str(decision.get("text", ""))
+    was = {name: str(decision.get(name, "")) for name in ("text", "title", "parent")}
+    comment = Comment(text or was["text"], title or was["title"], parent or was["parent"])
     entry: Entry = {
         "at": _now(),
         "decision": identity,
         "outcome": outcome,
         "labels": dict.fromkeys(meant, outcome != "overturned"),
-        "teaches": bool(clean(text)),
+        "teaches": bool(clean(comment.text)),
         **{k: decision[k] for k in ("policy", "policy_hash", "digest", "community", "comment")},
     }
-    return _kept(log, entry, text, note)
+    return _kept(log, entry, comment, note)
 
 
 def suggestion(log: ChainLog, comment: Comment, policy: Policy, labels: Mapping[str, bool], *, digest: str, key: bytes,
@@ -145,17 +172,17 @@ def suggestion(log: ChainLog, comment: Comment, policy: Policy, labels: Mapping[
         "policy": policy.reference,
         "policy_hash": policy.digest,
         "digest": digest,
-        "community": comment.community or policy.community,
+        "community": _storable(comment.community or policy.community),
         "comment": hash_comment(comment.text, key),
     }
-    return _kept(log, entry, comment.text, note)
+    return _kept(log, entry, comment, note)
 
 
-def _kept(log: ChainLog, entry: Entry, text: str, note: str) -> Entry:
-    if clean(text):
-        entry["text"] = text.encode(errors="replace").decode()
+def _kept(log: ChainLog, entry: Entry, comment: Comment, note: str) -> Entry:
+    if clean(comment.text):
+        entry |= _texts(comment)
     if note:
-        entry["note"] = note[:2000].encode(errors="replace").decode()
+        entry["note"] = _storable(note[:2000])
     entry["id"] = log.write([entry])[0]
     return entry
 
@@ -170,6 +197,8 @@ def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
             yield {
                 "id": f"{entry['id']}/{rule}",
                 "text": entry["text"],
+                "title": entry.get("title", ""),
+                "parent": entry.get("parent", ""),
                 "community": entry["community"],
                 "rule": rule,
                 "action": "removed" if broken or overturned else "approved",

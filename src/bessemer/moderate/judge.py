@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean
 from bessemer.errors import BessemerError
@@ -18,6 +19,8 @@ from bessemer.moderate.policy import Policy, Rule
 
 PIECE_TOKENS = 512
 SMALLEST_ROOM = 64  # tokens that must be left for the comment
+MAX_PIECES = 64  # of a comment: 32,000 tokens, such as 10,000 characters of Chinese
+MAX_PROMPTS = 1000  # pieces times rules, which bounds what one comment costs
 KNOWN_POLICIES = 1000
 
 
@@ -35,8 +38,9 @@ class Question:
 
     pieces: tuple[tuple[tuple[int, ...], ...], ...]
 
-    @property
+    @cached_property
     def n_tokens(self) -> int:
+        """Of all prompts; what they share is counted each time."""
         return sum(len(p) for prompts in self.pieces for p in prompts)
 
 
@@ -58,19 +62,22 @@ class Judge:
 
         Raises CommentError when the comment has no text or is too long.
         """
-        if len(comment.text) > MAX_CHARACTERS:
-            raise CommentError(
-                "comment_too_long",
-                f"the comment has {len(comment.text):,} characters; at most {MAX_CHARACTERS:,} are judged",
-                "send the part that people see",
-            )
+        _need_short(comment.text)
         comment = replace(comment, community=comment.community or policy.community)
         text = clean(comment.text)
+        _need_short(text)  # one character may stand for many
         if not text:
             raise CommentError("comment_empty", "the comment has no text that anyone can see", "send some text")
         room = self._room(policy, comment)
         rules = [rule.read for rule in policy.rules]
         texts = self._pieces(text, room)
+        if len(texts) > MAX_PIECES or len(texts) * len(rules) > MAX_PROMPTS:
+            raise CommentError(
+                "comment_too_long",
+                f"the comment makes {len(texts)} pieces of {room} tokens; at most "
+                f"{min(MAX_PIECES, MAX_PROMPTS // len(rules))} are judged under {len(rules)} rules",
+                "send the part that people see, or ask about fewer rules",
+            )
         return Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
 
     def odds(self, questions: Sequence[Question], progress: Progress | None = None) -> list[list[float]]:
@@ -112,3 +119,12 @@ class Judge:
             *self._pieces(text[:cut].strip() or text[:cut], room),
             *self._pieces(text[cut:].strip() or text[cut:], room),
         ]
+
+
+def _need_short(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise CommentError(
+            "comment_too_long",
+            f"the comment has {len(text):,} characters; at most {MAX_CHARACTERS:,} are judged",
+            "send the part that people see",
+        )

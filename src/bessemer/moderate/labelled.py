@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from bessemer.data.formats import BadRow, rows
@@ -31,9 +31,10 @@ def read_rows(
     """Every comment of a file. labels: each row must have some.
 
     A row's labels are `labels: {rule: true}`, or `broken: [rule, ...]` (all others are kept), or `rule` with `label` or
-    `action`. Raises BessemerError with file and line for a row that says nothing usable, or when there is no row.
+    `action`. Rows of one id and text are one comment with the labels of all, as `bessemer review import` writes them.
+    Raises BessemerError with file and line for a row that says nothing usable, or when there is no row.
     """
-    found = list(_read(address, policy, columns or {}, labels))
+    found = _merged(_read(address, policy, columns or {}, labels), address)
     if not found:
         raise BessemerError("there are no comments", where=address, fix="give a file with one comment a row")
     return found
@@ -62,6 +63,22 @@ def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool
                 identity = values.get("id")
                 name = place if identity in (None, "") else str(identity)
                 yield Row(name, comment_of(values), labels, _removed(values), str(values.get("group") or name))
+
+
+def _merged(rows: Iterator[Row], address: str) -> list[Row]:
+    known: dict[tuple[str, Comment], Row] = {}
+    for row in rows:
+        old = known.setdefault((row.id, row.comment), row)
+        if old is row:
+            continue
+        torn = [rule for rule, mark in row.labels.items() if old.labels.get(rule, mark) != mark]
+        if torn:
+            raise BessemerError(
+                f"the comment {row.id!r} both breaks and keeps {torn[0]!r}", where=address, fix="keep one of the rows"
+            )
+        removed = old.removed if row.removed is None else row.removed or bool(old.removed)
+        known[row.id, row.comment] = replace(old, labels={**old.labels, **row.labels}, removed=removed)
+    return list(known.values())
 
 
 def _labels(values: Mapping[str, Any], policy: Policy, place: str) -> dict[str, bool]:

@@ -98,8 +98,9 @@ def _case(
             where=place,
             fix=f"known: {', '.join(sorted(OVERTURNED | UPHELD))}",
         )
-    broken = final != (appeal in OVERTURNED)
-    return Case(identity, comment, text, rule, broken, hard=not broken and (first or bool(rule)), time=at, group=group)
+    broken = final and appeal not in OVERTURNED  # a log may hold the decision from before the appeal, or after it
+    reported = bool(values.get("rule"))  # a log about one rule names it in no row
+    return Case(identity, comment, text, rule, broken, hard=not broken and (first or reported), time=at, group=group)
 
 
 def _word(value: Any) -> str:

@@ -242,20 +242,27 @@ def store(policy: Policy) -> Path:
 def list_stored() -> list[Policy]:
     """By name, and by when they were stored."""
     paths = (home() / "policies").glob("*/*/policy.json")
-    return [_read(p) for p in sorted(paths, key=lambda p: (p.parent.parent.name, p.stat().st_mtime_ns))]
+    return [_read(p) for p in sorted(paths, key=lambda p: (p.parent.parent.name, _age(p)))]
 
 
 def stored(reference: str) -> Policy:
-    """`name@version`, or `name` for the version stored last. Raises BessemerError when there is none."""
+    """`name@version`, or `name` for the version stored last. Reads no other policy.
+
+    Raises BessemerError when there is none, or it was changed.
+    """
     name, _, version = reference.partition("@")
-    known = [p for p in list_stored() if p.name == name] if re.fullmatch(_NAME, name) else []
-    found = [p for p in known if p.version == version] if version else known[-1:]
+    folder = home() / "policies"
+    known = sorted((folder / name).glob("*/policy.json"), key=_age) if re.fullmatch(_NAME, name) else []
+    found = [path for path in known if path.parent.name == version] if version else known[-1:]
     if not found:
-        listed = ", ".join(p.reference for p in list_stored()) or "none yet; `bessemer policy add FILE` stores one"
-        raise BessemerError(
-            f"there is no policy {reference[:80]!r}", where=str(home() / "policies"), fix=f"stored: {listed}"
-        )
-    return found[0]
+        names = sorted(f"{p.parent.parent.name}@{p.parent.name}" for p in folder.glob("*/*/policy.json"))
+        listed = ", ".join(names) or "none yet; `bessemer policy add FILE` stores one"
+        raise BessemerError(f"there is no policy {reference[:80]!r}", where=str(folder), fix=f"stored: {listed}")
+    return _read(found[0])
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _read(path: Path) -> Policy:

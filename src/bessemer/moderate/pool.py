@@ -124,7 +124,11 @@ def _rules_of(comments: Sequence[Pooled]) -> dict[str, set[tuple[str, str]]]:
 
 
 def _complete(comment: Pooled, rules: Mapping[str, set[tuple[str, str]]], others_kept: bool) -> None:
-    """A removal without a reason tells of no rule; an approval without one of all rules of the community."""
+    """A removal without a reason tells of no rule, an approval without one of all rules of the community.
+
+    others_kept: a removal for some rules tells that the others are kept. An approval that names a rule is about that
+    rule only: a granted appeal, an answer of a review.
+    """
     community = comment.comment.community
     unnamed_removal = (community, "") in comment.broken
     approved = (community, "") in comment.kept
@@ -133,7 +137,7 @@ def _complete(comment: Pooled, rules: Mapping[str, set[tuple[str, str]]], others
     if unnamed_removal:
         comment.broken.clear()
         comment.kept = comment.kept & comment.hard
-    elif approved or (others_kept and (comment.broken or comment.kept)):
+    elif approved or (others_kept and comment.broken):
         comment.kept |= rules.get(community, set()) - comment.broken
 
 

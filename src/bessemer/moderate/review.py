@@ -184,7 +184,7 @@ def _text(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Found:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

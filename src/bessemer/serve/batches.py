@@ -19,7 +19,9 @@ from bessemer.moderate.judge import Judge, Question
 from bessemer.serve.worker import QueueFullError
 
 MAX_WAITING = 512  # comments
-BATCH = 32  # comments that are judged together: bounds what a small request waits for
+MAX_WAITING_TOKENS = 8_000_000  # of their prompts, which are held in memory
+BATCH = 32  # comments that are judged together; with the next, it bounds what a small request waits for
+BATCH_TOKENS = 100_000  # of their prompts, what they share counted each time; a longer comment goes alone
 SLOWEST_RETRY_S = 60
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Batcher:
         self.max_waiting = max_waiting
         self._judge = judge
         self._waiting: deque[_Entry] = deque()
+        self._tokens = 0  # that wait
         self._change = threading.Condition()
         self._closed = False
         self._comment_s = 0.05  # what a comment took lately
@@ -65,6 +68,11 @@ class Batcher:
         """When the line should have room again."""
         return max(1, min(SLOWEST_RETRY_S, math.ceil(self.n_waiting * self._comment_s)))
 
+    def has_room(self, n_comments: int, n_tokens: int = 0) -> bool:
+        """Whether so much may join the line. What is longer than the line may join an empty one."""
+        fits = self._tokens + n_tokens <= MAX_WAITING_TOKENS or not self._waiting
+        return not self._closed and len(self._waiting) + n_comments <= self.max_waiting and fits
+
     async def odds(self, questions: Sequence[Question]) -> list[list[float] | BaseException]:
         """For each comment its log-odds by rule, or what went wrong with it alone.
 
@@ -73,9 +81,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         entries = [_Entry(q, loop.create_future(), loop) for q in questions]
         with self._change:
-            if self._closed or len(self._waiting) + len(entries) > self.max_waiting:
+            if not self.has_room(len(entries), sum(q.n_tokens for q in questions)):
                 raise QueueFullError
-            self._waiting.extend(entries)
+            self._set_waiting([*self._waiting, *entries])
             self._change.notify()
         try:
             return await asyncio.gather(*(e.future for e in entries), return_exceptions=True)
@@ -83,7 +91,7 @@ class Batcher:
             left = {id(e) for e in entries if not e.future.done() or e.future.cancelled()}
             if left:
                 with self._change:
-                    self._waiting = deque(e for e in self._waiting if id(e) not in left)
+                    self._set_waiting([e for e in self._waiting if id(e) not in left])
 
     def close(self) -> None:
         """Judge what waits, then let the thread end."""
@@ -98,10 +106,25 @@ class Batcher:
                     self._change.wait()
                 if not self._waiting:
                     return
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                batch = self._next_batch()
             begun = time.monotonic()
             self._answer(batch)
             self._comment_s += 0.2 * ((time.monotonic() - begun) / len(batch) - self._comment_s)
+
+    def _set_waiting(self, entries: Sequence[_Entry]) -> None:
+        self._waiting = deque(entries)
+        self._tokens = sum(e.question.n_tokens for e in entries)
+
+    def _next_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        n_tokens = 0
+        while self._waiting and len(batch) < BATCH:
+            n_tokens += self._waiting[0].question.n_tokens
+            if batch and n_tokens > BATCH_TOKENS:
+                break
+            batch.append(self._waiting.popleft())
+            self._tokens -= batch[-1].question.n_tokens
+        return batch
 
     def _answer(self, batch: list[_Entry]) -> None:
         try:

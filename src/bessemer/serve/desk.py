@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 from bessemer.data.moderation import Comment
@@ -17,6 +18,7 @@ from bessemer.moderate.decide import Decision, Measured, decide
 from bessemer.moderate.decisions import appeals_folder, comment_key, decision_entry, decisions_folder
 from bessemer.moderate.judge import CommentError, Question
 from bessemer.moderate.policy import Policy, policy_of, stored
+from bessemer.serve.batches import MAX_WAITING_TOKENS
 from bessemer.serve.fleet import Backend, Fleet
 from bessemer.serve.problems import RequestError, internal_error
 from bessemer.serve.worker import QueueFullError
@@ -40,20 +42,33 @@ class Desk:
     def __init__(self, fleet: Fleet, default: Policy | None = None, *, keep_text: bool = False) -> None:
         self.fleet, self.default, self.keep_text = fleet, default, keep_text
         self.decisions_folder, self.appeals_folder = decisions_folder(), appeals_folder()
+        self._lock = threading.Lock()
+        self._key = b""
+        self._logs: dict[Path, ChainLog] = {}
         self._policies: OrderedDict[str, Policy] = OrderedDict()
         self._measured: OrderedDict[tuple[str, str, str], tuple[int, dict[str, Measured]]] = OrderedDict()
 
-    @cached_property
+    # The key and the logs come with the first request that needs them; requests run in several threads.
+
+    @property
     def key(self) -> bytes:
-        return comment_key()
+        with self._lock:
+            self._key = self._key or comment_key()
+            return self._key
 
-    @cached_property
+    @property
     def log(self) -> ChainLog:
-        return ChainLog(self.decisions_folder, "decision")
+        return self._log(self.decisions_folder, "decision")
 
-    @cached_property
+    @property
     def appeals(self) -> ChainLog:
-        return ChainLog(self.appeals_folder, "appeal")
+        return self._log(self.appeals_folder, "appeal")
+
+    def _log(self, folder: Path, kind: str) -> ChainLog:
+        with self._lock:
+            if folder not in self._logs:
+                self._logs[folder] = ChainLog(folder, kind)
+            return self._logs[folder]
 
     def policy(self, asked: Any) -> Policy:
         """A stored one by `name@version` or `name`, one given whole, or the default.
@@ -113,16 +128,14 @@ class Desk:
         private: its text is not logged whatever the server's setting. Raises RequestError: the policy cannot be asked,
         too many wait, the log cannot be written.
         """
+        if not backend.batcher.has_room(len(comments)):  # before anything is computed for them
+            raise _busy(backend)
         prepared = await asyncio.to_thread(self._prepare, backend, policy, comments)
         questions = [p for p in prepared if isinstance(p, Question)]
         try:
             answers = iter(await backend.batcher.odds(questions))
         except QueueFullError:
-            raise RequestError(
-                429, f"{backend.batcher.n_waiting} comments wait already; try again later",
-                code="rate_limit_exceeded", kind="rate_limit_error",
-                headers={"Retry-After": str(backend.batcher.retry_after_s)},
-            ) from None  # fmt: skip
+            raise _busy(backend) from None
         found: list[tuple[Decision | None, RequestError | None]] = []
         measured = self.measured(policy, backend)
         for one in prepared:
@@ -147,12 +160,19 @@ class Desk:
                 400, str(error).replace("\n  fix: ", "; "), code="invalid_policy", param="policy"
             ) from None
         found: list[Question | RequestError] = []
+        n_tokens = 0
         for place, comment in enumerate(comments):
             if isinstance(comment, RequestError):
                 found.append(comment)
                 continue
+            if n_tokens > MAX_WAITING_TOKENS:
+                raise RequestError(
+                    413, f"the first {place} comments under {len(policy.rules)} rules are {n_tokens:,} tokens already; "
+                    f"at most {MAX_WAITING_TOKENS:,} are judged at once", code="request_too_large", param="input",
+                )  # fmt: skip
             try:
-                found.append(backend.judge.prepare(comment, policy))
+                found.append(question := backend.judge.prepare(comment, policy))
+                n_tokens += question.n_tokens
             except BessemerError as error:
                 code = error.code if isinstance(error, CommentError) else "invalid_comment"
                 found.append(RequestError(400, error.what, code=code, param=f"input.{place}"))
@@ -179,9 +199,16 @@ class Desk:
             ) from None  # fmt: skip
 
     def close(self) -> None:
-        for log in ("log", "appeals"):
-            if log in self.__dict__:
-                self.__dict__[log].close()
+        for log in self._logs.values():
+            log.close()
+
+
+def _busy(backend: Backend) -> RequestError:
+    return RequestError(
+        429, f"{backend.batcher.n_waiting} comments wait already; try again later",
+        code="rate_limit_exceeded", kind="rate_limit_error",
+        headers={"Retry-After": str(backend.batcher.retry_after_s)},
+    )  # fmt: skip
 
 
 def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 from bessemer.infer.model import Loaded
 from bessemer.moderate.judge import Judge
@@ -23,7 +23,8 @@ from bessemer.serve.batches import MAX_WAITING, Batcher
 from bessemer.serve.problems import RequestError
 
 LOOK_S = 1.0  # how often the route is looked at
-KEPT = 4  # models in memory
+RETRY_S = 60.0  # until a route that could not be followed is tried again
+KEPT = 4  # models in memory, beside those that the server was started with for who pins them
 Open = Callable[[str], "tuple[Loaded, StoredRelease]"]
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,16 @@ class Fleet:
     """The backends of a server."""
 
     def __init__(self, backends: Sequence[Backend], *, open_release: Open | None = None) -> None:
-        """open_release: follow the route of the first backend's name, and load what it names."""
+        """The first backend answers to the name; the others stay as long as the server.
+
+        open_release: follow the route of the first backend's name, and load what it names.
+        """
         self.name = backends[0].release.name
+        self._stays = {b.release.reference for b in backends[1:]}
         self._state = _State({b.release.reference: b for b in backends}, backends[0])
         self._open = open_release
         self._seen: Any = None
+        self._retry_at = 0.0
         self._closed = threading.Event()
         if open_release is not None:
             self.look()
@@ -119,18 +125,23 @@ class Fleet:
     # -- following the route ------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read the route when its file changed; load what is missing, then switch. What fails leaves all as it was."""
+        """Read the route when its file changed; load what is missing, then switch.
+
+        Whatever fails, such as a model that finds no memory, leaves all as it was and is tried again later: the next
+        change of the route must still be seen.
+        """
         try:
             stat = path_of(self.name).stat()
+            now = (stat.st_mtime_ns, stat.st_ino)
+            if now == self._seen and not 0 < self._retry_at <= time.monotonic():
+                return
+            self._seen, self._retry_at = now, 0.0
+            self._switch(read_route(self.name))
         except FileNotFoundError:
             return
-        if (stat.st_mtime_ns, stat.st_ino) == self._seen:
-            return
-        self._seen = (stat.st_mtime_ns, stat.st_ino)
-        try:
-            self._switch(read_route(self.name))
-        except (BessemerError, OSError):
-            log.exception("the route was not followed")
+        except Exception:
+            log.exception("the route was not followed; it is tried again in %.0f s", RETRY_S)
+            self._retry_at = time.monotonic() + RETRY_S
 
     def _switch(self, route: Route | None) -> None:
         if route is None or self._open is None:
@@ -141,7 +152,7 @@ class Fleet:
             if reference not in ready:
                 loaded, release = self._open(reference)
                 ready[reference] = Backend(loaded, release, self.main.max_waiting)
-        others = [r for r in reversed(ready) if r not in wanted]  # the newest first
+        others = [r for r in reversed(ready) if r not in wanted and r not in self._stays]  # the newest first
         gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
         canary = ready[f"{route.name}@{route.canary}"] if route.canary else None
         self._state = _State(ready, ready[wanted[0]], canary, route.share)

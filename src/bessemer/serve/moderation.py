@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -11,7 +12,7 @@ from pydantic import Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
 from bessemer.data.items import Message
-from bessemer.data.moderation import YES, Comment, ask
+from bessemer.data.moderation import YES, Comment, ask, clean
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import generate
 from bessemer.moderate.decide import Decision
@@ -26,6 +27,7 @@ from bessemer.serve.worker import QueueFullError, Worker
 MAX_INPUTS = 256
 MAX_REASONS = 8
 REASON_TOKENS = 40
+REASON_CHARACTERS = 2000  # of the comment that is explained
 WHY = "Why? Answer in one short sentence."
 FIELDS = ("text", "title", "parent", "community")
 Json = dict[str, Any]
@@ -45,6 +47,8 @@ class AppealRequest(Strict):
     outcome: Outcome
     rules: list[str] = Field(default_factory=list[str], max_length=200)
     text: str = ""
+    title: str = ""
+    parent: str = ""
     note: str = ""
 
 
@@ -74,7 +78,7 @@ def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
         try:
             entry = appeal(
                 desk.appeals, desk.decisions_folder, body.decision, body.outcome,
-                rules=body.rules, text=body.text, note=body.note, key=desk.key,
+                rules=body.rules, text=body.text, title=body.title, parent=body.parent, note=body.note, key=desk.key,
             )  # fmt: skip
         except BessemerError as error:
             raise RequestError(400, f"{error.what}; {error.fix}", code="invalid_appeal", param="decision") from None
@@ -144,35 +148,28 @@ async def _reasons(
 ) -> dict[int, dict[Literal["reason"], str]]:
     """For each comment that breaks a rule a sentence about the surest one, written by the model after its answer.
 
-    It explains the answer as the model would; it is not what the decision was made of.
+    It explains the answer as the model would; it is not what the decision was made of. The first MAX_REASONS comments
+    get one; a reason that cannot be written is left out, because the decisions are taken and logged already.
     """
-    cited = {i: v.decision for i, v in enumerate(verdicts) if v.decision and v.decision.cited}
-    if len(cited) > MAX_REASONS:
-        raise RequestError(
-            400, f"{len(cited)} comments break rules; reasons are written for at most {MAX_REASONS} in one request",
-            code="invalid_value", param="reason",
-        )  # fmt: skip
-    return {i: {"reason": await _reason(backend, policy, verdicts[i].comment, d, worker)} for i, d in cited.items()}
+    found: dict[int, dict[Literal["reason"], str]] = {}
+    cited = [(i, v.decision) for i, v in enumerate(verdicts) if v.decision and v.decision.cited]
+    for i, decision in cited[:MAX_REASONS]:
+        with suppress(BessemerError, QueueFullError):
+            found[i] = {"reason": await _reason(backend, policy, verdicts[i].comment, decision, worker)}
+    return found
 
 
 async def _reason(backend: Backend, policy: Policy, comment: Comment, decision: Decision, worker: Worker) -> str:
     rule = next(r for r in policy.rules if r.id == decision.cited[0])
-    asked = ask(
-        Comment(comment.text[:2000], comment.title, comment.parent, comment.community or policy.community), rule.read
-    )
+    text = clean(comment.text)[:REASON_CHARACTERS]
+    asked = ask(Comment(text, comment.title, comment.parent, comment.community or policy.community), rule.read)
     loaded = backend.loaded
     ids = loaded.renderer.chat_ids([*asked, Message("assistant", YES), Message("user", WHY)])
-    try:
-        ticket = worker.submit(
-            lambda cancelled: generate(
-                loaded, ids, max_tokens=REASON_TOKENS, temperature=0, stop=["\n"], cancelled=cancelled
-            )
+    ticket = worker.submit(
+        lambda cancelled: generate(
+            loaded, ids, max_tokens=REASON_TOKENS, temperature=0, stop=["\n"], cancelled=cancelled
         )
-    except QueueFullError:
-        raise RequestError(
-            429, f"{worker.max_waiting} requests wait already; try again later", code="rate_limit_exceeded",
-            kind="rate_limit_error", headers={"Retry-After": "5"},
-        ) from None  # fmt: skip
+    )
     try:
         return "".join([token.text async for token in aiter(ticket) if not token.hidden]).strip()
     finally:

@@ -19,6 +19,7 @@ from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
 from bessemer.serve.desk import Desk
 from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
+from bessemer.serve.schemas import Text
 
 Json = dict[str, Any]
 ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
@@ -55,10 +56,10 @@ class Both(Loose):
 
     comment: TextEntry
     context: Context = Context()
-    languages: list[str] = []
-    clientToken: str = ""
+    languages: list[Text] = []
+    clientToken: Text = ""
     sessionId: str = ""
-    communityId: str = ""
+    communityId: Text = ""
 
     def read(self) -> Comment:
         """The article's beginning stands for a title, the last thing said before for what the comment answers."""
@@ -134,7 +135,8 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
 
 
 def _rule(policy: Policy, attribute: str) -> Rule:
-    named = [r for r in policy.rules if attribute in {r.attribute, r.id.upper().replace("-", "_")}]
+    named = [r for r in policy.rules if r.attribute == attribute]
+    named += [r for r in policy.rules if r.id.upper().replace("-", "_") == attribute]
     if named:
         return named[0]
     known = sorted({r.attribute or r.id.upper().replace("-", "_") for r in policy.rules})

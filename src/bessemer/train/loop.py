@@ -26,7 +26,7 @@ from bessemer.train.speed import flops, peak_flops
 from bessemer.train.weights import Trainable
 from bessemer.units import show_seconds
 
-TIMED = 6  # steps that are measured before it is said how long the rest will take
+TIMED = 12  # steps that are measured before it is said how long the rest will take
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class _Stage:
         """Say how long the stage will take, once, when a few steps were measured."""
         self.timed.append(seconds)
         if len(self.timed) == TIMED and self.run.data.n_steps > 2 * TIMED:
-            left = (self.run.data.n_steps - done) * statistics.median(self.timed[1:])  # the first may compile
+            # The first may compile. The mean: steps differ, those that the start checkpoint teaches take twice as long.
+            left = (self.run.data.n_steps - done) * statistics.mean(self.timed[1:])
             self.log("estimate", step=done, seconds=left)
             self.hooks.say(f"  {self.run.name}: about {show_seconds(left)} for the steps that are left")
 
