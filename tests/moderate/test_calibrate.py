@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,32 @@ def test_a_precision_that_is_not_reached_gives_no_threshold() -> None:
         assert rule["threshold"] is None and rule["why"]
         assert rule["calibration_error"] < 0.05
     assert found.facts["volumes"]["remove"]["value"] == 0
+
+
+def test_what_is_said_is_what_the_threshold_does() -> None:
+    """Volumes and words are those of the thresholds that are served, also where held-out comments took one away."""
+    policy = two_rules(action="remove", precision=0.65)
+    seen = Counter[str]()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        labels = np.stack([rng.random(400) < 0.5, rng.random(400) < 0.02], 1).astype(int)  # the odds know nothing
+        found = calibrate(policy, rows_of(labels), rng.normal(0, 3, (400, 2)).tolist(), MODEL).facts
+        a = found["rules"]["a"]
+        seen["none" if a["threshold"] is None else "some"] += 1
+        if a["threshold"] is None:
+            assert a["words"]["broken"]["value"] == found["volumes"]["remove"]["value"] == 0
+            seen["dropped"] += "held-out" in a["why"]
+        else:
+            assert a["precision"] is not None and a["precision"]["high"] >= 0.65
+    assert seen["dropped"] > 2
+
+
+def test_few_sure_cases_keep_their_threshold_in_every_fold() -> None:
+    labels = np.zeros((200, 2), int)
+    labels[:11, 0] = 1
+    odds = np.where(labels == 1, 6.0, -6.0) + np.linspace(0, 0.1, 200)[:, None]
+    rule = calibrate(two_rules(action="remove", precision=0.95), rows_of(labels), odds.tolist(), MODEL).facts["rules"]
+    assert rule["a"]["threshold"] is not None and rule["a"]["words"]["broken"]["value"] == pytest.approx(11 / 200)
 
 
 def test_a_rule_with_few_labels_takes_the_scale_of_all() -> None:

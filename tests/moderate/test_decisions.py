@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,45 @@ def test_entries_are_found_by_id_and_files_rotate(tmp_path: Path) -> None:
     for wrong in ("", "decision-x-0001-0", ids[3] + "1", "../" + ids[0], ids[0].replace("-0001-", "-0099-")):
         with pytest.raises(BessemerError, match="no entry"):
             find_entry(tmp_path, wrong)
+
+
+def test_an_id_that_points_nowhere(tmp_path: Path) -> None:
+    identity = ChainLog(tmp_path, "decision").write([{"n": 1}])[0]
+    for offset in ("9" * 18, "9" * 30, "1"):
+        with pytest.raises(BessemerError, match="no entry"):
+            find_entry(tmp_path, identity.rpartition("-")[0] + "-" + offset)
+
+
+def test_after_a_failed_rotation_the_log_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ChainLog(tmp_path, "decision", max_bytes=1)
+    ids = log.write([{"n": 0}])
+    really = os.open
+
+    def full(path: Any, flags: int, mode: int = 0o777) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("bessemer.moderate.chain.os.open", full)
+    with pytest.raises(OSError, match="no space"):
+        log.write([{"n": 1}])
+    monkeypatch.setattr("bessemer.moderate.chain.os.open", really)
+    reader, writer = os.pipe()  # may get the number that the log had
+    ids += log.write([{"n": 2}]) + log.write([{"n": 3}])
+    os.write(writer, b"x")
+    assert os.read(reader, 1) == b"x"
+    assert [e["id"] for e in read_entries(tmp_path, "decision")] == ids
+    for number in (reader, writer):
+        os.close(number)
+
+
+def test_the_key_appears_whole_and_a_damaged_one_is_refused(bessemer_home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: comment_key(), range(32)))
+    assert len(keys) == 1 and len(keys.pop()) == 32
+    path = bessemer_home / "keys" / "decisions.key"
+    assert path.stat().st_mode & 0o777 == 0o600 and [p.name for p in path.parent.iterdir()] == [path.name]
+    path.write_text("")  # killed before it was written
+    with pytest.raises(BessemerError, match="0 characters"):
+        comment_key()
 
 
 def test_a_changed_or_missing_line_breaks_the_chain(tmp_path: Path) -> None:
@@ -126,7 +168,9 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
     appeal(log, folder, identity, "overturned", rules=["kind"], text=text, note="quoting", key=key)
     appeal(log, folder, identity, "upheld", rules=["no-links"], text=text, key=key)
     appeal(log, folder, identity, "missed", rules=["kind"], text=text, key=key)
-    suggestion(log, Comment("be nice", community="other"), policy, {"kind": False}, digest="d" * 64, key=key)
+    suggestion(
+        log, Comment("be nice", "A title", "said before", "other"), policy, {"kind": False}, digest="d" * 64, key=key
+    )
     rows = list(training_rows(read_appeals()))
     assert [(r["rule"], r["action"], r["appeal"], r["community"]) for r in rows] == [
         ("kind", "removed", "overturned", "SteelTalk"),
@@ -134,6 +178,8 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
         ("kind", "removed", "", "SteelTalk"),
         ("kind", "approved", "", "other"),
     ]
+    assert [(r["title"], r["parent"]) for r in rows] == [("", "")] * 3 + [("A title", "said before")]
+    assert find_entry(appeals_folder(), rows[0]["id"].rpartition("/")[0])["text"] == text
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     cases = list(read_cases("appeals", Log.model_validate({"from": str(file)}), Counter(), needs_time=True))
@@ -143,6 +189,19 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
         ("kind", True, False),
         ("kind", False, True),
     ]
+
+
+def test_an_appeal_is_learnt_with_what_the_comment_answers(policy: Policy, tmp_path: Path) -> None:
+    comment = Comment("Yes, do it", title="About iron", parent="Shall I hit it?", community="\ud800")
+    decision = decide(policy, [9.0, 9.0], {})
+    entry = decision_entry(comment, policy, decision, release="r@1", digest="d", canary=False, key=b"k", text=True)
+    assert entry["community"] == "?"
+    identity = ChainLog(tmp_path / "d", "decision").write([entry])[0]
+    log = ChainLog(tmp_path / "a", "appeal")
+    kept = appeal(log, tmp_path / "d", identity, "missed", rules=["kind"], key=b"k")
+    given = appeal(log, tmp_path / "d", identity, "missed", rules=["kind"], text="Yes, do it", parent="other", key=b"k")
+    assert (kept["text"], kept["title"], kept["parent"]) == ("Yes, do it", "About iron", "Shall I hit it?")
+    assert given["parent"] == "other"
 
 
 def test_a_decision_without_findings_is_queued(policy: Policy, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_long_comment_is_judged_in_pieces_and_the_worst_counts(judge: Judge, p
     assert judge.odds([question])[0] == pytest.approx([max(rule) for rule in zip(*alone, strict=True)], abs=1e-4)
 
 
-@pytest.mark.parametrize("text", ["x" * 39_000, "😀" * 3000, "e\u0301\u0300" * 4000, "東" * 9000])
+@pytest.mark.parametrize("text", ["x" * 19_000, "😀" * 3000, "e\u0301\u0300" * 4000, "東" * 9000])
 def test_no_text_outgrows_the_model(judge: Judge, policy: Policy, text: str) -> None:
     question = judge.prepare(Comment(text, title="😀" * 5000, parent="東" * 5000), policy)
     assert max(len(p) for piece in question.pieces for p in piece) <= max_positions(judge.loaded)
@@ -53,6 +53,14 @@ def test_nothing_to_see(judge: Judge, policy: Policy, text: str) -> None:
 def test_too_long(judge: Judge, policy: Policy) -> None:
     with pytest.raises(BessemerError, match="characters"):
         judge.prepare(Comment("x" * 1_000_000), policy)
+    with pytest.raises(BessemerError, match="72,000 characters"):  # one character that stands for eighteen
+        judge.prepare(Comment("\ufdfa" * 4000), policy)
+    with pytest.raises(BessemerError, match="128 pieces of 512 tokens; at most 64 are judged under 2 rules"):
+        judge.prepare(Comment("x" * 39_000), policy)
+    many = Policy(name="p", rules=[Rule(id=f"r{i}", text="Be kind.") for i in range(100)])
+    with pytest.raises(BessemerError, match="at most 10 are judged under 100 rules"):
+        judge.prepare(Comment("x" * 5000), many)
+    assert len(judge.prepare(Comment("x" * 2000), many).pieces) <= 10
 
 
 def test_a_rule_longer_than_the_context(judge: Judge) -> None:

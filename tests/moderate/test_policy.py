@@ -90,6 +90,10 @@ def test_a_stored_file_that_was_changed_is_refused(policy: Policy) -> None:
     path.write_text(path.read_text().replace("Be kind.", "Be rude."))
     with pytest.raises(BessemerError, match="changed since it was stored"):
         stored("steel-talk")
+    store(Policy(name="other", rules=policy.rules))
+    assert stored("other").name == "other"  # whose own file is sound
+    with pytest.raises(BessemerError, match="other@1, steel-talk@2"):
+        stored("another")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def answered(path: Path, truth: dict[tuple[str, str], bool], form: str) -> None:
     """What a person, or Label Studio's export, makes of the file."""
     words = {True: "broken", False: "kept"}
     if form == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
         path.write_text("".join(json.dumps({**r, "label": words[truth[r["id"], r["rule"]]]}) + "\n" for r in rows))
     elif form == ".csv":
         with path.open(newline="") as file:
@@ -88,9 +88,27 @@ def test_there_and_back(policy: Policy, tmp_path: Path, form: str) -> None:
     out = tmp_path / "rows.jsonl"
     out.write_text("".join(json.dumps(r) + "\n" for r in rows))
     labelled = read_rows(str(out), policy, labels=True)  # what a calibration reads
-    assert [dict(r.labels) for r in labelled] == [{r["rule"]: r["label"]} for r in rows]
+    assert [r.id for r in labelled] == list(dict.fromkeys(r["id"] for r in rows))  # one a comment
+    assert {(r.id, rule): mark for r in labelled for rule, mark in r.labels.items()} == truth
     cases = read_cases("people", Log.model_validate({"from": str(out)}), Counter())  # what data moderation reads
     assert [c.broken for c in cases] == [r["label"] for r in rows]
+
+
+def test_separators_of_lines_inside_a_text(policy: Policy, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    text = "one\u2028two\u2029three\u0085four"
+    write_questions(path, questions(policy, [Row("1", Comment(text))], [decide(policy, [0.1, 9.0], {})], 1), "d" * 64)
+    answered(path, {("1", "no-links"): True}, ".jsonl")
+    rows, _ = read_answers(path)
+    assert [r["label"] for r in rows] == [True]
+
+
+def test_a_comment_with_two_answers_for_one_rule_is_refused(policy: Policy, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"id": "1", "text": "a b", "rule": "kind"}
+    path.write_text("".join(json.dumps({**row, "label": label}) + "\n" for label in (True, False)))
+    with pytest.raises(BessemerError, match="both breaks and keeps 'kind'"):
+        read_rows(str(path), policy)
 
 
 def test_a_spreadsheet_computes_nothing(policy: Policy, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from bessemer.moderate.judge import Judge, Question
+from bessemer.serve import batches
 from bessemer.serve.batches import BATCH, Batcher
 from bessemer.serve.worker import QueueFullError
 from tests.serve.conftest import eventually
@@ -30,8 +31,8 @@ class Slow:
         return [[float(n)] for n in numbers]
 
 
-def question(number: int) -> Question:
-    return Question((((number,),),))
+def question(number: int, n_tokens: int = 1) -> Question:
+    return Question((((number,) * n_tokens,),))
 
 
 @pytest.fixture
@@ -67,6 +68,26 @@ def test_one_that_fails_fails_alone(slow: Slow) -> None:
     found = asyncio.run(run())
     assert isinstance(found[3], RuntimeError)
     assert [f for i, f in enumerate(found) if i != 3] == [[10.0], [11.0], [12.0], [14.0], [15.0], [16.0]]
+
+
+def test_long_comments_make_small_batches_and_a_short_line(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_TOKENS", 10)
+    monkeypatch.setattr(batches, "MAX_WAITING_TOKENS", 30)
+
+    async def run() -> list[Any]:
+        line = batcher(slow)
+        first = asyncio.ensure_future(line.odds([question(0, 50)]))  # longer than everything: alone, when nobody waits
+        await asyncio.to_thread(eventually, lambda: slow.batches == [1])
+        rest = asyncio.ensure_future(line.odds([question(n, 4) for n in range(1, 6)]))
+        await asyncio.to_thread(eventually, lambda: line.n_waiting == 5)
+        with pytest.raises(QueueFullError):
+            await line.odds([question(9, 11)])
+        assert line.has_room(1, 10) and not line.has_room(1, 11)
+        slow.open.set()
+        return await asyncio.gather(first, rest)
+
+    assert asyncio.run(run()) == [[[0.0]], [[1.0], [2.0], [3.0], [4.0], [5.0]]]
+    assert slow.batches == [1, 2, 2, 1]
 
 
 def test_the_line_has_a_limit_and_recovers(slow: Slow) -> None:

@@ -119,6 +119,41 @@ def test_a_release_that_cannot_be_loaded_changes_nothing(fleet: Running, besseme
     roll_back("tiny")
 
 
+def test_a_model_that_finds_no_memory_does_not_end_following(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 3)
+    promote("tiny@1")
+    loaded, release = open_model("tiny@1")
+    tried: list[str] = []
+
+    def opener(reference: str) -> Any:
+        tried.append(reference)
+        if reference == "tiny@2" and len(tried) == 1:
+            raise RuntimeError("CUDA out of memory")
+        return open_model(reference)
+
+    with running(create_app(loaded, release, token=TOKEN, policy=POLICY, open_release=opener)) as found:
+        fleet = found.app.state.served.fleet
+        promote("tiny@2")
+        eventually(lambda: tried == ["tiny@2"])
+        assert fleet.main.release.version == 1
+        fleet.look()
+        assert tried == ["tiny@2"]  # not at once again
+        promote("tiny@3")
+        eventually(lambda: fleet.main.release.version == 3)
+        roll_back("tiny")
+        eventually(lambda: fleet.main.release.version == 2)
+        roll_back("tiny")
+        eventually(lambda: fleet.main.release.version == 1)
+        tried.clear()
+        path_of("tiny").write_text("[]")
+        eventually(lambda: fleet._retry_at > 0)
+        monkeypatch.setattr(fleet, "_retry_at", 1e-9)  # a minute later
+        fleet.look()
+        assert fleet._retry_at > 1 and fleet.main.release.version == 1
+
+
 def test_memory_holds_only_so_many_models(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
     make_versions(tiny_model, bessemer_home, tmp_path, 6)
     promote("tiny@1")
@@ -142,6 +177,18 @@ def test_others_are_served_to_those_who_pin_them(
     more = [open_model("tiny@2")]
     with running(create_app(loaded, release, token=TOKEN, policy=POLICY, others=more)) as found, found.http() as http:
         assert ask(http)[0] == "tiny@1" and ask(http, model="tiny@2")[0] == "tiny@2"
+
+
+def test_those_that_it_was_started_with_stay(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 6)
+    promote("tiny@1")
+    first, *others = [open_model(f"tiny@{v}") for v in (1, 2)]
+    with running(create_app(*first, token=TOKEN, policy=POLICY, others=others, open_release=open_model)) as found:
+        fleet = found.app.state.served.fleet
+        for version in range(3, 7):
+            promote(f"tiny@{version}")
+            fleet.look()
+        assert fleet.pick("tiny@2", "").release.version == 2 and len(fleet.backends) == KEPT + 1
 
 
 def test_routes(tiny_model: Path, bessemer_home: Path, tmp_path: Path, here: Callable[..., Done]) -> None:

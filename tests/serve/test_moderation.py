@@ -225,8 +225,21 @@ def test_a_reason_is_written_only_when_asked(desk: Running) -> None:
         asked: Any = client.moderations.create(input=TEXTS, extra_body={"reason": True}).results
         assert all(not hasattr(r, "reason") for r in plain) and all(isinstance(r.reason, str) for r in asked)
         assert all("\n" not in r.reason for r in asked)
-        with pytest.raises(openai.BadRequestError, match="at most 8"):
-            client.moderations.create(input=["a b"] * 9, extra_body={"reason": True})
+        many: Any = client.moderations.create(input=["a b"] * 9, extra_body={"reason": True}).results
+        assert [hasattr(r, "reason") for r in many] == [True] * 8 + [False] and all(r.flagged for r in many)
+        long: Any = client.moderations.create(input="\ufdfa" * 800, extra_body={"reason": True}).results
+        assert long[0].flagged  # with a reason or without one
+
+
+def test_half_a_surrogate_pair_in_a_community_fails_nobody(desk: Running, bessemer_home: Path) -> None:
+    with desk.http() as http:
+        answer = http.post(
+            "/v1/moderations",
+            content=b'{"input": ["hello", {"text": "hi \\ud800", "community": "\\ud800"}]}',
+            headers={"content-type": "application/json"},
+        )
+    assert answer.status_code == 200 and len(answer.json()["results"]) == 2
+    assert [e["community"] for e in read_entries(bessemer_home / "decisions", "decision")] == ["SteelTalk", "?"]
 
 
 # -- attacks ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 from bessemer.infer.model import Loaded
 from bessemer.moderate.chain import find_entry
 from bessemer.moderate.decisions import read_appeals, training_rows
-from bessemer.moderate.policy import Policy, parse_policy, store
+from bessemer.moderate.policy import Policy, parse_policy, policy_of, store
 from bessemer.registry.store import StoredRelease
 from bessemer.serve.app import create_app
 from tests.moderate.conftest import YAML
 from tests.serve.conftest import DIGEST, TOKEN, Running, running
 
 POLICY = parse_policy(YAML, where="policy.yaml")
+JSON = {"content-type": "application/json"}
 ANALYZE, SUGGEST = "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore"
 
 
@@ -52,6 +54,26 @@ def test_analyze(desk: Running, bessemer_home: Path) -> None:
     assert found["languages"] == ["en"] and found["clientToken"] == "t1"
     assert found["releaseDigest"] == DIGEST and found["policyHash"] == POLICY.digest
     assert find_entry(bessemer_home / "decisions", found["decisionId"])["community"] == "forge"
+
+
+def test_an_attribute_goes_before_an_id(loaded: Loaded, release: StoredRelease, bessemer_home: Path) -> None:
+    rules = [
+        {"id": "spam", "text": "No adverts.", "action": "queue"},
+        {"id": "ads", "text": "No offers.", "action": "queue", "attribute": "SPAM"},
+    ]
+    policy = policy_of({"name": "two", "rules": rules})
+    with running(create_app(loaded, release, token=TOKEN, policy=policy)) as found, found.http() as http:
+        asked = {"comment": {"text": "buy it"}, "requestedAttributes": {"SPAM": {}}}
+        score = http.post(ANALYZE, json=asked).json()["attributeScores"]["SPAM"]["summaryScore"]["value"]
+        both = http.post("/v1/moderations", json={"input": "buy it"}).json()["results"][0]["rules"]
+    assert score == both["ads"]["score"] != both["spam"]["score"]
+
+
+def test_half_a_surrogate_pair_is_refused(desk: Running) -> None:
+    with desk.http() as http:
+        for field in ("clientToken", "communityId"):
+            answer = http.post(ANALYZE, content=json.dumps(body(**{field: "\ud800"})), headers=JSON)
+            assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
 
 
 def test_context_is_read(desk: Running) -> None:

@@ -73,8 +73,10 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
         )
     order = {group: i % FOLDS for i, group in enumerate(sorted(set(groups), key=sha256_text))}
     fold = np.array([order[group] for group in groups])
-    folds = [_fit(policy, table[fold != k], marks[fold != k], MIN_FLAGGED_FOLD) for k in range(FOLDS)]
     final = _fit(policy, table, marks)
+    none = {name for name, fitted in final.items() if fitted.threshold is None}
+    folds = [_fit(policy, table[fold != k], marks[fold != k], MIN_FLAGGED_FOLD) for k in range(FOLDS)]
+    folds = [_without(fitted, none) for fitted in folds]
     decisions = _held_out(policy, table, fold, folds)
     precision = {rule.id: _precision(r, decisions, marks, groups) for r, rule in enumerate(policy.rules)}
     dropped: dict[str, str] = {}
