@@ -22,12 +22,14 @@ from sklearn.pipeline import make_union
 from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
 from bessemer.data.sources import Source
+from bessemer.data.twins import Truths, balance, choose_twins
 from bessemer.evaluate.metrics import METRICS, Columns, recall_at_precision
 from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, estimate
 from bessemer.examine import Subject, ask, find_subject, find_task
 from bessemer.infer.model import load
 from bessemer.infer.score import branch_odds
-from bessemer.moderate.calibrate import calibrate, fit_scale
+from bessemer.moderate.blind import blind_baselines
+from bessemer.moderate.calibrate import calibrate, fit_scale, share
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row as Labelled
 from bessemer.moderate.policy import Policy, Rule, load_policy
@@ -66,12 +68,12 @@ def cite_comments(data: Path) -> list[Row]:
     return random.Random("comments").sample(rows, 2 * N_CITE)
 
 
-def answers(name: str, data: Path, out: Path, base: str) -> Row:
+def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
     """Log-odds of a model: {task: {development, test}}, unseen, cite [comments][rules]; and how fast it was."""
-    kept = out / "answers" / f"{name}.json"
+    screen, subject = Screen(), find_subject(base if name == "base" else name)
+    kept = out / "answers" / f"{name}-{subject.digest[:12]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    screen, subject = Screen(), find_subject(base if name == "base" else name)
     judge = Judge(load(subject.path, digest=subject.digest, end_of_text=subject.end_of_text))
 
     def odds(title: str, rows: Sequence[Row], policy: Policy) -> list[list[float]]:
@@ -86,15 +88,15 @@ def answers(name: str, data: Path, out: Path, base: str) -> Row:
     unseen = load_policy(str(prepare.POLICIES / "unseen.yaml"))
     found["unseen"] = odds("a policy never seen", prepare.read(out / "data" / "unseen.jsonl"), unseen)
     found["cite"] = odds("which rules are broken", cite_comments(data), citing())
-    found["seen"] = seen_twins(judge, screen)
+    found["seen"] = seen_twins(judge, screen, tests)
     found["speed"] = speed(judge, cite_comments(data)[:64])
     prepare.write(kept, [found])
     return found
 
 
-def seen_twins(judge: Judge, screen: Screen) -> list[Row]:
+def seen_twins(judge: Judge, screen: Screen, tests: str) -> list[Row]:
     """Test twins under rules that training knew: {rule, truth (code or log), group, broken, odds}."""
-    items = list(Source("dataset:expert@1/test", "chat"))
+    items = list(Source(f"dataset:{tests}/test", "chat"))
     prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1])] for i in items]
     with screen.step("twins under known rules") as advance:
         odds = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
@@ -144,9 +146,6 @@ def separate(out: Path) -> dict[str, Row]:
         for task, p in parts.items():
             sides = {s: p[s] for s in ("development", "test")}
             found[task] = {"separate": _fit(p["train"], {task: sides})[task], "pooled": every[task]}
-            for n in LABELS:
-                rows = random.Random(f"{task} {n}").sample(p["train"], n)
-                found[task][f"labels-{n}"] = _fit(rows, {task: sides})[task]
     prepare.write(kept, [found])
     return found
 
@@ -239,48 +238,75 @@ def promised(task: str, odds: Row, sides: Mapping[str, Sequence[Row]], broken: N
     return seen
 
 
-def few_labels(model: Row, arm: str, classifiers: Mapping[str, Row], out: Path) -> dict[str, tuple[Interval, Interval]]:
-    """{task: AUROC of the arm, of the classifier with the same labels}."""
+def few_labels(model: Row, arm: str, out: Path, tests: str) -> dict[str, tuple[Interval, Interval]]:
+    """{task: AUROC of the arm, of a classifier of the same labels}. Its C is chosen on the whole development part."""
     found: dict[str, tuple[Interval, Interval]] = {}
     for task in prepare.TASKS:
-        rows = prepare.read(out / "data" / f"{task}-test.jsonl")
-        broken, groups = [bool(r["label"]) for r in rows], [r["group"] for r in rows]
-        made = [columns(odds["test"], broken, groups) for odds in (model[task], classifiers[task][arm])]
+        sides = {s: prepare.read(out / "data" / f"{task}-{s}.jsonl") for s in ("development", "test")}
+        labels = prepare.few_labels(out, task, int(arm.removeprefix("labels-")), tests)
+        broken, groups = [bool(r["label"]) for r in sides["test"]], [r["group"] for r in sides["test"]]
+        made = [columns(odds["test"], broken, groups) for odds in (model[task], _fit(labels, {task: sides})[task])]
         own, its = (estimate(METRICS["auroc"], c).result for c in made)
         found[task] = own, its
     return found
 
 
-def unseen_twins(odds: Sequence[Sequence[float]], out: Path) -> Columns:
-    """Comments with one flag set and another one not: the same comment under two rules nobody trained, both asked."""
+def unseen_twins(out: Path) -> list[tuple[int, int, int]]:
+    """(comment, flag that is set, flag that is not): every flag is set about as often as not."""
     rows = prepare.read(out / "data" / "unseen.jsonl")
-    rng, found = random.Random("unseen"), list[tuple[float, bool, str]]()
-    for row, own in zip(rows, odds, strict=True):
-        flags = [row[k] for k in prepare.UNSEEN]
-        broken, kept = ([i for i, f in enumerate(flags) if f == value] for value in (1, 0))
-        if broken and kept:
-            found += [(own[rng.choice(broken)], True, row["id"]), (own[rng.choice(kept)], False, row["id"])]
-    return columns(*map(list, zip(*found, strict=True)))  # type: ignore[arg-type]
+    sides = [
+        (i, Truths(*(tuple(f for f, flag in enumerate(prepare.UNSEEN) if row[flag] == value) for value in (1, 0))))
+        for i, row in enumerate(rows)
+    ]
+    rng = random.Random("unseen")
+    return balance(choose_twins(rng.sample(sides, len(sides)), len(sides), len(sides), rng), 0.04)
 
 
-def _truth(pair: Sequence[Row]) -> str:
-    """A twin of the log has at least one answer that moderators gave."""
-    return "log" if any(row["truth"] == "log" for row in pair) else "code"
+def unseen(odds: Sequence[Sequence[float]], out: Path) -> dict[str, Row]:
+    """The same comment under two rules nobody trained, both asked."""
+    twins = unseen_twins(out)
+    own = [odds[i][flag] for i, *pair in twins for flag in pair]
+    made = columns(own, [True, False] * len(twins), [str(i) for i, *_ in twins for _ in range(2)])
+    return {n: estimate(METRICS[n], made).result.as_dict() for n in ("auroc", "both_right")}
 
 
 def steered(rows: Sequence[Row], truth: str) -> dict[str, Row]:
-    """AUROC and both-right of the twins whose truth is `code` or the `log`: both of a comment's questions answered."""
+    """AUROC and both-right of the twins with `code` alone for truth, or with an answer of the `log`.
+
+    Of the latter, AUROC is that of the log's answers; a comment that stands in several twins is one cluster.
+    """
     pairs: dict[str, list[Row]] = {}
     for row in rows:
         pairs.setdefault(row["group"], []).append(row)
-    chosen = [r for pair in pairs.values() if _truth(pair) == truth for r in pair]
-    return steered_columns(
-        columns([r["odds"] for r in chosen], [r["broken"] for r in chosen], [r["group"] for r in chosen])
-    )
+    chosen = [p for p in pairs.values() if any(r["truth"] == "log" for r in p) == (truth == "log")]
+    asked = [r for pair in chosen for r in pair if r["truth"] == truth]
+    auroc = columns([r["odds"] for r in asked], [r["broken"] for r in asked], [_comment(r) for r in asked])
+    right = [all((r["odds"] > 0) == r["broken"] for r in pair) for pair in chosen]
+    return {
+        "auroc": estimate(METRICS["auroc"], auroc).result.as_dict(),
+        "both_right": share(right, [_comment(pair[0]) for pair in chosen]).as_dict(),
+    }
 
 
-def steered_columns(made: Columns) -> dict[str, Row]:
-    return {n: estimate(METRICS[n], made).result.as_dict() for n in ("auroc", "both_right")}
+def _comment(row: Row) -> str:
+    return row["group"].rpartition(":")[0]  # the rest numbers its twins
+
+
+def blind(report: Row, out: Path) -> dict[str, Row]:
+    """{column of the page: {comment_only, rule_only: AUROC}}: what can be guessed without the rule, or the comment."""
+    of = {n: report["splits"][n]["blind"] for n in ("test", "new-wordings", "new-rules")}
+    rows = prepare.read(out / "data" / "unseen.jsonl")
+    twins = unseen_twins(out)
+    texts = [rows[i]["text"] for i, *_ in twins for _ in range(2)]
+    rules = [prepare.UNSEEN[flag] for _, *pair in twins for flag in pair]
+    ids = [str(i) for i, *_ in twins for _ in range(2)]
+    return {
+        "rules it knows": of["test"],
+        "new wordings": of["new-wordings"],
+        "new rules": of["new-rules"],
+        "a policy never seen": blind_baselines(texts, rules, [True, False] * len(twins), ids).as_dict(),
+        "answers of moderators": of["test"],
+    }
 
 
 def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
@@ -294,15 +320,13 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
         said[:, r] = [scale.score(o) >= 0.5 for o in table[N_CITE:, r]]
     real = truth[N_CITE:]
 
-    def share(values: NDArray[np.bool_]) -> Row:
-        ids = tuple(map(str, range(len(values))))
-        right: dict[str, Any] = {"right": values.astype(np.float64)[:, None]}
-        return estimate(METRICS["score"], Columns("judge", ids, ids, ("",) * len(ids), right)).result.as_dict()
+    def alone(values: NDArray[np.bool_]) -> Row:
+        return share(values.tolist(), list(map(str, range(len(values))))).as_dict()
 
     some = real.any(axis=1)
     return {
-        "exact": share((said == real).all(axis=1)),
-        "exact_where_some": share((said == real).all(axis=1)[some]),
+        "exact": alone((said == real).all(axis=1)),
+        "exact_where_some": alone((said == real).all(axis=1)[some]),
         "nothing": float((~some).mean()),  # whoever cites nothing is right so often
         "broken": int(real.sum()),
         "found": int((said & real).sum()),
@@ -312,9 +336,9 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
 
 def old(name: str, out: Path, base: str) -> dict[str, Columns]:
     """What a model still knows: encyclopedia, minimal pairs, sums; answers are kept."""
-    kept = out / "answers" / f"{name}-old.json"
+    subject: Subject = find_subject(base if name == "base" else name)
+    kept = out / "answers" / f"{name}-{subject.digest[:12]}-old.json"
     if not kept.exists():
-        subject: Subject = find_subject(base if name == "base" else name)
         tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]
         found = ask(subject, tasks, Screen(), by="example")
         prepare.write(kept, [{n: found[n].columns.as_json() for n in OLD}])

@@ -36,7 +36,7 @@ TASKS: dict[str, tuple[str, str, str, int, str]] = {
 
 
 def read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text().split("\n") if line.strip()]
 
 
 def write(path: Path, rows: Sequence[Row]) -> Path:
@@ -142,16 +142,27 @@ def write_wordings(folder: Path) -> list[str]:
     return paths
 
 
-def data_recipe(data: Path, out: Path, name: str, n_labels: int | None, computed: Row, per_comment: int) -> Row:
-    """n_labels: of each task, drawn at random; None takes all."""
+def few_labels(out: Path, task: str, n_labels: int, tests: str) -> list[Row]:
+    """Training comments of a task, drawn at random; none of a test twin (of the data set `tests`) or of its group."""
+    held_out = {i.meta["comment"] for i in Source(f"dataset:{tests}/test", "chat")}
+    rows = read(out / "data" / f"{task}-train.jsonl")
+    tested = [r for r in rows if f"{TASKS[task][1]}:{r['id']}" in held_out]
+    groups, ids = {r["group"] for r in tested} - {""}, {r["id"] for r in tested}
+    rows = [r for r in rows if r["id"] not in ids and r["group"] not in groups]
+    return random.Random(f"{task} {n_labels}").sample(rows, min(n_labels, len(rows)))
+
+
+def data_recipe(
+    data: Path, out: Path, name: str, n_labels: int | None, tests: str, computed: Row, per_comment: int
+) -> Row:
+    """n_labels: of each task, drawn at random; None takes all. tests: the data set whose test twins all are asked."""
     folder = out / "data"
     logs: Row = {}
-    held_out = set() if n_labels is None else {i.meta["comment"] for i in Source("dataset:expert@1/test", "chat")}
     for task_name, (_, policy, rule, *_rest) in TASKS.items():
-        rows = read(folder / f"{task_name}-train.jsonl")
-        if n_labels is not None:  # every arm is asked the test twins of the whole data
-            rows = [r for r in rows if f"{policy}:{r['id']}" not in held_out]
-            rows = random.Random(f"{task_name} {n_labels}").sample(rows, min(n_labels, len(rows)))
+        if n_labels is None:
+            rows = read(folder / f"{task_name}-train.jsonl")
+        else:
+            rows = few_labels(out, task_name, n_labels, tests)
         path = write(folder / f"{name}-{task_name}.jsonl", rows)
         logs[policy] = {"from": str(path), "columns": {"action": "label"}, "rule": rule}
     return {

@@ -27,7 +27,7 @@ from bessemer.evaluate.stats import Interval
 from bessemer.launch.here import quiet_libraries
 from bessemer.launch.place import Place
 from bessemer.launch.start import start
-from bessemer.moderate.build import build
+from bessemer.moderate.build import Built, build
 from bessemer.recipe.load import parse_recipe
 from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.track.runs import runs_folder
@@ -48,8 +48,8 @@ ARMS: dict[str, tuple[str, bool, bool]] = {
 }
 
 
-def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, replay: bool) -> Row:
-    """Pre-training on the communities' texts, then one comment and one rule at a time."""
+def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_training: bool, replay: bool) -> Row:
+    """Pre-training on the communities' texts, then one comment and one rule at a time. tests: what all are asked."""
     general = {
         "encyclopedia": {"from": str(out / "data" / "replay.jsonl"), "role": "general"},
         "docstrings": {"from": "bessemer:python/docstrings", "role": "general"},
@@ -97,22 +97,22 @@ def recipe(out: Path, name: str, seed: int, reference: str, pre_training: bool, 
             "newspaper": {"from": "bessemer:newspaper", "tokens": "4k"},
         },
         "tasks": {
-            "seen-rules": {"from": "dataset:expert@1/test", "metric": "auroc"},
-            "new-wordings": {"from": "dataset:expert@1/new-wordings", "metric": "auroc"},
-            "new-rules": {"from": "dataset:expert@1/new-rules", "metric": "auroc"},
+            "seen-rules": {"from": f"dataset:{tests}/test", "metric": "auroc"},
+            "new-wordings": {"from": f"dataset:{tests}/new-wordings", "metric": "auroc"},
+            "new-rules": {"from": f"dataset:{tests}/new-rules", "metric": "auroc"},
         },
     }
 
 
-def build_data(data: Path, out: Path, name: str) -> str:
-    """The data set of an arm, built once; both blind baselines are printed. Returns its reference."""
+def build_data(data: Path, out: Path, name: str, tests: str = "") -> Built:
+    """The data set of an arm, built once; both blind baselines are printed."""
     n_labels = int(name.removeprefix("labels-")) if name.startswith("labels-") else None
-    values = prepare.data_recipe(data, out, name, n_labels, FEW if n_labels else FULL, PER_COMMENT)
+    values = prepare.data_recipe(data, out, name, n_labels, tests, FEW if n_labels else FULL, PER_COMMENT)
     built = build(ModerationRecipe.model_validate(values), Screen())
     for side, facts in built.report["splits"].items():
         blind = {k: f"{v['value']:.3f}" if v else "none" for k, v in facts["blind"].items()}
         print(f"  {side}: {facts['twins']} twins; blind baselines (AUROC) {blind}")
-    return built.prepared.reference
+    return built
 
 
 def train(values: Row) -> str:
@@ -134,26 +134,29 @@ def main() -> None:
     os.environ.setdefault("BESSEMER_HOME", str(out / "home"))
     quiet_libraries()
     prepare.prepare(data, out)
-    build_data(data, out, "expert")  # every arm is asked its held-out twins
+    expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
+    tests = expert.prepared.reference
     asked_of: dict[str, list[Row]] = {}
     for name, seed in order(options.arms, options.seeds):
         if name != "base":
             dataset, pre_training, replay = ARMS[name]
-            train(recipe(out, f"{name}-{seed}", seed, build_data(data, out, dataset), pre_training, replay))
-        asked_of.setdefault(name, []).append(ask("base" if name == "base" else f"{name}-{seed}", data, out))
-        show(asked_of, data, out)
+            reference = build_data(data, out, dataset, tests).prepared.reference
+            train(recipe(out, f"{name}-{seed}", seed, reference, tests, pre_training, replay))
+        asked_of.setdefault(name, []).append(ask("base" if name == "base" else f"{name}-{seed}", data, out, tests))
+        show(asked_of, expert, data, out)
 
 
-def ask(name: str, data: Path, out: Path) -> Row:
+def ask(name: str, data: Path, out: Path, tests: str) -> Row:
     measure.old(name, out, START)
-    return {"name": name, **measure.answers(name, data, out, START)}
+    return {"name": name, **measure.answers(name, data, out, START, tests)}
 
 
-def show(asked_of: Mapping[str, Sequence[Row]], data: Path, out: Path) -> None:
+def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: Path) -> None:
     """Write the page and result.json from what is known so far; print the replaced classifiers."""
     separate = measure.separate(out)
     arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items()}
-    sections, result = list[Any](), {"arms": arms}
+    blind = measure.blind(expert.report, out)
+    sections, result = list[Any](), {"arms": arms, "blind": blind}
     if "expert" in asked_of:
         seeds = asked_of["expert"]
         found = {t: measure.replaced(t, seeds, separate[t]["separate"], out) for t in prepare.TASKS}
@@ -163,14 +166,16 @@ def show(asked_of: Mapping[str, Sequence[Row]], data: Path, out: Path) -> None:
             change = one.change["auroc"].change
             own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
             print(f"{task}: AUROC {own}, own classifier {its}, change {page.shown(change)}: {page.verdict(change)}")
-    sections += [page.steer_section(arms)]
+    whole = {arm: facts for arm, facts in arms.items() if not arm.startswith("labels-")}  # on the same twins
+    sections += [page.steer_section(whole, blind)] if whole else []
     few = {
-        arm.removeprefix("labels-"): measure.few_labels(models[0], arm, separate, out)
+        arm.removeprefix("labels-"): measure.few_labels(models[0], arm, out, expert.prepared.reference)
         for arm, models in asked_of.items()
         if arm.startswith("labels-")
     }
     sections += [page.labels_section(few)] if few else []
-    sections += [page.cite_section(arms), page.keep_section(arms)]
+    sections += [page.cite_section(whole)] if whole else []
+    sections += [page.keep_section(arms)]
     if "expert" in asked_of:
         sections += [page.serve_section(asked_of["expert"][0]["speed"])]
     page.write_page(out / "index.html", sections)
@@ -186,7 +191,7 @@ def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
         "rules it knows": measure.steered(first["seen"], "code"),
         "new wordings": card["tasks"]["new-wordings"],
         "new rules": card["tasks"]["new-rules"],
-        "a policy never seen": measure.steered_columns(measure.unseen_twins(first["unseen"], out)),
+        "a policy never seen": measure.unseen(first["unseen"], out),
         "answers of moderators": measure.steered(first["seen"], "log"),
     }
     keep = (
