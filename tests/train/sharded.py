@@ -15,6 +15,7 @@ import torch
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import StoppedByUserError
 from bessemer.families.fetch import resolve
+from bessemer.launch.worker import leave
 from bessemer.recipe.load import load_recipe
 from bessemer.track.metrics import MetricsFile
 from bessemer.train.loop import Hooks, StageRun, train_stage
@@ -59,6 +60,7 @@ def main() -> None:
     if world.leads:
         torch.save(weights, folder / "weights.pt")
     close_world()
+    leave()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import exclusive, lock_holder, read_json
@@ -93,18 +93,34 @@ def _train(
     close_world()
 
 
+def leave(code: int = 0) -> NoReturn:
+    """End this process; of several that trained together at once, after what it printed.
+
+    At a usual exit a native thread of gloo's may still run, and C++ then aborts a process whose work is done ("terminate
+    called without an active exception", seen about once in a few hundred). torchrun takes that for a failure and ends
+    the others, which may still be writing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main() -> None:
     """Exit 0 when finished or stopped as asked; what failed is raised."""
     die_with_parent(os.getppid())
     quiet_libraries()
+    code = 0
     try:
         with stop_requests(lambda text, style: print(text, file=sys.stderr)) as asked:
             work(sys.argv[1], int(sys.argv[2]), asked)
     except StoppedByUserError:
-        return
+        pass
     except BessemerError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    leave(code)
 
 
 if __name__ == "__main__":
