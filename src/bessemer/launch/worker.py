@@ -96,9 +96,9 @@ def _train(
 def leave(code: int = 0) -> NoReturn:
     """End this process; of several that trained together at once, after what it printed.
 
-    At a usual exit a native thread of gloo's may still run, and C++ then aborts a process whose work is done ("terminate
-    called without an active exception", seen about once in a few hundred). torchrun takes that for a failure and ends
-    the others, which may still be writing.
+    At a usual exit a native thread of gloo's may still run, and C++ then aborts a process whose work is done
+    ("terminate called without an active exception", seen rarely). torchrun takes that for a failure and ends the
+    others, which may still be writing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         for stream in (sys.stdout, sys.stderr):
