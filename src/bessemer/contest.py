@@ -29,9 +29,20 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, seal
 from bessemer.evaluate.card import GAIN, KEEP
 from bessemer.evaluate.client import ChatClient
-from bessemer.evaluate.endpoint import Endpoint, answer_task
+from bessemer.evaluate.endpoint import Endpoint, answer_task, need_askable
 from bessemer.evaluate.result import TaskResult, make_result
-from bessemer.examine import SEAL, Asked, ask, base_of, find_subject, find_task, score_sealed, seal_facts, spec_as_dict
+from bessemer.examine import (
+    SEAL,
+    Asked,
+    ask,
+    base_of,
+    find_subject,
+    find_task,
+    score_sealed,
+    seal_facts,
+    spec_as_dict,
+    spec_of,
+)
 from bessemer.files import read_json, sha256_text
 from bessemer.launch.place import Place
 from bessemer.launch.start import start
@@ -90,6 +101,9 @@ class Contest(Strict):
     tasks: list[str] = Field(min_length=1, description="Sealed tasks (seal:NAME); the first one decides")
     keep: list[str] = Field(default_factory=list[str], description="Open tasks where nothing may be lost")
     data: dict[Name, str] = Field(min_length=1, description="Addresses of all that may be trained on")
+    starts: list[str] = Field(
+        default_factory=list[str], description="What may be started from, where not all start from the same"
+    )
     budget: Budget
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default_factory=lambda: [1], min_length=1)
     contestants: dict[Name, Contestant] = Field(min_length=2)
@@ -139,13 +153,17 @@ def run_contest(path: Path, place: Place, screen: Screen, stop_asked: StopAsked,
         seal.load(task.removeprefix(SEAL))
     entered = [_enter(contest, name, entry, path.parent) for name, entry in contest.contestants.items()]
     _refuse_unfair(contest, entered, screen)
+    asked = [find_task(t, GAIN) for t in contest.tasks] + [find_task(k, KEEP) for k in contest.keep]
+    if any(one.entry.endpoint for one in entered):
+        for task in asked:
+            need_askable(task.task.task if task.task else spec_of(seal.load(task.seal)))
+    wait = place.kind == "slurm"  # what was trained is measured here
     for one in (e for e in entered if e.trials):
         for recipe in one.trials:
-            start(recipe, place, screen, stop_asked)
+            start(recipe, place, screen, stop_asked, wait=wait)
         _choose(contest, one, screen)
         for recipe in one.final(contest)[1:]:
-            start(recipe, place, screen, stop_asked)
-    asked = [find_task(t, GAIN) for t in contest.tasks] + [find_task(k, KEEP) for k in contest.keep]
+            start(recipe, place, screen, stop_asked, wait=wait)
     entrants = [_measure(contest, one, asked, screen, by) for one in entered]
     tasks = [Contested(a.name, a.role, spec_as_dict(a), seal_facts(a)) for a in asked]
     return write_contest(contest.model_dump(mode="json"), tasks, entrants, created=ledger.now(), by=by)
@@ -168,6 +186,7 @@ def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen)
     """All that is wrong with all contestants at once, before anything is trained."""
     found: list[str] = []
     digests: dict[str, tuple[str, str]] = {}  # address -> (what it held, for whom)
+    bases: dict[str, tuple[str, str]] = {}  # digest -> (start, whose): a start may bring data and tokens of its own
     for one in entered:
         n_seeds = len(contest.seeds)
         costs: list[tuple[int, float]] = []
@@ -176,6 +195,7 @@ def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen)
             plan = _plan_of(recipe, screen)
             costs.append((sum(s["tokens"] for s in plan["stages"]), training_flops(plan)))
             found += list(_changed(one.name, plan, digests))
+            bases.setdefault(plan["base"]["digest"], (recipe.start, one.name))
         if not costs:
             continue
         # Whichever trial goes on is trained once more for every further seed: the dearest one is what must fit.
@@ -189,6 +209,12 @@ def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen)
             )
         if budget.flops is not None and one.flops > budget.flops:
             found.append(f"{one.name}: {one.flops:.3g} operations, the budget is {budget.flops:.3g}")
+    if contest.starts or len(bases) > 1:
+        found += [
+            f"{whose}: starts from {start}; {len(bases)} different starts, and it is not among the contest's `starts`"
+            for start, whose in bases.values()
+            if start not in contest.starts
+        ]
     if found:
         raise BessemerError(
             f"{len(found)} contestants or runs are not fair\n  " + "\n  ".join(found),

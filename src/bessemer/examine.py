@@ -101,6 +101,8 @@ def _of_release(release: store.StoredRelease) -> Subject:
     begun, seals = release.manifest.get("begun", ""), release.manifest.get("seals", {})
     name = release.reference
     lineage = name if plan and "token_sets" in plan else ""
+    if release.manifest.get("added"):  # what another checkpoint brought in, and when it was trained, is not known
+        begun, seals, lineage = "", {}, ""
     return Subject(name, "release", checkpoint.digest, release.path, end_of_text, lineage, plan, begun, seals)
 
 
@@ -248,6 +250,11 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
             "logs are compared with logs only", where=", ".join(names), fix=f"{INSPECT}LOG for each one"
         )
     logs = [open_inspect_log(n.removeprefix(INSPECT)) for n in names]
+    if len({(log.task, log.scorer) for log in logs}) > 1:
+        asked = "; ".join(
+            f"{name}: task {log.task}, scorer {log.scorer}" for name, log in zip(names, logs, strict=True)
+        )
+        raise BessemerError(f"the logs are of different tasks or scorers ({asked})", fix="compare logs of one task")
     results = [make_log_result(log) for log in logs]
     models = [{"name": log.model, "kind": "log", "digest": r.model} for log, r in zip(logs, results, strict=True)]
     after = len(targets)
@@ -281,12 +288,16 @@ def _probes(subjects: Sequence[Subject]) -> tuple[dict[str, Any], float | None]:
     """What runs measured of their own probes, and their retention budget. With several seeds the worst of each."""
     found: dict[str, Any] = {}
     retain: float | None = None
-    for subject in subjects:
-        path = _scorecard_of(subject)
-        if path is None or not path.exists():
-            continue
+    paths = {s.name: path for s in subjects if (path := _scorecard_of(s)) is not None and path.exists()}
+    if paths and (missing := [s.name for s in subjects if s.name not in paths]):
+        raise BessemerError(
+            f"{missing[0]} has no scorecard, others have one: what it forgot is not known",
+            where=", ".join(s.name for s in subjects),
+            fix="finish its run, or leave it out",
+        )
+    for path in paths.values():
         card = read_json(path)
-        retain = card["retain"]
+        retain = card["retain"] if retain is None else max(retain, card["retain"])
         for name, probe in card["probes"].items():
             if name not in found or probe["change"]["high"] > found[name]["change"]["high"]:
                 found[name] = probe

@@ -21,7 +21,7 @@ from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, read_json, read_record, write_json, write_record
 from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
-from bessemer.run import Plan, release_model
+from bessemer.run import Plan, digest_of, need_measured, release_model
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, lock_path, run_folder
 from bessemer.track.screen import Screen
@@ -131,11 +131,13 @@ def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, added: Add
     tasks, probes = read_held_out(recipe)
     if not record.exists():
         with screen.step(f"measure at {share:g}") as advance:
-            loaded = load(model, digest=f"merge {share}", end_of_text=plan["base"]["end_of_text"])
+            loaded = load(model, digest=digest_of(model), end_of_text=plan["base"]["end_of_text"])
             windows = cut_probes(loaded, recipe, probes)
             write_record(record, dict(measure(loaded, recipe, tasks, windows, lambda part: advance(part, ""))))
     before: Measured = read_record(folder / "measured" / "before.json")
-    card = build_scorecard(recipe, before, read_record(record), tasks)
+    after: Measured = read_record(record)
+    need_measured(model, after)
+    card = build_scorecard(recipe, before, after, tasks)
     first = next(iter(card["tasks"].values()))
     metric = first["metric"]
     value = first["after"][metric]["value"] * (1 if metric == "auroc" else -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,8 +195,7 @@ class _Story:
             from bessemer.infer.model import load
 
             model = self.folder / "model"
-            digest = sha256_folder({k: v["sha256"] for k, v in digest_files(model).items()})
-            loaded = load(model, digest=digest, end_of_text=self.prepared.checkpoint.end_of_text)
+            loaded = load(model, digest=digest_of(model), end_of_text=self.prepared.checkpoint.end_of_text)
             self._measure("after: what the model knows now", loaded, "after")
 
     def _measure(self, title: str, loaded: Any, name: str) -> None:
@@ -259,6 +258,7 @@ class _Story:
         made = next((r for r in store.list_releases() if r.manifest["plan_identity"] == facts["plan_identity"]), None)
         if made and made.name == self.recipe.name and made.manifest["created"] >= self._begun():
             return made.reference  # a kill came between the release and result.json
+        need_measured(self.folder / "model", read_record(self.folder / "measured" / "after.json"))
         with self.screen.step("release"):
             return write_release(self.folder, self.plan, self.recipe, self.folder / "model", card, facts)
 
@@ -266,6 +266,20 @@ class _Story:
         """When this run measured its end; a release of it cannot be older."""
         ended = (self.folder / "measured" / "after.json").stat().st_mtime
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended))
+
+
+def digest_of(model: Path) -> str:
+    return sha256_folder({k: v["sha256"] for k, v in digest_files(model).items()})
+
+
+def need_measured(model: Path, measured: Mapping[str, Any]) -> None:
+    """Raises BessemerError when a model's bytes are not those that were measured: what was found is not about them."""
+    if (now := digest_of(model)) != measured["digest"]:
+        raise BessemerError(
+            f"the model changed since it was measured: sha256 {now[:12]}..., not {measured['digest'][:12]}...",
+            where=str(model),
+            fix="remove this folder and what was measured of it; the same command makes both again",
+        )
 
 
 def facts_of(folder: Path, plan: Plan, recipe: Recipe, verdict: str, seconds: dict[str, float]) -> dict[str, Any]:

@@ -159,6 +159,12 @@ class Renderer:
 
     # -- chat -----------------------------------------------------------------------------------------------
 
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text, as Llama's and Gemma's do."""
+        begin: int | None = self.chat.bos_token_id
+        return () if begin is None or self.chat("")["input_ids"][:1] != [begin] else (begin,)
+
     def chat_ids(self, messages: Sequence[Message], *, answer_follows: bool = True) -> list[int]:
         """Token ids of a conversation; with `answer_follows` the assistant's turn is opened."""
         hidden = self._template.hide(messages)

@@ -171,18 +171,12 @@ def _continued(loaded: Loaded, asked: Sequence[tuple[str, Sequence[str]]]) -> li
         )
     )
     found: list[Branching] = []
-    opening = _opening(loaded)
+    opening = loaded.renderer.opening
     for ids, (_, options) in zip(prompts, asked, strict=True):
         own = [next(wholes) for _ in options]
         n = min(n_same(ids, whole) for whole in own)
         found.append(([*opening, *ids[:n]] or [_first_id(loaded)], [whole[n:] for whole in own]))
     return found
-
-
-def _opening(loaded: Loaded) -> list[int]:
-    """What the tokenizer itself puts before a text, as Llama's and Gemma's do."""
-    begin = loaded.renderer.chat.bos_token_id
-    return [begin] if begin is not None and loaded.renderer.chat("")["input_ids"][:1] == [begin] else []
 
 
 def _first_id(loaded: Loaded) -> int:
@@ -263,7 +257,7 @@ def _generated(loaded: Loaded, task: LoadedTask, progress: Progress, kept: Kept 
 def _prompt_ids(loaded: Loaded, item: TaskItem) -> list[int]:
     if item.messages:
         return loaded.renderer.chat_ids(item.chat)
-    return [*_opening(loaded), *loaded.renderer.encode_texts([item.prompt])[0]] or [_first_id(loaded)]
+    return [*loaded.renderer.opening, *loaded.renderer.encode_texts([item.prompt])[0]] or [_first_id(loaded)]
 
 
 def _say(loaded: Loaded, ids: Sequence[int], task: LoadedTask, sample: int) -> str:

@@ -161,7 +161,7 @@ def _overlap(block: Block, primary: Metric, margin: float, relative: bool) -> di
         "n_contaminated": n_hit,
         "share": round(n_hit / len(clean_I), 6),
         "n_untold": worst.n_untold(),
-        "leaked_canaries": len(worst.leaked),
+        "leaked_canaries": max(len(r.leaked) for r in block.after),
         "longest": max((f["longest"] for fields in worst.overlap.values() for f in fields.values()), default=0),
     }
     if n_hit and int(clean_I.sum()) >= LEAST_CLEAN and block.before:

@@ -12,7 +12,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.client import ChatClient, Reply
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.metrics import Columns
-from bessemer.evaluate.tasks import LoadedTask, TaskItem, gold
+from bessemer.evaluate.tasks import LoadedTask, Task, TaskItem, gold
 from bessemer.infer.score import Progress
 from bessemer.recipe.schema import Strict
 
@@ -40,10 +40,13 @@ def answer_task(client: ChatClient, task: LoadedTask, progress: Progress) -> Col
             where=f"task {task.name}",
             fix="classify, choice and generate can be asked",
         )
+    need_askable(task.task)
     texts: list[str] = []
+    how: dict[str, Any] = {"max_tokens": task.task.max_tokens, "temperature": task.task.temperature}
+    how |= {"stop": task.task.stop} if task.task.stop else {}
     for item in task.items:
         if kind == "generate":
-            said = client.ask(_messages(item), item.id, max_tokens=task.task.max_tokens)
+            said = client.ask(_messages(item), item.id, **how)
             texts.append(said.text)
         else:
             options = task.task.answers if kind == "classify" else item.choices
@@ -59,13 +62,23 @@ def answer_task(client: ChatClient, task: LoadedTask, progress: Progress) -> Col
         columns = {"label": np.array([place[str(i.answer)] for i in task.items]), "logprob": np.array(values)}
     else:
         most = max(map(len, values))
-        lengths = [[float(len(c.encode())) for c in i.choices] for i in task.items]
+        lengths = [i.lengths or [float(len(c.encode())) for c in i.choices] for i in task.items]
         columns = {"gold": np.array([gold(i) for i in task.items])}
         columns |= {
             name: np.array([[*row, *[np.nan] * (most - len(row))] for row in rows])
             for name, rows in (("logprob", values), ("bytes", lengths))
         }
     return Columns(kind, ids, groups, tuple(i.slice for i in task.items), columns)
+
+
+def need_askable(task: Task) -> None:
+    """Raises BessemerError for a task that draws several answers: an endpoint is asked once, as others are not."""
+    if task.samples > 1:
+        raise BessemerError(
+            f"the task looks at {task.samples} answers to each item; an endpoint gives one",
+            where=f"task {task.name}",
+            fix="use a task with samples: 1",
+        )
 
 
 def _messages(item: TaskItem, options: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -144,7 +144,10 @@ def finish_opening(opening: Opening, *, result_digest: str, score: Mapping[str, 
         else:
             _refuse_if_closed(seal, book.entries)
             _refuse_if_done(seal, old)
-            entry = book.add("scored", model=opening.model, by=opening.by, result=result, score=score)
+            changed = sorted({*opening.code_changed, *_changed_code(seal)})  # an opening may continue under other code
+            entry = book.add(
+                "scored", model=opening.model, by=opening.by, result=result, score=score, code_changed=changed
+            )
     opening.close()
     return entry
 
@@ -197,7 +200,7 @@ def checked_digest(digest: str, where: str) -> str:
 def _changed_code(seal: Seal) -> list[str]:
     """An opening by a later Bessemer is no fault, but a score that it gave is read with that in mind."""
     then, today = seal.commitment["code"], code_digests()
-    return sorted(name for name in then.keys() | today.keys() if then.get(name) != today.get(name))
+    return sorted(name for name in then if then[name] != today.get(name))
 
 
 def _refuse_if_closed(seal: Seal, entries: Sequence[Entry]) -> None:

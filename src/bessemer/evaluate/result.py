@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,5 +204,13 @@ def judge_controls(result: TaskResult) -> dict[str, Any] | None:
 
 def tail_p(right: int, n: int, chance: float) -> float:
     """Probability of at least so many right ones of n by luck (binomial)."""
-    terms: Sequence[float] = [math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(right, n + 1)]
-    return min(1.0, math.fsum(terms))
+    if right <= 0:
+        return 1.0
+    if not 0 < chance < 1:
+        return float(chance >= 1)
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        + k * math.log(chance) + (n - k) * math.log1p(-chance)
+        for k in range(right, n + 1)
+    )  # fmt: skip
+    return min(1.0, math.fsum(map(math.exp, logs)))

@@ -46,7 +46,9 @@ from bessemer.files import (
 FORMAT = "bessemer.seal/1"
 COMMITMENT, LEDGER = "commitment.json", "ledger.jsonl"
 PUBLIC, SEALED, LEAVES, SCORER, REVEALED = "public.jsonl", "sealed.bin", "leaves.json", "scorer.py", "revealed.jsonl"
-CODE = ("metrics.py", "stats.py", "tasks.py", "answer.py", "grade.py")  # what turns a model and items into a number
+# What turns a model and items into a number: files of this folder, and of the package.
+CODE = ("metrics.py", "stats.py", "tasks.py", "answer.py", "grade.py", "endpoint.py", "client.py", "infer/score.py",
+        "infer/generate.py", "data/render.py")  # fmt: skip
 TERMS = {"name", "created", "by", "task", "plan", "counts", "split", "limit", "root", "code", "control_seed_sha256",
          "key_sha256", "files"}  # fmt: skip
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -331,7 +333,7 @@ def need_key(seal: Seal) -> bytes:
 def code_digests() -> dict[str, str]:
     """{file: sha256} of the code that turns a model and items into a number."""
     here = Path(__file__).parent
-    return {name: sha256_file(here / name) for name in CODE if (here / name).is_file()}
+    return {name: sha256_file((here.parent if "/" in name else here) / name) for name in CODE}
 
 
 def need_name(name: str) -> None:

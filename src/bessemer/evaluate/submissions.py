@@ -53,6 +53,7 @@ def submissions_of(entries: Sequence[Entry]) -> list[Submission]:
             facts[e["model"]]["code_changed"] = tuple(e["code_changed"])
         elif event == "scored" and old is not None:
             old |= {"state": "scored", "scored": e["at"], "result": e["result"], "score": e["score"]}
+            old["code_changed"] = tuple(sorted({*old["code_changed"], *e.get("code_changed", ())}))
         elif event == "withdrawn" and old is not None:
             old |= {"state": "withdrawn", "withdrawn": e["at"], "withdrawn_by": e["by"], "why": e["why"]}
         revealed = revealed or event == "revealed"

@@ -24,6 +24,7 @@ from bessemer.registry.papers import (
     check_seal,
     compare,
     finish_papers,
+    need_models,
     read_results,
     write_papers,
 )
@@ -78,7 +79,7 @@ def write_contest(
         folder = root / f"{contest['name']}-{max((int(n) for n in numbers if n.isdigit()), default=0) + 1}"
         with new_folder(folder) as tmp:
             results = [r for e in entrants for side in (e.before, e.after) for rs in side.values() for r in rs]
-            write_papers(tmp, results, [t.seal["name"] for t in tasks if t.seal])
+            write_papers(tmp, results, {t.seal["name"]: t.seal["head"] for t in tasks if t.seal})
             write_json(tmp / CARD, card)
             write_text(tmp / PAGE, build_contest_page(card))
             finish_papers(tmp)
@@ -109,6 +110,12 @@ def verify_contest(folder: Path, *, head: str = "") -> dict[str, Any]:
             raise BessemerError(f"format {card['format']!r} is not read here", where=CARD, fix=f"use {FORMAT}")
         tasks = [Contested(name, t["role"], t["spec"], t["seal"]) for name, t in card["tasks"].items()]
         entrants = [_read_entrant(folder, e) for e in card["entrants"]]
+        for entrant in entrants:
+            models, base = [m["digest"] for m in entrant.models], (entrant.base or {}).get("digest")
+            for results in entrant.after.values():
+                need_models(entrant.name, results, models)
+            for results in entrant.before.values():
+                need_models(entrant.name, results, [base] * len(results))
         for task in (t for t in tasks if t.seal):
             mine = [r for e in entrants for side in (e.before, e.after) for r in side.get(task.name, [])]
             check_seal(folder, task.seal, task.spec, mine)

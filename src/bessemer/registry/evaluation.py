@@ -27,6 +27,7 @@ from bessemer.registry.papers import (
     check_seal,
     compare,
     finish_papers,
+    need_models,
     read_results,
     write_papers,
 )
@@ -53,7 +54,7 @@ def write_evaluation(
         folder = out or _next(name)
         with new_folder(folder) as tmp:
             results = [r for b in blocks for r in (*b.before, *b.after)]
-            write_papers(tmp, results, [b.seal["name"] for b in blocks if b.seal])
+            write_papers(tmp, results, {b.seal["name"]: b.seal["head"] for b in blocks if b.seal})
             write_json(tmp / CARD, card)
             write_text(tmp / PAGE, build_page(card))
             finish_papers(tmp)
@@ -87,6 +88,10 @@ def verify_evaluation(folder: Path, *, head: str = "") -> dict[str, Any]:
         if card["format"] != FORMAT:
             raise BessemerError(f"format {card['format']!r} is not read here", where=CARD, fix=f"use {FORMAT}")
         blocks = [_block(folder, name, task) for name, task in card["tasks"].items()]
+        models, other = [m["digest"] for m in card["models"]], (card["against"] or {}).get("digest")
+        for block in blocks:
+            need_models(block.name, block.after, models)
+            need_models(block.name, block.before, [other] * len(block.before))
         for block in (b for b in blocks if b.seal):
             check_seal(folder, block.seal, block.spec, [*block.before, *block.after])
             faults = (order_fault(block.seal, model) for model in card["models"])

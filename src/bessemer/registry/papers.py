@@ -8,6 +8,7 @@ manifest.json    sha256 of every file
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,22 +18,26 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
 from bessemer.evaluate.result import TaskResult, read_result
 from bessemer.evaluate.submissions import submissions_of
-from bessemer.files import check_files, digest_files, read_json, sha256_file, write_json
+from bessemer.files import check_files, digest_files, read_json, sha256_file, write_json, write_text
 
 MANIFEST, RESULTS, SEALS = "manifest.json", "results", "seals"
 RESTORE = "ask for it again, or restore the folder from a copy"
 
 
-def write_papers(folder: Path, results: Iterable[TaskResult], seals: Iterable[str]) -> None:
-    """Results and seals into a folder that is being made."""
+def write_papers(folder: Path, results: Iterable[TaskResult], heads: Mapping[str, str]) -> None:
+    """Results and seals into a folder that is being made. heads: of each seal the last entry that the card knows; what
+    others wrote into its ledger since then is left out."""
     for result in {r.digest: r for r in results}.values():
         write_json(folder / RESULTS / f"{result.digest}.json", result.as_json())
-    for name in sorted(set(seals)):
+    for name, head in sorted(heads.items()):
         found, to = seal.load(name), folder / SEALS / name
         to.mkdir(parents=True)
-        revealed = [seal.REVEALED] if found.revealed else []
-        for file in (seal.COMMITMENT, seal.LEDGER, *found.commitment["files"], *revealed):
+        n = next(n for n, entry in enumerate(found.entries, 1) if entry["hash"] == head)
+        revealed = [seal.REVEALED] if any(e["event"] == "revealed" for e in found.entries[:n]) else []
+        for file in (seal.COMMITMENT, *found.commitment["files"], *revealed):
             shutil.copyfile(found.folder / file, to / file)
+        lines = (found.folder / seal.LEDGER).read_bytes().split(b"\n")
+        write_text(to / seal.LEDGER, (b"\n".join(lines[:n]) + b"\n").decode())
 
 
 def finish_papers(folder: Path) -> None:
@@ -58,6 +63,17 @@ def check_papers(folder: Path, card: str, head: str) -> None:
 
 def read_results(folder: Path, digests: Sequence[str]) -> list[TaskResult]:
     return [read_result(folder / RESULTS / f"{d}.json", d) for d in digests]
+
+
+def need_models(where: str, results: Sequence[TaskResult], digests: Sequence[str | None]) -> None:
+    """Raises BessemerError when results are of other models than the card says."""
+    if (found := [r.model for r in results]) != list(digests):
+        raise BessemerError(
+            f"the results are of {', '.join(m[:12] for m in found) or 'no model'}, not of "
+            f"{', '.join(str(d)[:12] for d in digests) or 'none'}",
+            where=where,
+            fix=RESTORE,
+        )
 
 
 def check_seal(folder: Path, facts: Mapping[str, Any], spec: Mapping[str, Any], results: Sequence[TaskResult]) -> None:
@@ -113,7 +129,8 @@ def _differences(path: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
         for n, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from _differences(f"{path}[{n}]", x, y)
     elif isinstance(a, float) and isinstance(b, float):
-        if abs(a - b) > 1e-5 * max(1.0, abs(a)):  # another processor may round otherwise
+        near = math.isfinite(a) and math.isfinite(b) and abs(a - b) <= 1e-5 * max(1.0, abs(a))
+        if not near and a != b:  # another processor may round otherwise
             yield path, a, b
     elif a != b:
         yield path, a, b

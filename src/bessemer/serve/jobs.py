@@ -92,7 +92,10 @@ def completion_job(loaded: Loaded, body: CompletionRequest) -> Job:
     """Raises RequestError when a prompt is empty, too long, or has token ids that do not exist."""
     prompts: list[tuple[int, ...]] = []
     for prompt in body.prompts():
-        ids = loaded.renderer.encode_texts([prompt])[0] if isinstance(prompt, str) else _known(loaded, prompt)
+        if isinstance(prompt, str):
+            ids = [*loaded.renderer.opening, *loaded.renderer.encode_texts([prompt])[0]] if prompt else []
+        else:
+            ids = _known(loaded, prompt)
         _need_room(loaded, len(ids), body.max_tokens, "prompt")
         prompts.append(tuple(ids))
     return Job(
