@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bessemer.data.sources import read_items
 from bessemer.data.start import resolve_start
@@ -36,6 +36,7 @@ from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from bessemer.train import checkpoint
 from bessemer.train.export import export_model
+from bessemer.train.weights import Trained, merged, what_is_trained
 
 STAGES = ("pre", "mid", "post")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -182,7 +183,8 @@ def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[
     out = {step: folder / f"{STAGES[n]}-{step}" for step in sorted(kept)}
     for step, path in out.items():
         if not path.exists():
-            _export(start, kept[step], path)
+            what = what_is_trained(trained, recipe.seed)
+            _export(start, overlay_of(run, plan, n), what, kept[step], path)
     where: dict[str, Any] = {
         "folder": str(folder / f"{STAGES[n]}-{{step}}"),
         "steps": list(out),
@@ -226,14 +228,15 @@ def _data(recipe: Recipe, planned: dict[str, Any]) -> schema.Data:
     return schema.Data.model_validate({"status": "open", "parts": parts, "source": "run"})
 
 
-def _export(start: Checkpoint, path: Path, out: Path) -> None:
+def _export(start: Checkpoint, before: Path | None, what: Trained, path: Path, out: Path) -> None:
     """A checkpoint of the training as a model in fp32, and beside it the state of its optimizer."""
     state = out.with_name(f"{out.name}.optimizer")
     shutil.rmtree(state, ignore_errors=True)
     shutil.copytree(path, state, copy_function=link_file)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-") as tmp:
         weights = Path(tmp) / "weights.safetensors"
-        save_file(checkpoint.masters_of(path), weights)
+        earlier = load_file(before) if before else {}  # of stages before, what this one does not train
+        save_file(earlier | merged(start, before, what, checkpoint.masters_of(path)), weights)
         export_model(start, weights, out, dtype=torch.float32)
 
 

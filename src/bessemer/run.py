@@ -6,6 +6,7 @@ leaves a file when it is done and is skipped when that file is there, so the sam
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -82,8 +83,10 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
         add_estimate(prepared, measured=False, here=here)
         if old.get("identity") == prepared.identity:
             keep_estimate(old, prepared.plan)
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
+    if restart and folder.exists():  # away in one step: half of an old run must never look like one
+        gone = folder.with_name(f".restarted-{recipe.name}-{os.getpid()}")
+        folder.rename(gone)
+        shutil.rmtree(gone)
     write_json(folder / PLAN, prepared.plan)
     return prepared
 
@@ -93,7 +96,13 @@ def _refuse_other_plan(folder: Path, old: Plan, new: Plan) -> None:
     if old.get("identity") == new["identity"]:
         return
     started = folder.exists() and any(p.name not in PAPERS for p in folder.iterdir())
-    if old and started:
+    if started and not old:
+        raise BessemerError(
+            f"the folder holds parts of a run without its {PLAN}: nobody knows of which plan they are",
+            where=str(folder),
+            fix="restore the file; or --restart to begin again; or another name (--set name=...)",
+        )
+    if started:
         lines = "\n".join(f"    {line}" for line in drift(old, new)[:12])
         raise BessemerError(
             f"something changed since this run's plan was made:\n{lines}",

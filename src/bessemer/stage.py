@@ -12,7 +12,7 @@ from pathlib import Path
 from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes
-from bessemer.files import read_json, read_record, sha256_file, write_json
+from bessemer.files import fsync_file, read_json, read_record, sha256_file, write_json
 from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.defaults import optimizer_digest, optimizer_state_of
 from bessemer.plan.resolve import Plan, Prepared
@@ -171,6 +171,7 @@ class Training:
             run.folder.mkdir(parents=True, exist_ok=True)
             tmp = run.folder / ".tmp-weights.safetensors"
             save_file(weights, tmp)
+            fsync_file(tmp)  # before anything says that it is there, and the checkpoints go
             final = tmp.replace(run.folder / "weights.safetensors")
             done = {"weights_sha256": sha256_file(final), "metrics_offset": metrics.offset()}
             metrics.close()

@@ -268,12 +268,18 @@ def open_or_build(
     tokens) so far. Raises BessemerError for items that cannot be rendered.
     """
     folder = home() / "tokens" / name
+    fingerprint = sha256_text(canonical_json(ingredients))
+
+    def made() -> TokenSet | None:
+        known = (m for m in (_versions(folder) if folder.exists() else ()) if m["fingerprint"] == fingerprint)
+        return next((TokenSet(folder / str(m["version"]), m) for m in known), None)
+
+    if found := made():  # versions never change: many processes may look at once
+        return found
     with exclusive(folder / ".lock", f"the token set {name}"):
+        if found := made():
+            return found
         versions = _versions(folder)
-        fingerprint = sha256_text(canonical_json(ingredients))
-        for manifest in versions:
-            if manifest["fingerprint"] == fingerprint:
-                return TokenSet(folder / str(manifest["version"]), manifest)
         number = versions[0]["version"] + 1 if versions else 1
         if versions:
             changed = ", ".join(_changes(versions[0]["ingredients"], ingredients))

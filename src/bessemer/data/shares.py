@@ -140,7 +140,7 @@ def _refuse_repetition(
     for p in packed:
         epochs, cap = float(mean[p.name]) * n_rows / p.n_rows, recipe.sources[p.name].max_epochs
         # The last step is filled up to whole rows; that alone is no repetition too many.
-        slack = stage.rows / p.n_rows
+        slack = (float(mean[p.name]) * stage.rows + 1) / p.n_rows
         if epochs > cap + slack and (worst is None or epochs / cap > worst[0]):
             worst = (epochs / cap, p)
     if worst is None:

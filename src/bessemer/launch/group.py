@@ -103,7 +103,7 @@ class Group:
             what = self._run_once(n + 1, folder, watch)
             if (folder / DONE).exists():
                 return
-            if (folder / STOPPED).exists():
+            if (folder / STOPPED).exists() and not (folder / ERROR).exists():
                 told = read_json(folder / STOPPED)
                 raise StoppedByUserError(told["what"], where=told["where"], fix=told["fix"])
             if (folder / ERROR).exists():

@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,28 @@ class Writer:
     What is written are copies made before `save` returns, so the next step cannot change them.
     """
 
-    def __init__(self, folder: Path, world: World, *, keep_all: bool = False) -> None:
-        self.folder, self.world, self.keep_all = folder, world, keep_all
+    def __init__(
+        self, folder: Path, world: World, *, keep_all: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.folder, self.world, self.keep_all, self.say = folder, world, keep_all, say
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._failed_before = False
 
     def save(self, step: int, trainable: Trainable, optimizer: Optimizers, state: dict[str, Any]) -> None:
-        """Copy everything and begin to write `folder/step-N`. Raises what the writing before this one raised."""
-        self.wait()
+        """Copy everything and begin to write `folder/step-N`.
+
+        One failure before this is said and passed over: the disk may have room again, and these weights are good.
+        Raises what the writing before this one raised when the one before it had failed, too.
+        """
+        try:
+            self.wait()
+            self._failed_before = False
+        except BessemerError as error:
+            if self._failed_before:
+                raise
+            self._failed_before = True
+            self.say(f"{error.what}; this step's is written instead")
         tensors = {name: part.copied() for name, part in _parts(trainable, optimizer)}
         header = {ROWS: json.dumps({n: [p.first, list(p.shape)] for n, p in _parts(trainable, optimizer)})}
         final = self.folder / f"step-{step:07d}"
@@ -83,7 +97,9 @@ class Writer:
         try:
             manifest = {part: write_hashed(tmp / part, _safetensors(tensors, header))}
             if not self.world.leads:
-                write_json(tmp / f".done-{self.world.rank}", manifest)
+                told = tmp / f".told-{self.world.rank}"
+                told.write_text(json.dumps(manifest))
+                told.replace(tmp / f".done-{self.world.rank}")  # the last touch: the leader may rename the folder now
                 return
             manifest |= self._wait_for_peers(tmp)
             write_json(tmp / "state.json", state)
@@ -141,12 +157,14 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterat
 
 
 def purge(folder: Path) -> None:
-    """Remove checkpoints but the newest KEEP, the one that forgot least, and pinned ones."""
+    """Remove all but the newest KEEP, the newest one to go back to, the one that forgot least, and pinned ones."""
     found = complete(folder)
-    measured = {p: read_json(p / "state.json").get("forgotten") for p in found}
+    states = {p: read_json(p / "state.json") for p in found}
+    measured = {p: state.get("forgotten") for p, state in states.items()}
     best = min((p for p in found if measured[p] is not None), key=lambda p: measured[p], default=None)
+    to_go_back_to = next((p for p in found if states[p].get("due", True)), None)
     for old in found[KEEP:]:
-        if old != best and not (old / PINNED).exists():
+        if old not in {best, to_go_back_to} and not (old / PINNED).exists():
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -159,8 +177,11 @@ def complete(folder: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
-def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose bytes match its manifest, and why newer ones were passed over."""
+def newest_good(folder: Path, *, due: bool = False) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose bytes match its manifest, and why newer ones were passed over.
+
+    due: only those that an undisturbed training writes too, not those of a stop.
+    """
     refused: list[str] = []
     for path in complete(folder):
         try:
@@ -168,6 +189,8 @@ def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
             if "state.json" not in manifest:
                 raise BessemerError("the manifest does not name state.json", where=str(path / MANIFEST))
             check_files(path, manifest, fix="")
+            if due and not read_json(path / "state.json").get("due", True):
+                continue
             return path, refused
         except (BessemerError, OSError) as error:
             refused.append(str(error).strip())

@@ -138,7 +138,7 @@ class _Stage:
         self.run, self.trainable, self.hooks = run, trainable, hooks
         self.optimizer = make_optimizer(trainable, run.stage)
         self.guard = Guard(run.stage.skip_above)
-        self.writer = checkpoint.Writer(run.folder, trainable.world, keep_all=run.keep_all)
+        self.writer = checkpoint.Writer(run.folder, trainable.world, keep_all=run.keep_all, say=hooks.say)
         self.names = [s.name for s in run.data.sources]
         self.micro_tokens = run.micro_tokens
         self.timed: list[float] = []
@@ -149,6 +149,7 @@ class _Stage:
         path, refused = checkpoint.newest_good(self.run.folder)
         for reason in refused:
             self.hooks.say(f"checkpoint passed over: {reason}")
+        self.agree(path)
         if path is None:
             if metrics is not None:
                 metrics.rewind(self.run.metrics_begin)
@@ -165,7 +166,18 @@ class _Stage:
         self.hooks.say(f"{self.run.name}: continues after step {state['step']} of {self.run.data.n_steps}")
         return state["step"]
 
-    def save(self, done: int, forgotten: float | None) -> None:
+    def agree(self, path: Path | None) -> None:
+        """Raises BessemerError when processes do not see the same checkpoint: shards of two steps fit together."""
+        step, world = int(path.name.removeprefix("step-")) if path else 0, self.trainable.world
+        if world.total([step])[0] != step * world.size:
+            raise BessemerError(
+                f"process {world.rank} finds step {step}, others another one",
+                where=str(self.run.folder),
+                fix="all processes need the same BESSEMER_HOME on a shared disk that is in order",
+            )
+
+    def save(self, done: int, forgotten: float | None, *, due: bool) -> None:
+        """due: at this step an undisturbed training writes one, too."""
         metrics = self.hooks.metrics
         state = {
             "metrics_offset": metrics.offset() if metrics else 0,
@@ -173,6 +185,7 @@ class _Stage:
             "world": self.trainable.world.size,
             "micro_tokens": self.micro_tokens,
             "forgotten": forgotten,
+            "due": due,
             "optimizer": self.run.stage.optimizer,
         }
         self.writer.save(done, self.trainable, self.optimizer, state)
@@ -207,7 +220,8 @@ class _Stage:
         """Back to the newest good checkpoint; the steps since then, this one included, never count."""
         self.writer.wait()
         self.trainable.world.wait()
-        path, _ = checkpoint.newest_good(self.run.folder)
+        path, _ = checkpoint.newest_good(self.run.folder, due=True)  # where an undisturbed training goes back to
+        self.agree(path)
         if path is None:
             raise self.give_up(step, batch)
         state = checkpoint.restore(path, self.trainable, self.optimizer)
@@ -275,12 +289,15 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
         stop = gradient.stop or (world.alone and hooks.stop_asked())
         due = done % run.checkpoint_every == 0 and not stage.guard.in_a_row  # never keep what may have gone wrong
-        if (done < n_steps and (due or stop)) or (done == n_steps and run.keep_all):
-            stage.save(done, forgotten)
+        sound = not stage.guard.in_a_row  # or the resumed training goes on from an earlier one
+        if (done < n_steps and (due or (stop and sound))) or (done == n_steps and run.keep_all):
+            stage.save(done, forgotten, due=due or done == n_steps)
         if done < n_steps and stop:
             stage.writer.wait()
+            world.wait()  # nobody says that a checkpoint was written before all have written
             raise StoppedByUserError(
-                f"stopped at step {done} of {n_steps}; a checkpoint was written",
+                f"stopped at step {done} of {n_steps}; "
+                + ("a checkpoint was written" if sound else "it was not kept, because the last steps went wrong"),
                 where=run.name,
                 fix="run the same command again to continue",
             )

@@ -158,6 +158,13 @@ def prepare(
         raise BessemerError("the model's head has a bias, which training does not support", where=str(start.path))
     own = dict(model.named_parameters())
     earlier = load_file(overlay) if overlay is not None else {}
+    if keep_start and earlier and trained.method == "dora":
+        raise BessemerError(
+            "general: start compares with the start checkpoint, whose lengths dora does not keep after a stage that "
+            "changed them",
+            where="method",
+            fix="use lora, or train this stage first",
+        )
     before = {n: own[n].detach().clone() for n in earlier} if keep_start and world.alone else {}
     with torch.no_grad():
         for name, value in earlier.items():
@@ -210,6 +217,10 @@ def choose_trained(model: Any, trained: Trained) -> None:
 
     layers = decoder_layers(model)
     matrices = {n.rpartition(".")[2] for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
+    if round(trained.freeze * len(layers)) == len(layers):  # an empty list would mean all of them
+        raise BessemerError(
+            f"freeze {trained.freeze:g} leaves none of {len(layers)} layers to adapters", where="freeze", fix="lower it"
+        )
     config = LoraConfig(
         r=trained.rank,
         lora_alpha=2 * trained.rank,
