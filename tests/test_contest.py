@@ -30,7 +30,7 @@ from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.serve.conftest import DIGEST, TOKEN, running
 from tests.story import twins, write_story
 from tests.test_examine import write_keep, write_task
-from tests.tiny import SPECIAL
+from tests.tiny import SPECIAL, make_tiny_model
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Arena:
     folder: Path
     file: Path
     contest: dict[str, Any]
+
+    @property
+    def start(self) -> str:
+        return yaml.safe_load((self.folder / "story/recipe.yaml").read_text())["start"]
 
 
 def held(folder: Path, model: Path) -> dict[str, Any]:
@@ -170,6 +174,25 @@ def test_unfair_contestants_are_refused_together(held_here: Arena, tmp_path: Pat
     said = str(caught.value)
     assert "plain: source own reads" in said and "tried: source own reads" in said
     assert "the budget is 5.0k" in said and not any((runs_folder() / "unfair-plain").glob("0*"))
+
+
+def test_another_start_must_be_declared(held_here: Arena, tmp_path: Path) -> None:
+    """A start may bring data and tokens that no budget counts."""
+    make_tiny_model(tmp_path / "elsewhere", seed=9)
+    two = {
+        "plain": {"recipe": "story/recipe.yaml"},
+        "other": {"recipe": "story/recipe.yaml", "set": [f"start={tmp_path / 'elsewhere'}"]},
+    }
+    contest = held_here.contest | {"name": "starts", "contestants": two, "budget": {"tokens": 10}}
+    file = held_here.folder / "starts.yaml"
+    file.write_text(yaml.safe_dump(contest))
+    with pytest.raises(BessemerError, match=r"other: starts from .*elsewhere; 2 different starts"):
+        run_contest(file, Place(), Screen(quiet=True), lambda: False, by="Ada")
+    starts = [held_here.start, str(tmp_path / "elsewhere")]
+    file.write_text(yaml.safe_dump(contest | {"starts": starts}))
+    with pytest.raises(BessemerError) as caught:  # of the budget alone
+        run_contest(file, Place(), Screen(quiet=True), lambda: False, by="Ada")
+    assert "the budget is 10" in str(caught.value) and "different starts" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,26 @@ def test_a_scorecard_that_was_edited_with_its_manifest_is_found(
         verify_evaluation(copy)
 
 
+@pytest.mark.parametrize("change", ["model", "nan"])
+def test_a_card_of_another_model_or_without_numbers_is_found(
+    told: Story, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path, change: str
+) -> None:
+    from bessemer.files import digest_files
+
+    copy = tmp_path / "copy"
+    shutil.copytree(evaluated[0], copy)
+    card = read_json(copy / "scorecard.json")
+    if change == "model":
+        card["models"][0] |= {"name": "another@1", "digest": "f" * 64}
+    else:
+        card["tasks"]["words"]["change"]["change"]["value"] = float("nan")
+    (copy / "scorecard.json").write_text(json.dumps(card))
+    (copy / "manifest.json").unlink()
+    write_json(copy / "manifest.json", digest_files(copy))
+    with pytest.raises(BessemerError, match="the results are of|but the results give"):
+        verify_evaluation(copy)
+
+
 def test_a_result_that_the_ledger_does_not_know_is_found(
     told: Story, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -273,6 +293,10 @@ def test_logs_of_inspect_are_compared_with_the_same_statistics(tmp_path: Path) -
     task = card["tasks"]["arithmetic-hard"]
     assert task["change"]["answer"] == "WIN" and task["change"]["change"]["value"] == pytest.approx(0.4)
     assert task["overlap"] == {"known": False} and card["verdict"]["word"] == "HOLD"
+    other = tmp_path / "other.json"
+    other.write_text((tmp_path / "worse.json").read_text().replace("Arithmetic (hard)", "Geography"))
+    with pytest.raises(BessemerError, match="different tasks or scorers"):
+        examine([better], [], [], Screen(quiet=True), against=f"inspect:{other}", by="Ada")
     with pytest.raises(BessemerError, match="logs are compared with logs only"):
         examine([better], [], [], Screen(quiet=True), against="clean", by="Ada")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_commands(told: Path, here: Callable[..., Any]) -> None:  # noqa: F811
     assert half.code == 4 and "one of the two is missing" in half.err
     bad = here("merge", "story", "--at", "much")
     assert bad.code == 4 and "no list of numbers" in bad.err
+
+
+def test_a_point_that_changed_after_it_was_measured_is_refused(told: Path) -> None:
+    merge("story", [0.9], Screen(quiet=True))
+    weights = told / "merge/0.900/model/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BessemerError, match="changed since it was measured"):
+        merge("story", [0.9], Screen(quiet=True))
+    shutil.rmtree(told / "merge/0.900")
 
 
 def test_bad_input(told: Path) -> None:

@@ -179,6 +179,32 @@ def test_a_second_run_of_the_same_name_at_the_same_time_is_refused(tmp_path: Pat
     assert second.returncode == 4 and f"pid {first.pid}" in second.stderr
 
 
+def test_parts_of_a_run_without_its_plan_are_refused(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    (tmp_path / "runs/story/plan.lock.json").unlink()
+    again = bessemer(tmp_path, "run", str(recipe))
+    assert again.returncode == 4 and "without its plan.lock.json" in again.stderr and "--restart" in again.stderr
+
+
+def test_a_model_that_changed_after_it_was_measured_is_not_released(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(finished[0], home)
+    shutil.rmtree(home / "releases")
+    run = home / "runs/story"
+    (run / "result.json").unlink()
+    weights = run / "model/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    again = bessemer(home, "run", str(recipe))
+    assert again.returncode == 4 and "the model changed since it was measured" in again.stderr
+    assert not (home / "releases/story").exists()
+
+
 def test_changes_since_the_plan_are_refused_readably(
     finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,15 @@ def test_a_source_repeated_too_often_is_refused_with_remedies() -> None:
     mixed(stage, *packed, own={"max_epochs": 6})
 
 
+def test_the_filled_up_last_step_lets_no_small_source_repeat() -> None:
+    """Only what the mixture puts into the last step's spare rows is forgiven, not a whole step of rows."""
+    packed = (Rows("own", 61, 6100), Rows("general", 10_000, 1_000_000))
+    stage = {"mixture": {"own": 0.1, "general": 0.9}, "tokens": 100_000, "rows": 64}
+    with pytest.raises(BessemerError, match="would repeat source own"):
+        mixed(stage, *packed, own={"max_epochs": 1})
+    mixed(stage | {"tokens": 61_000}, *packed, own={"max_epochs": 1})
+
+
 def problems(stage: dict[str, Any], **sources: Any) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         recipe_with(stage, **sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.evaluate.controls import CANARY_WORDS, Wanted, check_controls, with_controls
 from bessemer.evaluate.overlap import LONG
+from bessemer.evaluate.result import tail_p
 from bessemer.evaluate.sides import Row
 
 SPEC = {"kind": "classify", "answers": ["yes", "no"]}
@@ -70,3 +72,15 @@ def test_what_the_seed_drew_is_found_in_order_and_nothing_else() -> None:
 def test_too_many_or_of_the_wrong_kind_are_refused(wanted: Wanted, spec: dict[str, Any], what: str) -> None:
     with pytest.raises(BessemerError, match=what):
         with_controls(rows(), spec, wanted, SEED)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "chance"), [(0, 5, 0.5), (3, 5, 0.5), (5, 5, 0.25), (60, 100, 0.5), (1, 40, 1.0)]
+)
+def test_the_tail_is_the_binomial_one(right: int, n: int, chance: float) -> None:
+    exact = sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(right, n + 1))
+    assert tail_p(right, n, chance) == pytest.approx(exact)
+
+
+def test_the_tail_of_many_controls() -> None:
+    assert tail_p(1000, 2000, 0.5) == pytest.approx(0.5, abs=0.01) and tail_p(1200, 2000, 0.5) < 1e-15

@@ -177,6 +177,17 @@ def test_an_answer_that_it_did_not_name_lies_below_all_that_it_named() -> None:
     assert logprobs_of(Reply("perhaps", {}), ["yes", "no"]) == [-6.0, -6.0]
 
 
+def test_a_text_is_asked_for_as_the_task_says() -> None:
+    task = Task(name="say", kind="generate", items="", stop=["\n"], temperature=0.5, max_tokens=7)
+    rows = [("a", {"id": "a", "prompt": "Say iron.", "answer": "iron"})]
+    with server(lambda _: said("iron")) as (url, bodies):
+        answer_task(client(url), with_rows(task, rows, where="test"), lambda _: None)
+    assert (bodies[0]["stop"], bodies[0]["temperature"], bodies[0]["max_tokens"]) == (["\n"], 0.5, 7)
+    several = task.model_copy(update={"samples": 4})
+    with pytest.raises(BessemerError, match="looks at 4 answers"):
+        answer_task(client("http://127.0.0.1:1/v1"), with_rows(several, rows, where="test"), lambda _: None)
+
+
 def test_kinds_that_need_the_probabilities_of_texts_are_refused() -> None:
     task = Task(name="texts", kind="perplexity", items="")
     loaded = with_rows(task, [("a", {"id": "a", "text": "some words"})], where="test")

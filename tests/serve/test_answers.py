@@ -12,6 +12,8 @@ import torch
 from bessemer.data.items import Message
 from bessemer.infer.generate import generate
 from bessemer.infer.model import Loaded
+from bessemer.serve.jobs import completion_job
+from bessemer.serve.schemas import CompletionRequest
 from tests.serve.conftest import DIGEST, MODEL
 
 ASK: list[Any] = [
@@ -170,6 +172,15 @@ def test_several_prompts_and_token_ids(client: openai.OpenAI, loaded: Loaded) ->
         streamed[chunk.choices[0].index] += chunk.choices[0].text
     assert streamed == single
     assert client.completions.create(prompt=ids[0], **asked).choices[0].text == single[0]
+
+
+def test_a_text_begins_as_the_models_texts_do(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models whose tokenizer opens a text, as Llama's and Gemma's do, are asked with that token, once."""
+    text, ids = (CompletionRequest.model_validate({"model": MODEL, "prompt": p}) for p in ("iron", [5, 6]))
+    (plain,) = completion_job(loaded, text).prompts
+    monkeypatch.setitem(loaded.renderer.__dict__, "opening", (7,))
+    assert completion_job(loaded, text).prompts == ((7, *plain),)
+    assert completion_job(loaded, ids).prompts == ((5, 6),)
 
 
 def test_stop_strings(client: openai.OpenAI) -> None:

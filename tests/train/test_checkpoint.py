@@ -145,6 +145,36 @@ def test_a_full_disk_is_said_with_the_bytes_and_harms_nothing(
     assert checkpoint.newest_good(tmp_path)[0] is not None
 
 
+def test_one_failure_is_passed_over_and_two_in_a_row_are_not(
+    trained: tuple[Trainable, Optimizers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, full, real = list[str](), {2, 4, 5}, checkpoint.write_hashed
+
+    def write(path: Path, content: Any) -> Any:
+        if int(path.parent.name[-1]) in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_hashed", write)
+    writer = checkpoint.Writer(tmp_path, World(), say=said.append)
+    for step in (1, 2, 3, 4, 5):
+        writer.save(step, *trained, {})
+    assert len(said) == 2 and all("cannot be written" in text for text in said)
+    with pytest.raises(BessemerError, match="No space left"):
+        writer.save(6, *trained, {})
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-0000003", "step-0000001"]
+
+
+def test_checkpoints_of_stops_are_not_gone_back_to_and_do_not_push_out_others(
+    trained: tuple[Trainable, Optimizers], tmp_path: Path
+) -> None:
+    for step, due in ((1, True), (2, True), (3, False), (4, False), (5, False)):
+        save(tmp_path, step, *trained, {"due": due})
+    assert [int(p.name[-1]) for p in checkpoint.complete(tmp_path)] == [5, 4, 2]
+    newest, back = (checkpoint.newest_good(tmp_path, due=due)[0] for due in (False, True))
+    assert newest is not None and back is not None and (newest.name[-1], back.name[-1]) == ("5", "2")
+
+
 @pytest.mark.parametrize("damage", ["truncate", "delete", "link", "swap", "foreign manifest"])
 def test_every_kind_of_damage_is_found(trained: tuple[Trainable, Optimizers], tmp_path: Path, damage: str) -> None:
     for step in (1, 2):

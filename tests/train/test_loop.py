@@ -176,6 +176,18 @@ def test_adapters_begin_as_the_start_and_keep_its_predictions(recipe: Recipe, st
     assert not torch.allclose(trainable.loaded.hidden(*args, layout), reference, atol=1e-2)
 
 
+def test_what_adapters_cannot_do_is_refused(start: Checkpoint, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(BessemerError, match="leaves none of 4 layers"):
+        prepare(start, None, Trained(freeze=0.9, method="lora"))
+    changed = tmp_path / "weights.safetensors"
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({name: 2 * dict(prepare(start, None).loaded.model.named_parameters())[name].detach()}, changed)
+    with pytest.raises(BessemerError, match="use lora"):
+        prepare(start, changed, Trained(method="dora"), keep_start=True)
+
+
 def test_muon_moves_matrices_and_adamw_the_rest(recipe: Recipe, start: Checkpoint) -> None:
     data, trainable = data_of(recipe, start, 0)
     stage = recipe.stages[0].model_copy(update={"optimizer": "muon"})
@@ -234,6 +246,23 @@ def test_three_bad_steps_lead_back_and_are_left_out(
     data, stopped = data_of(recipe, start, 0)
     with pytest.raises(StoppedByUserError):
         train_stage(stage_run(recipe, data, tmp_path / "b"), stopped, hooks(tmp_path / "b", stop_after=10))
+    data, resumed = data_of(recipe, start, 0)
+    train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))
+    a, b = weights(straight), weights(resumed)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("stop_after", [6, 8])
+def test_a_stop_before_or_among_bad_steps_changes_no_weight(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    """Steps 6, 7 and 8 (from 0) are bad and lead back to step 4, also where a stop wrote a later checkpoint."""
+    data, straight = data_of(recipe, start, 0)
+    spoil(monkeypatch, data, {6, 7, 8})
+    train_stage(stage_run(recipe, data, tmp_path / "a"), straight, hooks(tmp_path / "a"))
+    data, stopped = data_of(recipe, start, 0)
+    with pytest.raises(StoppedByUserError, match="a checkpoint was written" if stop_after == 6 else "not kept"):
+        train_stage(stage_run(recipe, data, tmp_path / "b"), stopped, hooks(tmp_path / "b", stop_after=stop_after))
     data, resumed = data_of(recipe, start, 0)
     train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))
     a, b = weights(straight), weights(resumed)
