@@ -11,10 +11,11 @@ load:    CLIENTS clients ask at the same time; errors, p50, p95. Then more comme
          told 429, and whether one is answered afterwards.
 memory:  REQUESTS requests; resident memory of the server after each tenth.
 start:   seconds from the command to the first answer.
-attacks: the share of findings that an attack (tests/serve/attacks.py) turns from broken to not broken.
+attacks: of comments that break a rule by its code and by the model (score of one half and more), the share of findings
+         that an attack (tests/serve/attacks.py) brings below one half, and the three worst attacks.
 
-Comments are sentences of Python's documentation; without --policy the rules are ten families of
-`data/rule_families.yaml`, in their first wordings.
+Comments are sentences of Python's documentation, those that are attacked built-in comments; without --policy the rules
+are ten families of `data/rule_families.yaml`, in their first wordings.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -221,25 +223,35 @@ def resident_mib(pid: int) -> float:
 # -- attacks ----------------------------------------------------------------------------------------------------
 
 
-def attack_rate(http: httpx2.Client, comments: list[str]) -> tuple[float, int]:
-    """(share of findings `broken` that an attack turns into something else, how many findings were attacked).
-
-    A finding that becomes `unsure` goes to a person, but the attack did change the answer, so it counts.
-    """
-    from tests.serve.attacks import ATTACKS
+def attack_rate(http: httpx2.Client, comments: list[str]) -> Json:
+    """Scores, not decisions: a release without a calibration decides that nothing is broken."""
+    from tests.serve.attacks import ATTACKS, attacked
 
     def broken(texts: list[str]) -> list[set[str]]:
         answer = http.post("/v1/moderations", json={"input": texts})
         assert answer.status_code == 200, answer.text
         rules = [r["rules"] for r in answer.json()["results"]]
-        return [{name for name, rule in found.items() if rule["decision"] == "broken"} for found in rules]
+        return [{name for name, rule in found.items() if rule["score"] >= 0.5} for found in rules]
 
-    turned = attacked = 0
-    for comment, plain in zip(comments, broken(comments), strict=True):
-        for after in broken([attack.format(comment) for attack in ATTACKS]):
-            attacked += len(plain)
-            turned += len(plain - after)
-    return (turned / attacked if attacked else 0.0), attacked
+    known = families()
+    plain = [
+        {name for name in found if name not in known or known[name].breaks(comment)}  # only what is found rightly
+        for comment, found in zip(comments, broken(comments), strict=True)
+    ]
+    n_found = sum(map(len, plain))
+    turned = dict.fromkeys(ATTACKS, 0)
+    for comment, found in zip(comments, plain, strict=True):
+        after = broken(attacked(comment)) if found else []
+        for attack, left in zip(ATTACKS, after, strict=False):
+            turned[attack] += len(found - left)
+    assert n_found, "no comment breaks a rule: nothing can be said of attacks"
+    worst = sorted(turned.items(), key=lambda pair: -pair[1])[:3]
+    return {
+        "turned": round(sum(turned.values()) / (n_found * len(ATTACKS)), 4),
+        "findings": n_found,
+        "attacks": len(ATTACKS),
+        "worst": {attack[:60]: round(n / n_found, 4) for attack, n in worst},
+    }
 
 
 def main() -> None:
@@ -249,6 +261,7 @@ def main() -> None:
     parser.add_argument("--policy")
     parser.add_argument("--comments", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--attacked", type=int, default=40)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--each", type=int, default=10)
     parser.add_argument("--requests", type=int, default=10_000)
@@ -271,8 +284,10 @@ def main() -> None:
                 assert http.post("/v1/moderations", json={"input": comments[0]}).status_code == 200
                 tell(start_s=round(time.perf_counter() - begun, 2))
                 if "attacks" in asked.parts:
-                    rate, n = attack_rate(http, comments[:8])
-                    tell(attacks={"turned": round(rate, 4), "findings": n})
+                    rules = [f for r in policy.rules if (f := families().get(r.id))]
+                    said = [item.text for item in COLLECTIONS["comments"][1]()]
+                    breaking = [c for c in random.Random(0).sample(said, len(said)) if any(f.breaks(c) for f in rules)]
+                    tell(attacks=attack_rate(http, (breaking or said)[: asked.attacked]))
             if "load" in asked.parts:
                 tell(load=load_test(url, comments, asked.clients, asked.each))
             if "memory" in asked.parts:

@@ -25,7 +25,7 @@ from bessemer.serve import batches, guard
 from bessemer.serve.app import create_app
 from bessemer.serve.guard import MAX_BATCH_BYTES
 from tests.moderate.conftest import YAML
-from tests.serve.attacks import ATTACKS
+from tests.serve.attacks import attacked
 from tests.serve.conftest import DIGEST, MODEL, TOKEN, Running, running
 from tests.serve.test_refusals import _refused as refused
 
@@ -251,8 +251,7 @@ def test_attacks_change_nothing_but_the_comments_own_line(loaded: Loaded) -> Non
     plain = ask("plain words", POLICY.rules[0].read)[1].content.split("\n")
     template_only = loaded.renderer.special_ids
     n_special = [sum(t in template_only for t in loaded.renderer.chat_ids(ask("plain", r.read))) for r in POLICY.rules]
-    for attack in ATTACKS:
-        comment = attack.format("see https://x.y")
+    for comment in attacked("see https://x.y"):
         lines = ask(comment, POLICY.rules[0].read)[1].content.split("\n")
         assert len(lines) == len(plain) and lines[1:] == plain[1:]
         assert lines[0].startswith("Comment: ")
@@ -267,9 +266,9 @@ def test_the_success_rate_of_attacks_is_reported(desk: Running, record_property:
 
     threshold(0.5, bias=2)
     with desk.http() as http:
-        rate, n = attack_rate(http, ["see https://x.y", "buy steel now"])
-    record_property("attack_success_rate", rate)
-    assert n > 0 and 0 <= rate <= 1
+        found = attack_rate(http, ["see https://x.y", "buy steel now"])
+    record_property("attack_success_rate", found["turned"])
+    assert found["findings"] > 0 and 0 <= found["turned"] <= max(found["worst"].values()) <= 1
 
 
 # -- many clients -----------------------------------------------------------------------------------------------
