@@ -18,13 +18,14 @@ from bessemer.evaluate import seal
 from bessemer.evaluate.openings import submissions
 from bessemer.evaluate.tasks import load_task
 from bessemer.examine import examine, find_subject
-from bessemer.files import read_json, write_json
+from bessemer.files import digest_files, read_json, write_json
 from bessemer.recipe.load import load_recipe
 from bessemer.registry.evaluation import find_evaluation, verify_evaluation
 from bessemer.run import run_recipe
 from bessemer.track.screen import Screen
 from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.story import OTHERS, sentence, twins, write_jsonl, write_story
+from tests.tiny import make_tiny_release
 
 N_TWINS = 40
 
@@ -275,6 +276,20 @@ def test_what_cannot_be_measured_is_refused(told: Story, tmp_path: Path) -> None
         find_subject("nobody")
     with pytest.raises(BessemerError, match="the same"):
         examine(["clean", "clean"], [str(told.task)], [], Screen(quiet=True), by="Ada")
+
+
+def test_a_release_that_another_checkpoint_was_added_to_is_not_fully_known(
+    tiny_model: Path, bessemer_home: Path
+) -> None:
+    folder = make_tiny_release(tiny_model, bessemer_home)
+    write_json(folder / "plan.lock.json", {"token_sets": {}, "identity": "i", "base": {"name": "b"}})
+    manifest = read_json(folder / "manifest.json")
+    for added in (None, {"plus": "x", "minus": "y"}):
+        facts = manifest | {"begun": "2026-01-01T00:00:00Z", "seals": {"s": "d"}, "added": added}
+        write_json(folder / "manifest.json", facts | {"files": digest_files(folder, skip=frozenset({"manifest.json"}))})
+        found = find_subject("tiny@1")
+        known = (found.lineage, found.begun, found.seals)
+        assert known == (("", "", {}) if added else ("tiny@1", "2026-01-01T00:00:00Z", {"s": "d"}))
 
 
 def test_logs_of_inspect_are_compared_with_the_same_statistics(tmp_path: Path) -> None:

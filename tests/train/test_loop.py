@@ -19,6 +19,7 @@ from bessemer.train.loop import Hooks, StageRun, train_stage, train_step
 from bessemer.train.optimizers import make_optimizer
 from bessemer.train.schedule import learning_rate
 from bessemer.train.weights import Trainable, Trained, merged, prepare
+from bessemer.train.world import World
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +268,18 @@ def test_a_stop_before_or_among_bad_steps_changes_no_weight(
     train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))
     a, b = weights(straight), weights(resumed)
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_processes_that_see_different_checkpoints_do_not_go_on(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    with pytest.raises(StoppedByUserError):
+        train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path, stop_after=5))
+    monkeypatch.setattr(World, "total", lambda _, numbers: [numbers[0] + 1])  # as if another one saw step 6
+    data, again = data_of(recipe, start, 0)
+    with pytest.raises(BessemerError, match="process 0 finds step 5"):
+        train_stage(stage_run(recipe, data, tmp_path), again, hooks(tmp_path))
 
 
 def test_bad_steps_before_any_checkpoint_end_the_stage(
