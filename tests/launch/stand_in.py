@@ -1,7 +1,8 @@
 """A worker of a few lines: `stand_in.py FOLDER STAGE_FOLDER PLAY...`. It leaves what a real one leaves.
 
 PLAY says what each start of it does, one letter a start: d done, c checkpoint then crash, x crash, o an error of ours,
-r an error that may go away, h hang, s wait until asked to stop, w wait for ever.
+r an error that may go away, h hang, s wait until asked to stop, w wait for ever, b stopped says one process of a group
+and an error of ours another one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from bessemer.launch.bind import die_with_parent
 def hang_here() -> None:
     while True:
         time.sleep(1000)
+
+
+def _asked(run: Path) -> bool:
+    while not (run / "stop").exists():
+        time.sleep(0.02)
+    return True
 
 
 def main(run: Path, stage: Path, play: str) -> None:
@@ -41,15 +48,13 @@ def main(run: Path, stage: Path, play: str) -> None:
             (stage / f"step-{n:07d}" / "manifest.json").write_text("{}")
     if act in "cx":
         os.kill(os.getpid(), signal.SIGKILL)
-    if act in "or":
+    if act in "sb" and (act == "b" or _asked(run)):
+        told = {"step": n, "what": f"stopped at step {n}", "where": stage.name, "fix": "again"}
+        (stage / "stopped.json").write_text(json.dumps(told))
+    if act in "orb":
         told = {"what": "no bread", "where": "bakery", "fix": "bake", "problems": [], "retry": act == "r"}
         (stage / "error.json").write_text(json.dumps(told))
         sys.exit(1)
-    while act == "s" and not (run / "stop").exists():
-        time.sleep(0.02)
-    if act == "s":
-        told = {"step": n, "what": f"stopped at step {n}", "where": stage.name, "fix": "again"}
-        (stage / "stopped.json").write_text(json.dumps(told))
     if act in "hw":
         hang_here()
 

@@ -17,10 +17,11 @@ from bessemer.data.rule_families import families
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.moderate.blind import Blind, blind_baselines
-from bessemer.moderate.build import Built, Key, _logged, _refuse_leaks, build
-from bessemer.moderate.pool import Pooled
+from bessemer.moderate.build import Built, Key, _alternating, _logged, _refuse_leaks, build
+from bessemer.moderate.logs import _case
+from bessemer.moderate.pool import Pooled, _complete
 from bessemer.recipe.load import load
-from bessemer.recipe.moderation_recipe import ModerationRecipe
+from bessemer.recipe.moderation_recipe import Log, ModerationRecipe
 from bessemer.rewards.rules import rule_reward
 from bessemer.track.screen import Screen
 from tests.moderate.logs import RULES, log_rows, write_recipe, write_rows
@@ -126,6 +127,41 @@ def test_named_words_are_trained_only(tmp_path: Path) -> None:
     assert 0.2 < sum("+" in str(i.meta["rule"]) for i in named["train"]) / len(named["train"]) < 0.6
     yes, no = built.report["splits"]["train"]["rules"]["a named word"]
     assert yes == no == len(named["train"]) // 2
+
+
+def test_hard_and_usual_cases_in_turn() -> None:
+    hard, usual = (
+        [Pooled(f"{kind}{i}", Comment("x"), "x", "train", True) for i in range(n)] for kind, n in (("h", 2), ("u", 4))
+    )
+    assert [c.id for c in _alternating(hard, usual)] == ["h0", "u0", "h1", "u1", "u2", "u3"]
+
+
+def case(comment: str, rule: str, *, broken: bool, **log: Any) -> Any:
+    values = {"id": "1", "text": comment, "rule": rule, "action": "removed" if broken else "approved", **log}
+    about = Log.model_validate({"from": "x", "rule": "spam"})
+    return _case("c", {k: v for k, v in values.items() if v}, comment, about, "town", "x:1", False)
+
+
+def test_an_approval_in_a_log_about_one_rule_is_no_report_that_was_turned_down() -> None:
+    assert not case("hello", "", broken=False).hard and case("hello", "spam", broken=False).hard
+    assert case("hello", "", broken=True, decision="approved").hard
+
+
+def test_a_granted_appeal_keeps_the_rule_whether_or_not_the_decision_knows_of_it() -> None:
+    for decision in ("", "removed", "approved"):
+        assert not case("hello", "spam", broken=True, decision=decision, appeal="overturned").broken
+    assert case("hello", "spam", broken=True, appeal="upheld").broken
+
+
+def test_an_approval_that_names_a_rule_tells_nothing_of_the_others() -> None:
+    rules = {"town": {("town", "ads"), ("town", "insults")}}
+    kept = {}
+    for name, broken, known in (("named", set(), {("town", "ads")}), ("plain", set(), {("town", "")}),
+                                ("removed", {("town", "ads")}, set())):  # fmt: skip
+        comment = Pooled(name, Comment("x", community="town"), "x", "train", True, broken, known)
+        _complete(comment, rules, True)
+        kept[name] = {rule for _, rule in comment.kept}
+    assert kept == {"named": {"ads"}, "plain": {"ads", "insults"}, "removed": {"insults"}}
 
 
 def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:

@@ -231,6 +231,16 @@ def test_a_reason_is_written_only_when_asked(desk: Running) -> None:
         assert long[0].flagged  # with a reason or without one
 
 
+def test_more_tokens_than_a_line_holds_are_refused(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bessemer.serve.desk as module
+
+    monkeypatch.setattr(module, "MAX_WAITING_TOKENS", 200)
+    with desk.http() as http:
+        error = refused(http, "moderations", {"input": TEXTS * 5}, 413)
+        assert error["code"] == "request_too_large" and "under 2 rules" in error["message"]
+        assert http.post("/v1/moderations", json={"input": TEXTS[0]}).status_code == 200
+
+
 def test_half_a_surrogate_pair_in_a_community_fails_nobody(desk: Running, bessemer_home: Path) -> None:
     with desk.http() as http:
         answer = http.post(

@@ -127,19 +127,17 @@ class Fleet:
     def look(self) -> None:
         """Read the route when its file changed; load what is missing, then switch.
 
-        Whatever fails, such as a model that finds no memory, leaves all as it was and is tried again later: the next
-        change of the route must still be seen.
+        What fails, such as a model that finds no memory, leaves all as it was and is tried again later.
         """
+        path = path_of(self.name)
         try:
-            stat = path_of(self.name).stat()
-            now = (stat.st_mtime_ns, stat.st_ino)
-            if now == self._seen and not 0 < self._retry_at <= time.monotonic():
+            stat = path.stat() if path.exists() else None
+            now = stat and (stat.st_mtime_ns, stat.st_ino)
+            if now is None or (now == self._seen and not 0 < self._retry_at <= time.monotonic()):
                 return
             self._seen, self._retry_at = now, 0.0
             self._switch(read_route(self.name))
-        except FileNotFoundError:
-            return
-        except Exception:
+        except Exception:  # whatever a model may fail with: this thread must see the next change
             log.exception("the route was not followed; it is tried again in %.0f s", RETRY_S)
             self._retry_at = time.monotonic() + RETRY_S
 
