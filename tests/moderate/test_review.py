@@ -54,7 +54,11 @@ def answered(path: Path, truth: dict[tuple[str, str], bool], form: str) -> None:
     words = {True: "broken", False: "kept"}
     if form == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-        path.write_text("".join(json.dumps({**r, "label": words[truth[r["id"], r["rule"]]]}) + "\n" for r in rows))
+        path.write_text(
+            "".join(
+                json.dumps({**r, "label": words[truth[r["id"], r["rule"]]]}, ensure_ascii=False) + "\n" for r in rows
+            )
+        )
     elif form == ".csv":
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -262,7 +262,7 @@ def test_a_stop_before_or_among_bad_steps_changes_no_weight(
     spoil(monkeypatch, data, {6, 7, 8})
     train_stage(stage_run(recipe, data, tmp_path / "a"), straight, hooks(tmp_path / "a"))
     data, stopped = data_of(recipe, start, 0)
-    with pytest.raises(StoppedByUserError, match="a checkpoint was written" if stop_after == 6 else "not kept"):
+    with pytest.raises(StoppedByUserError, match="a checkpoint was written"):
         train_stage(stage_run(recipe, data, tmp_path / "b"), stopped, hooks(tmp_path / "b", stop_after=stop_after))
     data, resumed = data_of(recipe, start, 0)
     train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))

@@ -289,15 +289,13 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         forgotten = hooks.on_probe(done) if done % run.probe_every == 0 or done == n_steps else None
         stop = gradient.stop or (world.alone and hooks.stop_asked())
         due = done % run.checkpoint_every == 0 and not stage.guard.in_a_row  # never keep what may have gone wrong
-        sound = not stage.guard.in_a_row  # or the resumed training goes on from an earlier one
-        if (done < n_steps and (due or (stop and sound))) or (done == n_steps and run.keep_all):
+        if (done < n_steps and (due or stop)) or (done == n_steps and run.keep_all):
             stage.save(done, forgotten, due=due or done == n_steps)
         if done < n_steps and stop:
             stage.writer.wait()
             world.wait()  # nobody says that a checkpoint was written before all have written
             raise StoppedByUserError(
-                f"stopped at step {done} of {n_steps}; "
-                + ("a checkpoint was written" if sound else "it was not kept, because the last steps went wrong"),
+                f"stopped at step {done} of {n_steps}; a checkpoint was written",
                 where=run.name,
                 fix="run the same command again to continue",
             )
