@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from bessemer import replay
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import resolve
@@ -95,3 +96,15 @@ def test_commands(home: Path, tiny_model: Path, here: Callable[..., Any]) -> Non
     assert done.code == 0 and "from: dataset:own@1/train, role: general" in done.out, done.err
     bad = here("data", "sample", str(tiny_model), "--name", "own", "--tokens", "many")
     assert bad.code == 4 and "is no count" in bad.err
+
+
+def test_a_batch_in_which_nothing_ends_does_not_stop_the_next(
+    home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = replay._lines
+    monkeypatch.setattr(replay, "_lines", lambda *a: iter(()) if a[-1] == 0 else lines(*a))
+    for new in (True, False):
+        made = sample(str(tiny_model), "own", SMALL, Screen(quiet=True))
+        assert made.new is new and len(read_items(f"dataset:{made.reference}/train")) > 10
+    names = {p.name for p in (home / "cache/samples").glob("*/*")}
+    assert "empty-00000" in names and "part-00000.jsonl" not in names and "part-00001.jsonl" in names

@@ -268,13 +268,16 @@ def _lock(file: IO[str], kind: int) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Generator[None]:
+def exclusive(path: Path, what: str, *, wait: bool = False) -> Generator[None]:
     """Hold a lock for as long as this process lives; a killed holder releases it by dying.
 
-    Raises BessemerError when another process holds it or its folder cannot be written.
+    wait: for whoever holds it, as one does who would make the same thing. Raises BessemerError when another process
+    holds it or its folder cannot be written.
     """
     need_writable(path.parent)
     with path.open("a+") as file:
+        if wait:
+            fcntl.flock(file, fcntl.LOCK_EX)
         for wait_s in (0.05, 0.0):  # `lock_holder` takes it for a moment
             if _lock(file, fcntl.LOCK_EX):
                 break

@@ -22,7 +22,7 @@ import torch
 
 from bessemer.data.curate.prepare import Prepared, prepare
 from bessemer.data.items import Message
-from bessemer.data.sources import read_items
+from bessemer.data.sources import Source, read_items
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import canonical_json, exclusive, home, need_writable, sha256_text, write_text
@@ -58,6 +58,8 @@ def sample(start: str, name: str, asked: Asked, screen: Screen) -> Prepared:
     """
     base = resolve(start)
     facts = {"start": base.name, "digest": base.digest, **asdict(asked)}
+    if asked.openings:
+        facts["openings"] = Source(asked.openings, where="--openings").digest()
     folder = home() / "cache" / "samples" / sha256_text(canonical_json({**facts, "start": ""}))[:16]
     need_writable(folder)
     with exclusive(folder / ".lock", f"samples of {base.name}"):
@@ -75,7 +77,7 @@ def _filters(name: str, folder: Path, asked: Asked) -> DataRecipe:
     """Small models fall into loops: repetition is judged more strictly than in text that people wrote."""
     quality: dict[str, Any] = {"word_repetition": 0.2, "ngram": 5, "character_repetition": None, "mean_line": None}
     quality["characters"] = 80 if asked.kind == "documents" else 20
-    source = {"from": str(folder / "*.jsonl"), "kind": asked.kind}
+    source = {"from": str(folder / "part-*.jsonl"), "kind": asked.kind}
     steps = {"repair": {}, "quality": quality, "duplicates": {}, "near_duplicates": {"jaccard": 0.7}}
     return DataRecipe.model_validate({"name": name, "sources": {"sampled": source}, "steps": steps})
 
@@ -86,11 +88,13 @@ def _parts(base: Checkpoint, asked: Asked, folder: Path) -> Generator[int]:
     for n in count():
         path = folder / f"part-{n:05d}.jsonl"
         drawn = path.with_suffix(".drawn")
-        if not path.exists():
+        empty = folder / f"empty-{n:05d}"
+        if not path.exists() and not empty.exists():
             loaded = loaded or load(base.path, digest=base.digest, end_of_text=base.end_of_text)
             rows = _draw(loaded, asked, asked.seed * 1_000_003 + n)
+            lines = "".join(_lines(loaded, base, asked, rows, n))
             write_text(drawn, str(sum(len(turn) for row in rows for turn in row.turns)))
-            write_text(path, "".join(_lines(loaded, base, asked, rows, n)))
+            write_text(path if lines else empty, lines)  # a file without rows would be refused as a source
         if (tokens := int(drawn.read_text())) < 2 * ROWS:  # no more than what the documents were begun with
             raise BessemerError(
                 f"{base.name} ends every text at once", where=base.name, fix="--openings FILE gives it first words"
@@ -110,10 +114,11 @@ def _draw(loaded: Loaded, asked: Asked, seed: int) -> list[Row]:
         return sample_together(loaded, [prompt] * ROWS, ends=loaded.eos, then=then, **settings)
     end = loaded.renderer.end_of_text_id
     assert end is not None
-    prompts = [[end, *words] for words in _openings(loaded, asked, seed)]
+    begin = [*loaded.renderer.opening] or [end]  # as a document begins, or what stands before the next one
+    prompts = [[*begin, *words] for words in _openings(loaded, asked, seed)]
     rows = sample_together(loaded, prompts, ends=loaded.eos | {end}, **settings)
     for row, prompt in zip(rows, prompts, strict=True):
-        row.turns[0][:0] = prompt[1:]  # the opening is part of the document
+        row.turns[0][:0] = prompt[len(begin) :]  # the opening is part of the document
     return rows
 
 
@@ -124,7 +129,7 @@ def _openings(loaded: Loaded, asked: Asked, seed: int) -> list[list[int]]:
     among those that are a capitalised word.
     """
     if not asked.openings:
-        first_V = next_logits(loaded, [loaded.renderer.end_of_text_id or 0])
+        first_V = next_logits(loaded, [*loaded.renderer.opening] or [loaded.renderer.end_of_text_id or 0])
         words = [i for i in range(loaded.renderer.n_vocabulary) if WORD.match(loaded.renderer.decode([i]))]
         random = torch.Generator().manual_seed(seed)
         places_B = draw(first_V[words].expand(ROWS, -1), 2.0, 1.0, random)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,8 +183,9 @@ JSON = st.recursive(
 )
 CALLS = st.lists(st.builds(ToolCall, SPOKEN, st.dictionaries(WORDS, JSON, max_size=2), WORDS), max_size=2).map(tuple)
 ANSWER = st.builds(Message, st.just("assistant"), SPOKEN, CALLS, WORDS | st.just(""))
+READ_ONLY = ANSWER.map(lambda m: replace(m, trained=False))
 ASKED = st.builds(Message, st.sampled_from(["system", "user", "tool"]), SPOKEN, name=WORDS | st.just(""), call_id=WORDS)
-CHAT = st.lists(ASKED | ANSWER, max_size=3).flatmap(lambda m: ANSWER.map(lambda a: (*m, a)))
+CHAT = st.tuples(ASKED, st.lists(ASKED | ANSWER | READ_ONLY, max_size=3), ANSWER).map(lambda c: (c[0], *c[1], c[2]))
 TOOLS = st.lists(st.dictionaries(WORDS, JSON, min_size=1), max_size=2).map(tuple)
 META = st.dictionaries(WORDS, JSON, max_size=3)
 ITEMS = {
@@ -226,6 +228,7 @@ def test_the_digest_covers_all_that_reaches_the_model_and_nothing_else() -> None
         Item("x", messages=(Q, Message("assistant", "a", (ToolCall("f", {}),)))),
         Item("x", messages=(Q, Message("assistant", "a", (ToolCall("f", {"a": 1}),)))),
         Item("x", messages=(Q, Message("assistant", "a", reasoning="r"))),
+        Item("x", messages=(Q, Message("assistant", "a", trained=False))),
         Item("x", messages=(Q, A), tools=({"name": "f"},)),
         Item("x", messages=(Q, A), chosen=(A,)),
         Item("x", messages=(Q, A), rejected=(A,)),
@@ -236,3 +239,38 @@ def test_the_digest_covers_all_that_reaches_the_model_and_nothing_else() -> None
     digests = {digest_items([i]) for i in [plain, *changed]}
     assert len(digests) == len(changed) + 1
     assert digest_items([plain]) == digest_items([Item("x", messages=(Q, A), meta={"licence": "MIT"})])
+
+
+@pytest.mark.parametrize(
+    ("said", "trained"),
+    [({"weight": 0}, False), ({"weight": 1}, True), ({"train": False}, False), ({"training": True}, True), ({}, True)],
+)
+def test_a_message_may_say_whether_it_is_trained(said: dict[str, Any], trained: bool) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"} | said]
+    row = {"messages": [*turns, *turns[:1], {"role": "assistant", "content": "b"}]}
+    item, _ = Columns("chat", {}).item(row, "f:1")
+    assert [m.trained for m in item.messages] == [True, trained, True, True]
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        ({"weight": 0}, "no answer is trained"),
+        ({"weight": 0.5}, "must be 0 or 1"),
+        ({"weight": "no"}, "must be 0 or 1"),
+        ({"weight": 1, "train": False}, "must be 0 or 1"),
+        ({"mask": True}, "'mask', which is not read"),
+        ({"loss": False}, "'loss', which is not read"),
+    ],
+)
+def test_what_a_message_says_of_training_is_understood_or_refused(answer: dict[str, Any], match: str) -> None:
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"} | answer]}
+    with pytest.raises(Unusable, match=match):
+        Columns("chat", {}).item(row, "f:1")
+
+
+def test_conversations_that_no_template_renders_are_rows_that_can_be_skipped() -> None:
+    user, answer, empty = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "a"), ("assistant", "")))
+    for turns, match in (([answer, user, answer], "begin with a question"), ([user, empty, user, answer], "empty")):
+        with pytest.raises(Unusable, match=match):
+            Columns("chat", {}).item({"messages": turns}, "f:1")

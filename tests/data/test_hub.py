@@ -216,3 +216,20 @@ def test_the_size_is_said_and_a_full_disk_is_refused_before_anything_is_fetched(
     refused = read(hub.url, f"hf:{REPO}@{NEW}/train", program=small)
     assert refused.returncode == 4 and "of disk, 1 B are free" in refused.stdout, refused.stdout + refused.stderr
     assert not any("/resolve/" in path for path in hub.asked)
+
+
+@pytest.mark.parametrize("saved", ["", "state.json"])
+def test_a_clone_that_lists_no_files_has_splits_all_the_same(tmp_path: Path, saved: str) -> None:
+    """Most front matter holds a licence and tags; what save_to_disk() leaves has none."""
+    folder = clone(tmp_path / "posts", "# Posts\n" if saved else "---\nlicense: mit\n---\n# Posts\n")
+    if saved:
+        (folder / saved).write_text("{}")
+    with pytest.raises(BessemerError, match="has the splits train, test"):
+        read_items(str(folder))
+    assert [i.text for i in read_items(str(folder / "test"))] == ["c"]
+
+
+def test_a_folder_of_notes_with_front_matter_is_a_folder(tmp_path: Path) -> None:
+    for name in ("README.md", "one.md"):
+        (tmp_path / name).write_text("---\ntags: [a]\n---\nText.\n")
+    assert [f.name for f in Source(str(tmp_path)).files()] == ["README.md", "one.md"]

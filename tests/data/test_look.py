@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bessemer.data.items import Item
 from bessemer.data.look import mixture_course, show_items, show_rows, statistics
-from bessemer.data.render import Renderer
+from bessemer.data.render import Example, Renderer
 from bessemer.plan.resolve import Prepared, prepare
 from bessemer.recipe.load import load_recipe
 from tests.story import write_story
@@ -52,3 +53,13 @@ def test_statistics_of_a_source(tiny_model: Path) -> None:
     counted = statistics(items, renderer)
     assert counted.tokens == sum(len(e.ids_L) for e in renderer.render(items)) == counted.supervised
     assert show_items(items, renderer, "s")[0].runs == (("one two three<|im_end|>", True),)
+
+
+def test_a_conversation_that_is_rendered_twice_is_one_item() -> None:
+    class Twice:
+        def render(self, items: list[Item]) -> list[Example]:
+            one = Example("x", "", np.zeros(4, np.int32), np.ones(4, np.bool_), 0)
+            return [one, one] * len(items)
+
+    found = statistics([Item("a", "one"), Item("b", "two")], Twice())
+    assert found.items == 2 and found.tokens == 16

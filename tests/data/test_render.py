@@ -53,6 +53,8 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str, str, tuple[str, ...]]] = {
     ),
 }
 
+OPENS = ("<|begin_of_text|>", "<bos>", "<s>")
+
 
 @cache
 def trained_on(special: tuple[str, ...], words: tuple[str, ...]) -> Any:
@@ -78,9 +80,13 @@ def trained_on(special: tuple[str, ...], words: tuple[str, ...]) -> Any:
 
 
 def make(folder: Path, special: tuple[str, ...], bos: str, eos: str, words: tuple[str, ...], template: str) -> Renderer:
+    from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained_on(special, words), bos_token=bos, eos_token=eos)
+    model = Tokenizer.from_str(trained_on(special, words).to_str())
+    if bos in OPENS:  # of "text", every one is <bos> text
+        model.post_processor = processors.TemplateProcessing(f"{bos} $A", None, [(bos, model.token_to_id(bos))])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token=bos, eos_token=eos)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return Renderer(folder)
@@ -160,6 +166,60 @@ def supervised(renderer: Renderer, example: Example) -> list[str]:
 
 
 # -- parity -----------------------------------------------------------------------------------------------------
+
+THOUGHT = Message("assistant", "<think>\nshort\n</think>\nno")
+
+
+@pytest.mark.parametrize("family", ["smollm3"], indirect=True)
+def test_a_thought_in_the_answer_is_written_with_the_templates_own_tokens(family: Renderer) -> None:
+    for talk in ((ASK, THOUGHT), (ASK, THOUGHT, WHY, RULE), (ASK, Message("assistant", "<think></think>no"))):
+        assert family.chat_ids(talk, answer_follows=False) == theirs(family, talk)
+        (example,) = family.render([Item("x", messages=talk)])
+        family.check_rendered([Item("x", messages=talk)], [example])
+        assert example.ids_L.tolist() == theirs(family, talk)
+    think = family.token_id("<think>")
+    (example,) = family.render([Item("x", messages=(ASK, THOUGHT))])
+    assert supervised(family, example) == ["<think>\nshort\n</think>\nno<|im_end|>"]
+    quoted = (Message("user", THOUGHT.content), Message("assistant", "Do not write <think>a</think>."))
+    assert think in example.ids_L and think not in family.chat_ids(quoted, answer_follows=False)
+
+
+@pytest.mark.parametrize("family", ["smollm3"], indirect=True)
+def test_system_words_that_the_template_reads_reach_it(family: Renderer) -> None:
+    for told in ("Follow the rule. /no_think", "/no_think", "Follow the rule. /think", "Follow the rule."):
+        talk = (Message("system", told), ASK, NO)
+        assert family.chat_ids(talk, answer_follows=False) == theirs(family, talk)
+        assert family.chat_ids(talk[:2]) == theirs(family, talk[:2], answer_follows=True)
+    hostile = Message("system", "/no_think <|im_end|>")
+    with pytest.raises(BessemerError, match="holds a token of the chat template"):
+        family.chat_ids((hostile, ASK))
+
+
+@every
+def test_an_answer_with_weight_0_is_read_but_not_trained(family: Renderer) -> None:
+    talk = (SYSTEM, ASK, replace(NO, trained=False), WHY, RULE)
+    examples = family.render([Item("x", messages=talk)])
+    family.check_rendered([Item("x", messages=talk)], examples)
+    wanted = family.render([Item("x", messages=TALK)])
+    assert supervised(family, examples[-1]) == supervised(family, wanted[-1])[-1:] and len(examples) == 1
+    assert examples[-1].ids_L.tolist() == wanted[-1].ids_L.tolist()
+    with pytest.raises(BessemerError, match="no answer of a conversation is trained"):
+        family.render([Item("x", messages=(ASK, replace(NO, trained=False)))])
+
+
+@every
+def test_a_document_begins_as_the_tokenizer_begins_a_text(family: Renderer) -> None:
+    item = Item("x", text="Is this allowed?")
+    (example,) = family.render([item])
+    family.check_rendered([item], [example])
+    assert example.ids_L[:-1].tolist() == family.chat("Is this allowed?")["input_ids"]
+    assert ("opening" in family.ingredients("documents")) == bool(family.opening)
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma3", "mistral"], indirect=True)
+def test_some_tokenizers_begin_with_a_token_of_their_own(family: Renderer) -> None:
+    assert family.opening
+
 
 # What the mask of TALK must cover, example by example, written down by hand.
 KNOWN_GOOD = {

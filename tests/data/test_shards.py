@@ -19,7 +19,7 @@ from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet, hash64, open_or_build, text_hash
 from bessemer.errors import BessemerError
-from bessemer.files import digest_files, read_json
+from bessemer.files import digest_files, read_json, write_json
 
 
 @pytest.fixture
@@ -222,3 +222,59 @@ def test_large_vocabularies_take_four_bytes(renderer: Renderer) -> None:
     assert np.load(tokens.folder / "part-00000" / "ids.npy").dtype == np.uint32
     assert build(documents(3), renderer).segment(1).ids_L.tolist() == tokens.segment(1).ids_L.tolist()
     assert hash64("a") != hash64("b")
+
+
+PACKS = """
+import sys
+from bessemer.data.pack import Packer
+from bessemer.data.shards import open_tokens
+tokens = open_tokens("set@1")
+print("ready", flush=True)
+for seed in map(int, sys.stdin.readline().split()):
+    print(tokens.pack(Packer(64, "split", seed), grouped=False).digest, flush=True)
+"""
+
+
+def test_processes_that_pack_the_same_rows_wait_for_each_other(renderer: Renderer) -> None:
+    build(documents(400), renderer)
+    pipe = subprocess.PIPE
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PACKS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout and racer.stdout.readline() == "ready\n", racer.communicate()
+    said = []
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.write(" ".join(map(str, range(30))) + "\n")
+        racer.stdin.flush()
+    for racer in racers:
+        out, err = racer.communicate()
+        assert racer.returncode == 0, err
+        said.append(out)
+    assert said[0] == said[1] == said[2] and len(set(said[0].split())) == 30
+
+
+def test_rows_that_lack_an_array_are_refused(renderer: Renderer) -> None:
+    tokens = build(documents(20), renderer)
+    tokens.pack(Packer(64), grouped=False)
+    (folder,) = tokens.folder.glob("rows-*")
+    about = read_json(folder / "packed.json")
+    del about["files"]["starts.npy"]
+    write_json(folder / "packed.json", about)
+    (folder / "starts.npy").unlink()
+    with pytest.raises(BessemerError, match="starts.npy is missing"):
+        tokens.pack(Packer(64), grouped=False)
+
+
+def test_texts_without_letters_are_not_all_the_same() -> None:
+    hashes = {int(text_hash(Item("x", text))) for text in ("\U0001f44d", "\U0001f621 !!!", "???", "\U0001f621!!! ")}
+    assert len(hashes) == 3
+    assert text_hash(Item("x", "Yes!")) == text_hash(Item("y", "yes"))

@@ -161,3 +161,14 @@ def test_changes_that_are_refused() -> None:
     assert said.startswith("stages[0].changes[1].at: begins at 0.4, before 0.5")
     (said,) = problems({"mixture": half, "changes": [{"at": 0.5, "mixture": {"own": 0.4, "general": 0.5}}]})
     assert "stages[0].changes[0].mixture: the shares add up to 0.9, not 1" in said
+
+
+def test_a_ramp_that_begins_where_the_last_change_stands_holds_for_every_length() -> None:
+    changes = [
+        {"at": 0.4, "mixture": {"own": 0.7, "general": 0.3}},
+        {"at": 0.6, "mixture": {"own": 0.5, "general": 0.5}, "ramp": 0.2},
+    ]
+    packed = [Rows("own", 500, 50_000), Rows("general", 500, 50_000)]
+    for n_rows in range(20, 220, 2):
+        stage = {"mixture": {"own": 0.9, "general": 0.1}, "tokens": 100 * n_rows, "rows": 2, "changes": changes}
+        assert len(mixed(stage, *packed)) == n_rows

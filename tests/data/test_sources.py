@@ -324,3 +324,8 @@ def test_python_text_comes_with_python() -> None:
     assert len({i.id for i in docs}) == len(docs)
     source = Source("bessemer:python/topics")
     assert [i for f in source.files() for i in source.read(f)] == topics
+
+
+def test_columns_of_a_built_in_collection_are_refused() -> None:
+    with pytest.raises(BessemerError, match="has no columns to choose from"):
+        Source("bessemer:python/docstrings", columns={"text": "body"})

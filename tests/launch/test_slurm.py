@@ -41,6 +41,7 @@ def test_a_preempted_job_goes_on_to_the_same_weights(
 
 
 def test_stop_and_resume(slurm: None, tmp_path: Path, recipe: Path, undisturbed: Path) -> None:  # noqa: F811
+    tmp_path = tmp_path / "it's a 100%j place"
     submitted = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small", "--time", "30")
     assert submitted.returncode == 0 and f"job {job_of(tmp_path)} submitted" in submitted.stderr
     until(reached(tmp_path, 20))
@@ -49,6 +50,7 @@ def test_stop_and_resume(slurm: None, tmp_path: Path, recipe: Path, undisturbed:
     until(lambda: state_of(tmp_path) == "stopped")  # the job is gone, too
     resumed = bessemer(tmp_path, "runs", "resume", "story")
     assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "runs/story/slurm.log").exists()
     assert weights(tmp_path) == weights(undisturbed)
 
 

@@ -159,9 +159,10 @@ def stats(
     found: dict[str, Statistics] = {}
     if _is_recipe(thing):
         from bessemer.data.stage import open_sources
+        from bessemer.families.own_data import with_family_data
         from bessemer.recipe.load import load_recipe
 
-        recipe = load_recipe(thing, set_ or [])
+        recipe = with_family_data(load_recipe(thing, set_ or []))
         renderer = _renderer(recipe.start, recipe.chat_template)
         for name, source in open_sources(recipe).items():
             found[name] = statistics(source, renderer)

@@ -38,6 +38,8 @@ TARGETS = {
     "preference": ("prompt", "chosen", "rejected", "system", "tools", *ALWAYS),
     "prompts": ("prompt", "messages", "reference", "system", "tools", *ALWAYS),
 }
+IS_TRAINED = ("weight", "train", "training")  # of a message: 0 or 1, OpenAI's word first
+UNCLEAR = ("loss", "mask", "masked", "loss_mask", "train_on_turn")
 MAX_DEPTH = 100  # levels in a value; whatever goes through values later has room on the stack
 SAME_ROLE = {
     **{r: r for r in ("system", "user", "assistant", "tool")},
@@ -145,6 +147,13 @@ def _chat(take: _Taker) -> dict[str, Any]:
     messages = _conversation(take)
     if messages[-1].role != "assistant" or not (messages[-1].content.strip() or messages[-1].tool_calls):
         raise Unusable("the last message must be an answer of the assistant", f"it is of role {messages[-1].role!r}")
+    if messages[0].role == "assistant":
+        raise Unusable("a conversation must begin with a question", "its first message is of role 'assistant'")
+    answers = [m for m in messages if m.role == "assistant"]
+    if not all(m.content or m.tool_calls for m in answers):
+        raise Unusable("an answer is empty")
+    if not any(m.trained for m in answers):
+        raise Unusable("no answer is trained", "every one has weight 0")
     return {"messages": messages, "tools": _tools(take)}
 
 
@@ -274,7 +283,18 @@ def _message(raw: Any, where: str) -> Message:
         (v for k in ("reasoning_content", "reasoning", "thinking") if isinstance(v := turn.get(k), str)), ""
     )
     name, call_id = _label(turn.get("name"), "name"), _label(turn.get("tool_call_id"), "tool_call_id")
-    return Message(SAME_ROLE[role.lower()], text, calls, reasoning, name, call_id)
+    return Message(SAME_ROLE[role.lower()], text, calls, reasoning, name, call_id, _is_trained(turn, where))
+
+
+def _is_trained(turn: Mapping[str, Any], where: str) -> bool:
+    """What the row says of a message under one of the usual words; nothing said means yes."""
+    if unclear := [k for k in UNCLEAR if turn.get(k) is not None]:
+        fix = f"call it {IS_TRAINED[0]} (0: read only, 1: trained), or drop it"
+        raise Unusable(f"a message has {unclear[0]!r}, which is not read", where, fix)
+    said = [turn[k] for k in IS_TRAINED if turn.get(k) is not None]
+    if any(v not in (0, 1) for v in said) or len(set(map(bool, said))) > 1:
+        raise Unusable("whether a message is trained must be 0 or 1", f"{where} has {said}")
+    return all(said)
 
 
 def _content(value: Any, where: str) -> str:
@@ -360,7 +380,7 @@ def _turn(message: Message) -> dict[str, Any]:
         "name": message.name,
         "tool_call_id": message.call_id,
     }
-    return turn | {k: v for k, v in extra.items() if v}
+    return turn | {k: v for k, v in extra.items() if v} | ({} if message.trained else {"weight": 0})
 
 
 # -- values -----------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def _read(path: Path) -> tuple[str, list[_Row]]:
         raise BessemerError("the file does not exist or is no plain file", where=str(path))
     kind = _kind(path)
     items: Iterable[Item] = Source(str(path), kind)
-    if path.suffix in WHOLE:
+    if list_files(str(path))[0].format in WHOLE:
         paragraphs = (p.strip() for item in items for p in item.text.split("\n\n"))
         items = [Item(id=f"{path.name}:{n}", text=p) for n, p in enumerate(paragraphs, start=1) if len(p) > 40]
     return kind, [_row(item) for item in items]

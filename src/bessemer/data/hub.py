@@ -14,12 +14,15 @@ from typing import Any, cast
 
 import yaml
 
-from bessemer.data.formats import is_data
+from bessemer.data.formats import WHOLE, is_data, split_name
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 
 ADDRESS = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[^/]+|[^/]+))?(?:/(?P<rest>.+))?")
 ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "LICENSE.txt", "license.txt"}
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")  # of save_to_disk()
+LAID_OUT = {"configs", "dataset_info"}  # keys of a README's front matter that say which files there are
+CARD = {"license", "tags", "language", "pretty_name", "task_categories", "task_ids", "size_categories"}
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -79,9 +82,12 @@ def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
     """The data files that `rest` (empty, a split, CONFIG/SPLIT) means in a local clone; none when it is no clone."""
     readme = folder / "README.md"
     meta = _front_matter(readme) if readme.is_file() else {}
-    if not meta.keys() & {"configs", "dataset_info"} and not (folder / "dataset_dict.json").is_file():
+    names = _names_below(folder)
+    saved = any((folder / n).is_file() for n in SAVED)
+    rows = any(is_data(n) and split_name(n)[0] not in WHOLE and n.rpartition("/")[2] not in ABOUT for n in names)
+    if not saved and not meta.keys() & LAID_OUT and not (rows and meta.keys() & CARD):
         return []
-    return choose(_names_below(folder), meta, rest, str(folder), where)
+    return choose(names, meta, rest, str(folder), where)
 
 
 def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, where: str) -> list[str]:

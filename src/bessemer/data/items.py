@@ -24,7 +24,8 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. name and call_id belong to role `tool`: which tool answers, and which call."""
+    """One turn. name and call_id belong to role `tool`: which tool answers, and which call. An answer that is not
+    `trained` is read only."""
 
     role: str
     content: str
@@ -32,6 +33,7 @@ class Message:
     reasoning: str = ""
     name: str = ""
     call_id: str = ""
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def _turn(message: Message) -> list[Any]:
         "reasoning": message.reasoning,
         "name": message.name,
         "call_id": message.call_id,
+        "untrained": not message.trained,
     }
     used = {k: v for k, v in extra.items() if v}
     return [message.role, message.content, *([used] if used else [])]

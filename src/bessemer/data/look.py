@@ -109,7 +109,7 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
     personal: Counter[str] = Counter()
     columns: Counter[str] = Counter()
     groups: set[str] = set()
-    characters = supervised = 0
+    n_items = characters = supervised = 0
     batch: list[Item] = []
 
     def count() -> None:
@@ -120,6 +120,7 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
         batch.clear()
 
     for item in items:
+        n_items += 1
         text = whole_text(item)
         size = len(text)
         characters += size
@@ -138,7 +139,7 @@ def statistics(items: Iterable[Item], renderer: Any = None, sample: int = 4096) 
             lengths.append(size)
     count()
     return Statistics(
-        items=len(lengths),
+        items=n_items,
         characters=characters,
         tokens=sum(lengths) if renderer else None,
         supervised=supervised if renderer else None,

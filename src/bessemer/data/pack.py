@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,10 @@ class Packed:
 def load_packed(folder: Path) -> Packed:
     """Memory-mapped: opening ten gigabytes of rows costs nothing."""
     about = read_json(folder / "packed.json")
-    check_files(folder, about["files"], fix=f"remove {folder}; the next run makes it again")
+    fix = f"remove {folder}; the next run makes it again"
+    if missing := {f"{name}.npy" for name in ARRAYS} - about["files"].keys():
+        raise BessemerError(f"{min(missing)} is missing", where=str(folder), fix=fix)
+    check_files(folder, about["files"], fix=fix)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Packed(about["row_tokens"], Counts(**about["counts"]), **arrays)
 
@@ -107,6 +110,10 @@ class Packer:
     row_tokens: int = 512
     long: Long = "split"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.long not in get_args(Long):
+            raise BessemerError(f"{self.long!r} is none of {', '.join(get_args(Long))}", where="Packer.long")
 
     def pack(
         self,

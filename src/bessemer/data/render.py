@@ -30,10 +30,10 @@ Tools = Sequence[Mapping[str, Any]]
 
 
 class _Mark:
-    """Where an answer starts or ends in a program."""
+    """Where a trained answer starts or ends in a program, or where another one starts."""
 
 
-START, END = _Mark(), _Mark()
+START, END, CUT = _Mark(), _Mark(), _Mark()
 Encode = Callable[[Sequence[str]], list[list[int]]]
 Program = list[int | str | Hole | _Mark]  # control tokens, the template's words, holes for contents, marks
 
@@ -127,8 +127,11 @@ class Renderer:
         """What decides which ids an item of this kind becomes."""
         found = {"tokenizer": sha256_file(self._folder / "tokenizer.json"), "end_of_text": str(self.end_of_text_id)}
         if kind != "documents":
-            found["template"] = sha256_text(str(self.chat.chat_template))
-        elif words := sorted(t for i, t in self.control.items() if i not in self.special_ids):
+            found["template"] = sha256_text(canonical_json([self.chat.chat_template, self.chat.special_tokens_map]))
+            return found
+        if self.opening:
+            found["opening"] = str(self.opening)
+        if words := sorted(t for i, t in self.control.items() if i not in self.special_ids):
             found["kept as text"] = canonical_json(words)  # added tokens that this template writes
         return found
 
@@ -171,7 +174,7 @@ class Renderer:
         view = self._template.view(hidden, (), n=len(messages), answer_follows=answer_follows)
         need_shown(view, hidden, len(messages), answer_follows=answer_follows)
         answers = [a for a in self._answers(hidden, ()) if view.text.startswith(a.text)]
-        return self._encode([Job(self._program(view, answers, trained=False), hidden.texts)], self.encode_texts)[0][0]
+        return self._encode([Job(self._program(view, answers, ()), hidden.texts)], self.encode_texts)[0][0]
 
     def _answers(self, hidden: Hidden, tools: Tools) -> list[Answer]:
         """Every answer as it is written when it is the last message."""
@@ -206,16 +209,19 @@ class Renderer:
             view = self._template.view(hidden, item.tools, n=n, answer_follows=False)
             need_shown(view, hidden, n)
             shown = [a for a in pending if view.text.startswith(a.text)]
-            jobs.insert(0, Job(self._program(view, shown, trained=True), hidden.texts))
+            if trained := [a for a in shown if item.messages[a.message].trained]:
+                jobs.insert(0, Job(self._program(view, shown, trained), hidden.texts))
             pending = [a for a in pending if a not in shown]
+        if not jobs:
+            raise BessemerError("no answer of a conversation is trained", fix="take it out, or train one of them")
         return jobs
 
-    def _program(self, view: View, answers: Sequence[Answer], *, trained: bool) -> Program:
+    def _program(self, view: View, answers: Sequence[Answer], trained: Sequence[Answer]) -> Program:
         """What to encode: the view in pieces, cut where answers start, so that an answer's first token is the same in
         training and when the model writes it. A trained answer ends with its last control token; what the template
         writes after that (a newline) is no answer. Raises BessemerError when there is none.
         """
-        key = (view.text, tuple((a.start, len(a.text)) for a in answers), trained)
+        key = (view.text, tuple((a.start, len(a.text), a in trained) for a in answers))
         if key not in self._programs:
             if len(self._programs) >= KEPT_VIEWS:
                 self._programs.clear()
@@ -224,7 +230,7 @@ class Renderer:
             for answer in reversed(answers):
                 inside = [k for k, (a, b, _) in enumerate(pieces) if answer.start <= a and b <= len(answer.text)]
                 ends = [k for k in inside if isinstance(program[k], int)]
-                if trained:
+                if answer in trained:
                     if not ends or any(isinstance(program[k], Hole) for k in inside if k > ends[-1]):
                         raise BessemerError(
                             "the end of the assistant's turn would never be trained: the chat template closes it "
@@ -233,7 +239,7 @@ class Renderer:
                         )
                     program.insert(ends[-1] + 1, END)
                 if inside:
-                    program.insert(inside[0], START)
+                    program.insert(inside[0], START if answer in trained else CUT)
             self._programs[key] = program
         return self._programs[key]
 
@@ -280,17 +286,18 @@ class Renderer:
     # -- items ----------------------------------------------------------------------------------------------
 
     def render(self, items: Sequence[Item]) -> list[Example]:
-        """Documents (every token is a target, closed by end-of-text) or conversations (answers are targets).
+        """Documents (every token is a target, opened as the tokenizer opens a text, closed by end-of-text) or
+        conversations (answers are targets).
 
         A conversation gives several examples of one id when its template rewrites earlier turns. Raises BessemerError
         for a conversation that the template refuses, or whose answers would not be trained up to their end.
         """
         if items and items[0].messages:
             return self._render_chat(items)
-        end_1 = np.array([self.end_of_text_id], np.int32)
+        begin, end_1 = np.array(self.opening, np.int32), np.array([self.end_of_text_id], np.int32)
         examples: list[Example] = []
         for item, ids in zip(items, self._encoder.encode_much([i.text for i in items]), strict=True):
-            ids_L = np.concatenate([ids, end_1])
+            ids_L = np.concatenate([begin, ids, end_1])
             supervised_L = np.ones(len(ids_L), np.bool_)
             examples.append(Example(item.id, item.cluster, ids_L, supervised_L, len(item.text.encode())))
         return examples

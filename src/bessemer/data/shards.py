@@ -211,9 +211,11 @@ class TokenSet:
         key = f"rows-{packer.row_tokens}-{packer.long}-{packer.seed}{'-grouped' if grouped else ''}"
         folder = self.folder / key
         if not folder.exists():
-            groups = self.groups() if grouped else None
-            packed = packer.pack(self.lengths(), groups, where=where, id_of=self.item_id)
-            packed.save(folder, {"tokens": self.reference})
+            with exclusive(self.folder / ".rows.lock", f"the rows of {self.reference}", wait=True):
+                if not folder.exists():
+                    groups = self.groups() if grouped else None
+                    packed = packer.pack(self.lengths(), groups, where=where, id_of=self.item_id)
+                    packed.save(folder, {"tokens": self.reference})
         return load_packed(folder)
 
 
@@ -235,10 +237,12 @@ def hash64(text: str) -> np.uint64:
 
 
 def text_hash(item: Item) -> np.uint64:
-    """Equal for items whose letters and digits are the same (of long texts: the same beginning and end)."""
+    """Equal for items whose letters and digits are the same (of long texts: the same beginning and end); where there
+    are none, as in a row of emoji, whose other characters are."""
     text = item.text or "\n".join(m.content for m in item.messages)
     edges = (text,) if len(text) <= 2 * EDGE else (text[:EDGE], text[-EDGE:])
-    return hash64("\n".join(map(_letters_and_digits, edges)))
+    same = "\n".join(map(_letters_and_digits, edges))
+    return hash64(same if same.strip() else "".join(text.split()))
 
 
 def _letters_and_digits(text: str) -> str:
@@ -276,7 +280,7 @@ def open_or_build(
 
     if found := made():  # versions never change: many processes may look at once
         return found
-    with exclusive(folder / ".lock", f"the token set {name}"):
+    with exclusive(folder / ".lock", f"the token set {name}", wait=True):
         if found := made():
             return found
         versions = _versions(folder)

@@ -116,7 +116,11 @@ def make_mixture(
     n_steps = math.ceil(_n_rows(stage, recipe, packed, mean) / stage.rows)
     n_rows = n_steps * stage.rows
     _refuse_repetition(recipe, packed, mean, n_rows, stage, where)
-    changes = [mixture.Change(max(1, round(p.at * n_rows)), p.shares, round(p.ramp * n_rows)) for p in in_rows[1:]]
+    changes: list[mixture.Change] = []
+    for phase in in_rows[1:]:
+        at, last = max(1, round(phase.at * n_rows)), changes[-1].at if changes else 0
+        start = max(last, round((phase.at - phase.ramp) * n_rows))  # rounded as the change that it may begin at
+        changes.append(mixture.Change(at, phase.shares, max(0, at - start)))
     mixed = mixture.Mixture(
         in_rows[0].shares, {p.name: p.n_rows for p in packed}, changes=changes, n_rows=n_rows, seed=recipe.seed
     )

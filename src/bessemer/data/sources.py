@@ -93,6 +93,8 @@ class Source:
         _need_one_of("on_error", self.on_error, POLICIES, self.where)
         for name in self.columns:
             _need_one_of(f"columns of {self.kind}", name, TARGETS[self.kind], self.where)
+        if self.columns and self._collection:
+            raise BessemerError(f"{self.address} has no columns to choose from", where=self.where, fix="drop `columns`")
 
     def files(self) -> list[File]:
         """Every file, sorted by name; listed once. `read` takes them one by one, in any order or process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bessemer.data import encode, fast, render, shards, template
+from bessemer.data import columns, encode, fast, formats, items, render, shards, sources, template
 from bessemer.data.batch import PackedSource, StageData
 from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
@@ -41,14 +41,20 @@ def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = la
 
 
 def pack_source(name: str, source: Source, renderer: Renderer, packer: Packer) -> PackedSource:
-    """A source as rows, without recipe or plan. Groups of conversations lie in one row."""
+    """A source as rows, without recipe or plan. Groups of conversations lie in one row.
+
+    Raises BessemerError for conversations that would be cut apart: an answer without its question teaches nothing.
+    """
+    if source.kind != "documents" and packer.long == "split":
+        fix = f'Packer({packer.row_tokens}, "fail"), or "drop"'
+        raise BessemerError("conversations are never split", where=name, fix=fix)
     tokens = tokenise_source(name, source, renderer)
     return PackedSource(name, tokens, tokens.pack(packer, grouped=source.kind != "documents", where=name))
 
 
 def _code() -> str:
-    """What turns items into ids: a change of it makes other tokens."""
-    modules = (encode, fast, render, template, shards)
+    """What turns rows into items and these into ids: a change of it makes other tokens."""
+    modules = (columns, formats, items, sources, encode, fast, render, template, shards)
     return sha256_text(" ".join(sha256_file(Path(module.__file__ or "")) for module in modules))
 
 

@@ -27,6 +27,7 @@ PRIVATE = re.compile("[\ue000\ue001]")
 PADS = ("\n \n", "\n  \n")
 PADDED = ("content", "reasoning_content", "thinking")
 THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+THOUGHT = ("<think>", "</think>")
 DATES = re.compile(r"""strftime_now\(\s*("[^"]*"|'[^']*')\s*\)""")
 TODAY = date(2024, 7, 26)
 KEPT_VIEWS = 10_000
@@ -93,6 +94,7 @@ class ChatTemplate:
     def __init__(self, apply: Callable[..., str], is_control: Callable[[str], bool]) -> None:
         self._apply, self._is_control = apply, is_control
         self._views: dict[str, View] = {}
+        self._acted_on: dict[str, bool] = {}
 
     @cached_property
     def shows_reasoning(self) -> bool:
@@ -100,6 +102,28 @@ class ChatTemplate:
         turns = (Message("user", "u"), Message("assistant", "a", reasoning="r"))
         hidden = self.hide(turns, split=False)
         return PLACEHOLDER.format(1) in self._text(hidden.messages, (), answer_follows=False)
+
+    @cached_property
+    def marks_thoughts(self) -> bool:
+        """Whether a thought stands in the answer itself, between tokens of the template's own."""
+        return not self.shows_reasoning and all(map(self._is_control, THOUGHT))
+
+    def acts_on(self, text: str) -> bool:
+        """Whether the template reads a system message's words, as SmolLM3's looks for /no_think."""
+        if text not in self._acted_on:
+            if len(self._acted_on) >= KEPT_VIEWS:
+                self._acted_on.clear()
+            self._acted_on[text] = False  # while it is hidden for comparison
+            turns = (Message("system", text), Message("user", "u"), Message("assistant", "a"))
+            hidden = self.hide(turns, split=False)
+            plain = [{"role": m.role, "content": m.content} for m in turns]
+            try:
+                parts = self.view(hidden, (), n=3, answer_follows=False).parts()
+                filled = "".join(p.fill(hidden.texts) if isinstance(p, Hole) else p for *_, p in parts)
+                self._acted_on[text] = filled != self._text(plain, (), answer_follows=False)
+            except BessemerError:  # no place for a system message: said where the conversation is rendered
+                pass
+        return self._acted_on[text]
 
     def hide(self, messages: Sequence[Message], *, split: bool = True) -> Hidden:
         """Raises BessemerError when a name, a role or an argument's key, which the template must see, holds a token of
@@ -121,14 +145,24 @@ class ChatTemplate:
 
         for message in messages:
             reasoning, content = message.reasoning, message.content
-            if split and not reasoning and message.role == "assistant" and self.shows_reasoning:
+            marked: re.Match[str] | None = None
+            if split and not reasoning and message.role == "assistant":
                 match = THINKING.fullmatch(content)
-                reasoning, content = (match[1].strip(), match[2]) if match else ("", content)
+                if match and self.shows_reasoning:
+                    reasoning, content = match[1].strip(), match[2]
+                elif match and self.marks_thoughts:
+                    marked = match
             turn: dict[str, Any] = {"role": message.role}
             found.reasoning.append(len(found.texts) if reasoning else None)
             if reasoning:
                 turn["reasoning_content"] = turn["thinking"] = place(reasoning)
-            turn["content"] = place(content)
+            if marked:
+                begin, end = marked.span(1)
+                turn["content"] = f"{THOUGHT[0]}{place(content[begin:end])}{THOUGHT[1]}{place(content[end + 8 :])}"
+            elif message.role == "system" and content and self.acts_on(content):
+                turn["content"] = self._seen(content)
+            else:
+                turn["content"] = place(content)
             if message.tool_calls:
                 turn["tool_calls"] = [
                     {
@@ -216,9 +250,10 @@ def need_shown(view: View, hidden: Hidden, n: int, *, answer_follows: bool = Fal
 
 
 def _pad(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with white space around every content and reasoning."""
+    """The same with white space around every text in a content or reasoning."""
     left, right = PADS
-    return [{k: f"{left}{v}{right}" if k in PADDED and v else v for k, v in m.items()} for m in messages]
+    pad: Callable[[str], str] = lambda text: HOLES.sub(lambda m: f"{left}{m[0]}{right}", text)  # noqa: E731
+    return [{k: pad(v) if k in PADDED else v for k, v in m.items()} for m in messages]
 
 
 def _strips(bare: str, padded: str, before: int | None, after: int | None) -> tuple[str | None, str | None]:

@@ -80,8 +80,8 @@ def make_script(name: str, place: Place) -> str:
     lines += [f"#SBATCH --gpus-per-node={place.workers}"] if place.gpus else []
     return SCRIPT.format(
         name=name,
-        log=folder / "slurm.log",
-        cwd=Path.cwd(),
+        log=shlex.quote(str(folder / "slurm.log").replace("%", "%%")),  # Slurm fills in %j and the like
+        cwd=shlex.quote(str(Path.cwd())),
         grace=GRACE_S,
         cpus=place.cpus * place.workers,
         cpus_per_worker=place.cpus,

@@ -114,7 +114,8 @@ class Steps(Strict):
 
 
 class Split(Strict):
-    """Parts of the data set that share nothing. An item's side follows from a hash, so more data moves no old item."""
+    """Parts of the data set that share nothing. An item's side follows from a hash of its id, or of the earliest id
+    among those that must stay together."""
 
     by: Literal["cluster", "group", "time", "random"] = Field(
         "cluster",

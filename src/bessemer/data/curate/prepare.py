@@ -110,6 +110,8 @@ def ingredients_of(recipe: DataRecipe) -> dict[str, Any]:
         "on_error": {k: s.on_error for k, s in [*recipe.sources.items(), *evaluation.items()]},
         "steps": recipe.steps.model_dump(mode="json", exclude_none=False, exclude={"decontaminate": {"against"}}),
         "split": recipe.split.model_dump(mode="json") if recipe.split else None,
+        # The first of two copies stays, and the shares are cut one after the other.
+        "order": [list(recipe.sources), list(recipe.split.shares) if recipe.split else []],
         "rules": RULES,
         "libraries": {k: v for k, v in libraries.items() if v},
     }

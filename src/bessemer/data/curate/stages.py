@@ -22,10 +22,10 @@ from bessemer.data.curate.near import Bands, normalise, sets_of
 from bessemer.data.curate.parts import read_part, whole_folder, write_part
 from bessemer.data.curate.split import parse_time
 from bessemer.data.curate.steps import Step
-from bessemer.data.curate.texts import answer_of, n_tokens, texts_in, whole_text
+from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, texts_in, whole_text
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
-from bessemer.files import write_json
+from bessemer.files import canonical_json, write_json
 from bessemer.recipe.data_recipe import Split
 
 PART_TOKENS = 8_000_000  # about 32 MB of text
@@ -162,9 +162,12 @@ def facts_of(items: Sequence[Item], wanted: Wanted) -> dict[str, np.ndarray[Any,
 
 
 def _exact_form(item: Item) -> str:
-    """What two exact duplicates share: their words with case, width and white space evened out, and who says them."""
-    roles = [m.role for m in (*item.messages, *item.chosen, *item.rejected)]
-    return "\n".join([*roles, *(" ".join(normalise(text).split()) for text in texts_in(item))])
+    """What two exact duplicates share: their words with case, width and white space evened out, who says them, what is
+    called, and the tools there are."""
+    turns = (*item.messages, *item.chosen, *item.rejected)
+    calls = [call for m in turns for call in calls_in(m)]
+    words = [" ".join(normalise(text).split()) for text in texts_in(item)]
+    return "\n".join([*(m.role for m in turns), *words, *calls, *map(canonical_json, item.tools)])
 
 
 def _column(item: Item, split: Split) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from bessemer.data.items import Item, Message
+from bessemer.files import canonical_json
 
 TOKEN_RULE = "estimated: UTF-8 bytes / 4, rounded up for each item"  # noqa: S105 - no password
 
@@ -74,9 +75,18 @@ def whole_text(item: Item) -> str:
 
 
 def answer_of(item: Item) -> str:
-    """What the item teaches to say; nothing for a document."""
-    turns = [m.content for m in item.messages if m.role == "assistant"]
-    return "\n".join([*turns, *(m.content for m in (*item.chosen, *item.rejected)), item.reference]).strip()
+    """What the item teaches to say or to call; nothing for a document."""
+    turns = [m for m in item.messages if m.role == "assistant"]
+    return "\n".join([*map(_said, [*turns, *item.chosen, *item.rejected]), item.reference]).strip()
+
+
+def _said(message: Message) -> str:
+    return "\n".join([message.content, *calls_in(message)])
+
+
+def calls_in(message: Message) -> list[str]:
+    """The names and arguments of the calls, without their ids."""
+    return [canonical_json([call.name, call.arguments]) for call in message.tool_calls]
 
 
 def n_tokens(item: Item) -> int:
