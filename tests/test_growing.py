@@ -241,6 +241,9 @@ def test_commands(
 def test_what_is_no_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BessemerError, match="has no shape"):
         grow("nano-9b", Screen(quiet=True))
+    with pytest.raises(BessemerError, match="smollm2-135m: the catalogue that comes with Bessemer has these names"):
+        grow("smollm2-135m", Screen(quiet=True), shape="nano-1m", recipe=corpora(tmp_path / "other"))
+    assert not (runs_folder() / "grow-smollm2-135m").exists()
     path = corpora(tmp_path)
     values = yaml.safe_load(path.read_text())
     values["stages"].pop(1)
@@ -272,6 +275,12 @@ def test_a_family_is_not_mixed_from_two_beginnings(tmp_path: Path, monkeypatch: 
     path = corpora(tmp_path / "corpora")
     made = grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path)
     assert [c.name for c in made] == ["acme-1m@pre", "acme-1m@mid", "acme-1m@post"]
+    changed = ["stages.2.lr=5e-4"]
+    with pytest.raises(BessemerError, match="something changed since this run's plan was made"):
+        grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path, sets=changed)
+    other = grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path, sets=changed, restart=True)
+    assert [c.digest for c in other][:2] == [c.digest for c in made][:2] and other[2].digest != made[2].digest
+    assert resolve("acme-1m@post").digest == other[2].digest
     shutil.rmtree(runs_folder() / "grow-acme-1m")
     with pytest.raises(BessemerError, match="begun with another shape, seed or first sources"):
         grow("acme-1m", Screen(quiet=True), shape="nano-1m", recipe=path, sets=["seed=9"])

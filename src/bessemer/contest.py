@@ -48,7 +48,7 @@ from bessemer.launch.place import Place
 from bessemer.launch.start import start
 from bessemer.plan.estimate import training_flops
 from bessemer.recipe.load import load, load_recipe
-from bessemer.recipe.schema import Count, Name, Recipe, Strict
+from bessemer.recipe.schema import MAX_NAME, Count, Name, Recipe, Strict
 from bessemer.registry.contest import Contested, Entrant, write_contest
 from bessemer.run import make_plan
 from bessemer.track.runs import PLAN, runs_folder
@@ -142,6 +142,13 @@ class Entered:
 
 
 def named(recipe: Recipe, name: str, seed: int) -> Recipe:
+    """Raises BessemerError when the run's name would be longer than a name may be."""
+    if len(name) > MAX_NAME:
+        raise BessemerError(
+            f"a run of it would be called {name}, {len(name)} characters; at most {MAX_NAME} are a name",
+            where="name",
+            fix="shorten the contest's or the contestant's name",
+        )
     return recipe.model_copy(update={"name": name, "seed": seed})
 
 

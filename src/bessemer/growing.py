@@ -59,6 +59,7 @@ class Shape:
     tokens: tuple[int, int, int]
 
 
+EXPORTS = "exports.json"  # of which plan the exported checkpoints are
 NAME = re.compile(r"^[a-z0-9._]+-[a-z0-9._]+$")
 SHAPES = {
     "nano-1m": Shape(128, 4, 4, 4096, 512, (1_600_000, 400_000, 160_000)),
@@ -68,13 +69,19 @@ SHAPES = {
 
 
 def grow(
-    name: str, screen: Screen, *, shape: str = "", recipe: Path | None = None, sets: Sequence[str] = ()
+    name: str,
+    screen: Screen,
+    *,
+    shape: str = "",
+    recipe: Path | None = None,
+    sets: Sequence[str] = (),
+    restart: bool = False,
 ) -> list[Checkpoint]:
     """Train the stages and put their checkpoints into this machine's catalogue; returns them in order.
 
     name: family-size. shape: one of SHAPES, by default the one of this name. recipe: by default the one of `nano`; its
-    `start` is made here. Raises BessemerError for an unknown shape, a recipe whose stages are not pre, mid and post, or
-    a family that was begun otherwise.
+    `start` is made here. restart: train again. Raises BessemerError for an unknown shape, a recipe whose stages are not
+    pre, mid and post, a name that the catalogue has, or a family that was begun otherwise.
     """
     if not NAME.match(name):
         raise BessemerError(f"{name!r} is no family-size", where="families grow", fix="such as acme-1m")
@@ -82,12 +89,14 @@ def grow(
         raise BessemerError(
             f"{shape or name!r} has no shape", where="families grow", fix=f"--shape: one of {', '.join(SHAPES)}"
         )
+    catalogue.need_free([name], where="families grow")
     folder = catalogue.private_folder() / name
     with exclusive(folder.with_name(f".{name}.lock"), f"the family {name}"):
         made = read_recipe(name, SHAPES[shape or name], folder / "start", recipe, sets)
         _begin(folder, SHAPES[shape or name], made, screen)
-        run_recipe(made, screen)
+        run_recipe(made, screen, restart=restart)
         plan = read_json(runs_folder() / made.name / PLAN)
+        _forget_other_exports(folder, plan["identity"])
         told = {stage: _stage(folder, made, plan, n) for n, stage in enumerate(STAGES)}
         stages = {stage: facts for stage, (facts, _) in told.items()}
         data = {stage: fed for stage, (_, fed) in told.items()}
@@ -173,6 +182,16 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     with new_folder(out) as tmp:
         tokenizer.save_pretrained(tmp)
         model.save_pretrained(tmp)
+
+
+def _forget_other_exports(folder: Path, identity: str) -> None:
+    """What another plan left must not stand under the new one's facts."""
+    record = folder / EXPORTS
+    if not record.exists() or read_json(record)["plan"] != identity:
+        for path in folder.iterdir():
+            if path.is_dir() and path.name.partition("-")[0] in STAGES:
+                shutil.rmtree(path)
+        write_json(record, {"plan": identity})
 
 
 def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[schema.Stage, schema.Data]:

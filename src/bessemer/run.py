@@ -32,7 +32,7 @@ from bessemer.files import (
     write_record,
     write_text,
 )
-from bessemer.plan.resolve import Plan, Prepared, add_estimate, drift, keep_estimate, prepare
+from bessemer.plan.resolve import Needs, Plan, Prepared, add_estimate, drift, keep_estimate, prepare
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
@@ -63,10 +63,14 @@ class Result:
         return self.scorecard["verdict"]["word"]
 
 
-def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False, here: bool = True) -> Prepared:
+def make_plan(
+    recipe: Recipe, screen: Screen, *, measured: bool, restart: bool = False, here: bool = True, workers: int = 1
+) -> Prepared:
     """Resolve the recipe and write plan.lock.json into the run's folder.
 
-    restart: forget what the run did so far. here: it runs on this machine, which must have the memory and disk.
+    restart: forget what the run did so far. here: it runs on this machine, which must have the disk, and the memory for
+    so many workers; 0: its stages are trained elsewhere. What the run has done already is not asked for again.
+
     Raises BessemerError when the run exists with another plan, when a release has the name, or when memory or disk
     are missing; nothing is changed then.
     """
@@ -76,11 +80,15 @@ def make_plan(recipe: Recipe, screen: Screen, *, measured: bool, restart: bool =
     old: Plan = read_json(folder / PLAN) if (folder / PLAN).exists() else {}
     if not restart:
         _refuse_other_plan(folder, old, prepared.plan)
+    done = old.get("identity") == prepared.identity and not restart
+    trained = done and all((folder / s["name"] / DONE).exists() for s in prepared.plan["stages"])
+    written = sum(p.lstat().st_size for p in folder.rglob("*")) if folder.exists() else 0
+    needs = Needs(0 if trained else workers, written) if here else None
     if measured:
         with screen.step("plan: memory, disk, a measured step"):
-            add_estimate(prepared, measured=True)
+            add_estimate(prepared, measured=True, needs=needs)
     else:
-        add_estimate(prepared, measured=False, here=here)
+        add_estimate(prepared, measured=False, needs=needs)
         if old.get("identity") == prepared.identity:
             keep_estimate(old, prepared.plan)
     if restart and folder.exists():  # away in one step: half of an old run must never look like one
@@ -124,9 +132,11 @@ def run_recipe(
     *,
     restart: bool = False,
     elsewhere: TrainStage | None = None,
+    workers: int = 1,
     track: Sequence[str] = (),
 ) -> Result:
-    """Do whatever of the recipe's run is not done yet. elsewhere: who trains a stage, when not this process.
+    """Do whatever of the recipe's run is not done yet. elsewhere: who trains a stage, when not this process. workers:
+    how many processes of this machine train it together; 0: other machines do.
 
     track: trackers that follow the run.
 
@@ -135,7 +145,7 @@ def run_recipe(
     folder = runs_folder() / recipe.name
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         (folder / STOP).unlink(missing_ok=True)
-        prepared = make_plan(recipe, screen, measured=False, restart=restart)
+        prepared = make_plan(recipe, screen, measured=False, restart=restart, workers=workers)
         screen.to_file(folder / LOG)
         with ending(folder), following(folder, track, screen.say):
             return _Story(prepared, folder, screen, lambda: stop_asked() or (folder / STOP).exists(), elsewhere).tell()

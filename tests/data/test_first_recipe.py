@@ -88,3 +88,10 @@ def test_paragraphs_of_a_text_are_rows_whatever_its_name(tmp_path: Path, name: s
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
     said = write_recipe([tmp_path / name], tmp_path / "r.yaml", name="mine", start="smollm2-135m@post")
     assert "held out" in said[0]
+
+
+def test_a_start_with_odd_characters_is_written_as_it_is(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"Sentence number {i} about the weather."}) + "\n" for i in range(60))
+    (tmp_path / "a.jsonl").write_text(rows)
+    write_recipe([tmp_path / "a.jsonl"], tmp_path / "r.yaml", name="mine", start="./base #2")
+    assert load_recipe(tmp_path / "r.yaml").start == "./base #2"

@@ -237,17 +237,8 @@ for seed in map(int, sys.stdin.readline().split()):
 
 def test_processes_that_pack_the_same_rows_wait_for_each_other(renderer: Renderer) -> None:
     build(documents(400), renderer)
-    pipe = subprocess.PIPE
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PACKS],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", PACKS]
+    racers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
     for racer in racers:
         assert racer.stdout and racer.stdout.readline() == "ready\n", racer.communicate()
     said = []

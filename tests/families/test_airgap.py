@@ -166,3 +166,17 @@ def test_an_export_never_overwrites_and_a_failure_leaves_nothing(
     with pytest.raises(BessemerError, match="of disk"):
         airgap.export("mine-tiny@pre", tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+def test_sizes_of_one_family_come_one_after_the_other(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in ("tiny", "small"):
+        monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / size))
+        add_private(tiny_model, size=size)
+        airgap.export(f"mine-{size}@pre", tmp_path / f"out-{size}")
+    other_site(tmp_path, monkeypatch)
+    for size in ("tiny", "small"):
+        airgap.bring(tmp_path / f"out-{size}")
+    for size in ("tiny", "small"):
+        assert resolve(f"mine-{size}@pre").name == f"mine-{size}@pre"

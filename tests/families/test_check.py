@@ -63,3 +63,18 @@ def test_a_tokenizer_file_of_another_shape(model: Path, broken: dict[str, Any]) 
     (model / "tokenizer.json").write_text(json.dumps(broken))
     with pytest.raises(BessemerError, match="not as transformers writes it"):
         check_tokenizer(model)
+
+
+@pytest.mark.parametrize(("special", "n", "fine"), [(True, 1, True), (True, 17, False), (False, 1, False)])
+def test_special_tokens_of_larger_models_may_lie_beyond_the_rows(
+    model: Path, special: bool, n: int, fine: bool
+) -> None:
+    """Gemma 3's text models have the tokenizer of those that see images, with one token more than rows."""
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    more = [{"id": rows + i, "content": f"<image {i}>", "special": special} for i in range(n)]
+    change(model / "tokenizer.json", lambda t: t["added_tokens"].extend(more))
+    if fine:
+        check_tokenizer(model)
+    else:
+        with pytest.raises(BessemerError, match=f"largest id is {rows + n - 1}"):
+            check_tokenizer(model)

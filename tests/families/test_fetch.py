@@ -270,7 +270,7 @@ def test_one_changed_byte_in_the_cache_is_refused_with_the_remedy(entry: catalog
 # -- families of this machine -----------------------------------------------------------------------------------
 
 
-def add_private(folder: Path, more: str = "") -> None:
+def add_private(folder: Path, more: str = "", size: str = "tiny") -> None:
     catalogue.add(
         f"""
 family: mine
@@ -279,7 +279,7 @@ reviewed: 2026-11-25
 sources: {{us: ourselves}}
 licence: {{weights: {{is: internal, source: us}}}}
 sizes:
-  tiny:
+  {size}:
     parameters: {{is: 500000, source: us}}
     stages:
       pre: {{source: us, folder: {folder}{more}}}

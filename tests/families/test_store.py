@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import fsspec
@@ -173,3 +176,12 @@ def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
             resolve("s3://bucket/none")
     finally:
         server.stop()
+
+
+def test_a_store_that_lists_no_sizes_is_asked_for_each(tiny_model: Path) -> None:
+    """As web servers' listings have none."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tiny_model))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert resolve(f"http://127.0.0.1:{server.server_port}/").digest == resolve(str(tiny_model)).digest
+        server.shutdown()

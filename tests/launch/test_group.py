@@ -172,3 +172,9 @@ def test_a_command_whose_parent_is_gone_does_not_start(tmp_path: Path) -> None:
     made.unlink()
     other = subprocess.run([*bind, "1", "touch", str(made)], capture_output=True, text=True, check=False)
     assert other.returncode == 1 and "is gone" in other.stderr and not made.exists()
+
+
+def test_a_setting_that_is_no_number_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BESSEMER_HUNG_AFTER", "10m")
+    with pytest.raises(BessemerError, match="'10m' is no number of seconds"):
+        Patience()

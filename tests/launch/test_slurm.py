@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from bessemer.errors import BessemerError
+from bessemer.launch import slurm as slurm_module
+from bessemer.launch.place import Place
 from tests.clusters import slurm  # noqa: F401
 from tests.launch.runs import begin, bessemer, log, reached, until, weights
 
-pytestmark = pytest.mark.full
+full = pytest.mark.full
+
+
+ODD = "it's a 100%j place"
 
 
 def job_of(home: Path) -> str:
@@ -23,12 +30,14 @@ def state_of(home: Path) -> str:
     return json.loads(bessemer(home, "runs", "show", "story", "--json").stdout)["state"]
 
 
+@full
 def test_a_preempted_job_goes_on_to_the_same_weights(
     slurm: None,  # noqa: F811
     tmp_path: Path,
     recipe: Path,
     undisturbed: Path,
 ) -> None:
+    tmp_path = tmp_path / ODD
     submitted = begin(tmp_path, "run", str(recipe), "--on", "slurm:small", "--workers", "1", "--wait")
     until(reached(tmp_path, 20), submitted)
     again = bessemer(tmp_path, "run", str(recipe), "--on", "slurm")
@@ -40,8 +49,9 @@ def test_a_preempted_job_goes_on_to_the_same_weights(
     assert weights(tmp_path) == weights(undisturbed)
 
 
+@full
 def test_stop_and_resume(slurm: None, tmp_path: Path, recipe: Path, undisturbed: Path) -> None:  # noqa: F811
-    tmp_path = tmp_path / "it's a 100%j place"
+    tmp_path = tmp_path / ODD
     submitted = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:small", "--time", "30")
     assert submitted.returncode == 0 and f"job {job_of(tmp_path)} submitted" in submitted.stderr
     until(reached(tmp_path, 20))
@@ -54,6 +64,7 @@ def test_stop_and_resume(slurm: None, tmp_path: Path, recipe: Path, undisturbed:
     assert weights(tmp_path) == weights(undisturbed)
 
 
+@full
 def test_a_waiting_job_is_cancelled_and_a_cancelled_one_stays_so(
     slurm: None,  # noqa: F811
     tmp_path: Path,
@@ -73,6 +84,33 @@ def test_a_waiting_job_is_cancelled_and_a_cancelled_one_stays_so(
     until(lambda: state_of(tmp_path) in {"stopped", "interrupted"})
 
 
+@full
 def test_slurm_refuses(slurm: None, tmp_path: Path, recipe: Path) -> None:  # noqa: F811
     refused = bessemer(tmp_path, "run", str(recipe), "--on", "slurm:nowhere")
     assert refused.returncode == 4 and "Slurm refused the job" in refused.stderr
+
+
+def test_a_slurm_that_does_not_answer_has_not_forgotten_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm_module.time, "sleep", lambda _: None)
+    with pytest.raises(BessemerError, match="Slurm does not say what became of job 7"):
+        slurm_module.job_state("7")
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
+    assert slurm_module.job_state("7") == ""
+
+
+def test_the_script_survives_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the trap does is run by bash: the file that asks for a stop is made."""
+    home = tmp_path / ODD
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    (home / "runs" / "story").mkdir(parents=True)
+    lines = slurm_module.make_script("story", Place("slurm", "small", 1)).splitlines()
+    (stop,), (trap,) = ([x for x in lines if x.startswith(word)] for word in ("stop=", "trap "))
+    subprocess.run(["bash", "-c", f"{stop}\n{trap}\nkill -TERM $$\nwait"], check=True)
+    assert (home / "runs" / "story" / "stop").exists()
+    assert subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, check=False).returncode == 0

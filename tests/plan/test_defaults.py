@@ -85,3 +85,8 @@ def test_a_checkpoint_says_its_rate_in_its_plan_or_its_trainers_state(tmp_path: 
     plan["recipe"]["stages"][0]["of_a_later_version"] = 1
     (tmp_path / "plan.lock.json").write_text(json.dumps(plan))
     assert end_of_checkpoint(tmp_path) == Ended(pytest.approx(5e-5), "the start's 01-cpt")
+
+
+def test_a_rate_of_zero_is_not_inherited() -> None:
+    with pytest.raises(BessemerError, match="01-cpt ended at a rate of 0, with which nothing is learnt"):
+        choose(stage(lr="inherit"), "pre", 576, Ended(0.0, "01-cpt"))

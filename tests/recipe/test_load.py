@@ -122,3 +122,29 @@ def test_a_number_or_a_word_is_said_once() -> None:
     }
     assert problems(GOOD.replace("lr: 1e-4", "lr: 3")) == {"stages[0].lr": "Input should be less than 1 (it is 3) "}
     assert parse_recipe(GOOD, overrides=["stages[0].lr=inherit"]).stages[0].lr == "inherit"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://ana:planted-secret@example.org/a.jsonl",
+        "https://example.org/a.jsonl?X-Amz-Signature=planted-secret",
+        "https://example.org/a.jsonl?x=1&sig=planted-secret",
+        "https://example.org/a.jsonl?access_token=planted-secret",
+    ],
+)
+@pytest.mark.parametrize("place", ["sources.own.from", "probes.topics.from", "start"])
+def test_secrets_in_addresses_are_refused_and_not_repeated(address: str, place: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(Path("recipes/demo.yaml").read_text(), overrides=[f"{place}={address}"])
+    assert "holds a password or a signature" in str(caught.value) and "planted-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/key=1/a.jsonl", "https://h.org/a?revision=2&monkey=1", "data@home/x"])
+def test_addresses_without_secrets_are_fine(address: str) -> None:
+    parse_recipe(Path("recipes/demo.yaml").read_text(), overrides=[f"sources.rules.from={address}"])
+
+
+def test_a_day_that_does_not_exist_is_no_valid_yaml() -> None:
+    with pytest.raises(BessemerError, match="no valid YAML"):
+        parse_recipe("name: 2025-02-30")

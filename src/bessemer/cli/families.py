@@ -110,6 +110,7 @@ def grow(
     shape: Annotated[str, typer.Option(help="For a name of your own: nano-1m, nano-6m or nano-30m.")] = "",
     recipe: Annotated[Path | None, typer.Option(help="Your own corpora: a recipe with stages pre, mid, post.")] = None,
     set_: Set = None,
+    restart: Annotated[bool, typer.Option(help="Train again, after a change of the recipe.")] = False,
     json: Json = False,
 ) -> None:
     """Train a family from scratch, with a checkpoint after every stage. The same command goes on after a kill."""
@@ -119,7 +120,7 @@ def grow(
     from bessemer.track.screen import Screen
 
     quiet_libraries()
-    made = do_grow(name, Screen(), shape=shape, recipe=recipe, sets=set_ or [])
+    made = do_grow(name, Screen(), shape=shape, recipe=recipe, sets=set_ or [], restart=restart)
     if json:
         print_json([{"name": c.name, "digest": c.digest, "path": str(c.path)} for c in made])
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +32,8 @@ def plan(
         print_json(made)
         return
     show_plan(made)
-    print(f"\nplan {made['identity'][:12]} written to {path}\nnext: bessemer run {recipe}")
+    print(f"\nplan {made['identity'][:12]} written to {path}")
+    print(f"next: {shlex.join(['bessemer', 'run', str(recipe), *(f'--set={s}' for s in set_ or [])])}")
 
 
 def show_plan(made: dict[str, Any]) -> None:

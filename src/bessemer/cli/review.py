@@ -109,7 +109,10 @@ def appeal(
     if outcome not in OUTCOMES:
         raise BessemerError(f"{outcome!r} is no outcome", where="review appeal", fix=f"known: {', '.join(OUTCOMES)}")
     log = ChainLog(appeals_folder(), "appeal")
-    words = text.read_text() if text else ""
+    try:
+        words = text.read_text() if text else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BessemerError(f"the comment cannot be read ({error})", where=str(text)) from None
     entry = record(
         log, decisions_folder(), decision, outcome, rules=rule or [], text=words, note=note, key=comment_key()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bessemer.errors import BessemerError
 from bessemer.files import sha256_text, write_text
 from bessemer.recipe.load import parse_recipe
 
+PLAIN = re.compile(r"[\w./@~-]+")  # needs no quotes in YAML
 HELD_OUT = 10  # one of so many rows
 
 TEMPLATE = """\
@@ -79,7 +81,14 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
         _stage(objective, [s for s, k in kinds.items() if k == kind])
         for objective, kind in (("cpt", "documents"), ("sft", "chat"))
     )
-    text = TEMPLATE.format(out=out, name=name, start=start, sources=sources.rstrip(), stages=stages, tasks=tasks)
+    text = TEMPLATE.format(
+        out=out,
+        name=name,
+        start=_yaml(start),
+        sources=sources.rstrip(),
+        stages=stages,
+        tasks=tasks,
+    )
     parse_recipe(text, where=str(out))
     for path, content in planned:
         write_text(path, content)
@@ -105,6 +114,10 @@ def _stage(objective: str, sources: list[str]) -> str:
         "    # lr: 1e-4              # default: by model size\n"
         "    freeze: 0.5             # lower half kept fixed: faster, forgets less\n"
     )
+
+
+def _yaml(text: str) -> str:
+    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _name(path: Path, taken: set[str]) -> str:

@@ -97,7 +97,7 @@ def _learn(family: Path, start: str) -> None:
     """Add a family file that came along, unless this machine's catalogue has the checkpoint already."""
     known = {name for f in catalogue.families() for name in catalogue.sizes_of(f)}
     if family.exists() and start.partition("@")[0] not in known:
-        catalogue.add(family.read_text(), where=str(family))
+        catalogue.add(family.read_text(), where=str(family), name=start.partition("@")[0])  # a family may come in parts
 
 
 def _papers(folder: Path) -> dict[str, Any]:

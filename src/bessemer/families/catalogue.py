@@ -339,18 +339,23 @@ def _plain(model: Stage | Data) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
+def need_free(sizes: Iterable[str], *, where: str) -> None:
+    """Raises BessemerError when a reviewed family has one of these names."""
+    reviewed = {size for known in _reviewed() for size in sizes_of(known)}
+    if taken := sorted(set(sizes) & reviewed):
+        raise BessemerError(
+            f"{', '.join(taken)}: the catalogue that comes with Bessemer has these names",
+            where=where,
+            fix="give the family another name",
+        )
+
+
 def add(text: str, *, where: str, name: str = "") -> list[str]:
     """Check a family file and put it into this machine's catalogue; the names of its sizes.
 
     Raises RecipeError with all mistakes, or BessemerError when a reviewed family has one of its names.
     """
     family = read(text, where=where)
-    reviewed = {size for known in _reviewed() for size in sizes_of(known)}
-    if taken := sorted(sizes_of(family).keys() & reviewed):
-        raise BessemerError(
-            f"{', '.join(taken)}: the catalogue that comes with Bessemer has these names",
-            where=where,
-            fix="give the family another name",
-        )
+    need_free(sizes_of(family), where=where)
     write_text(private_folder() / f"{name or family.family}.yaml", text)
     return list(sizes_of(family))

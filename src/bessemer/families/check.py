@@ -12,6 +12,7 @@ from bessemer.files import canonical_json, read_json, sha256_file, sha256_text
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
+FOR_OTHERS = 16  # special tokens without a row: Gemma 3's text models share the tokenizer of those that see images
 
 
 def check_model(folder: Path, *, complete: bool = True, known: bool = False) -> None:
@@ -114,8 +115,8 @@ def check_against_catalogue(folder: Path, known: Tokenizer, name: str) -> None:
 def check_tokenizer(folder: Path) -> None:
     """Compare the tokenizer's ids with the model's embedding rows and end-of-sequence token.
 
-    Raises BessemerError when ids lie outside the embedding, when far fewer ids exist than rows, or when the two
-    name different end-of-sequence tokens.
+    Raises BessemerError when ids lie outside the embedding (but for a few special ones), when far fewer ids exist than
+    rows, or when the two name different end-of-sequence tokens.
     """
     config = read_json(folder / "config.json")
     tokenizer = read_json(folder / "tokenizer.json")
@@ -131,6 +132,9 @@ def check_tokenizer(folder: Path) -> None:
             where=str(folder),
             fix=fix,
         ) from None
+    beyond = {t["content"] for t in tokenizer.get("added_tokens", []) if t.get("special") and t["id"] >= rows}
+    if len(beyond) <= FOR_OTHERS:  # contents never become special tokens
+        ids = {name: id for name, id in ids.items() if name not in beyond}
     largest = max(ids.values())
     if largest >= rows:
         raise BessemerError(

@@ -70,7 +70,8 @@ def resolve(start: str) -> Checkpoint:
     if "@" in start and "/" not in start:
         entry = catalogue.find(start)
         terms.need_accepted(entry)
-        return _known(_from_import(carried) if carried else _from_catalogue(entry), entry)
+        found = _from_import(carried) if carried else _from_catalogue(entry)
+        return _known(_need_digest(found, entry, found.origin) if entry.digest else found, entry)
     if carried:
         return _from_import(carried)
     if "://" in start:
@@ -92,7 +93,7 @@ def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:
         return _from_package(entry, entry.package)
     if entry.url:
         found = _from_url(entry.url, entry)
-        return _need_digest(found, entry, entry.url) if entry.digest else _first_pin(entry.url, found)
+        return found if entry.digest else _first_pin(entry.url, found)
     return _from_hub(_hub_address(entry), entry)
 
 
@@ -182,7 +183,7 @@ def _from_folder(entry: catalogue.Entry) -> Checkpoint:
     if not folder.is_dir():
         raise BessemerError("the checkpoint's folder is gone", where=entry.folder, fix="restore it, or grow it again")
     found = _pinned(folder, name=entry.name, origin=f"family {entry.family} of this machine")
-    return _need_digest(found, entry, entry.folder) if entry.digest else _first_pin(entry.folder, found)
+    return found if entry.digest else _first_pin(entry.folder, found)
 
 
 def _from_import(found: imported.Imported) -> Checkpoint:

@@ -57,12 +57,16 @@ def _list(url: str) -> tuple[Any, list[RemoteFile]]:
     except Exception as error:
         raise _unreadable(url, error) from None
     plain = [f for f in found if f["type"] == "file"]
-    return fs, [_remote(f) for f in plain]
+    return fs, [_remote(fs, f) for f in plain]
 
 
-def _remote(facts: dict[str, Any]) -> RemoteFile:
+def _remote(fs: Any, facts: dict[str, Any]) -> RemoteFile:
+    if facts.get("size") is None:  # as a web server's listing has it
+        facts = facts | fs.info(facts["name"])
+    if facts.get("size") is None:
+        raise BessemerError("the store does not say how large it is", where=facts["name"], fix="fetch it by hand")
     tag = next((str(facts[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if facts.get(k)), "")
-    return RemoteFile(facts["name"].rpartition("/")[2], int(facts.get("size") or 0), tag=tag)
+    return RemoteFile(facts["name"].rpartition("/")[2], int(facts["size"]), tag=tag)
 
 
 def _path(fs: Any, url: str) -> str:

@@ -39,7 +39,11 @@ from bessemer.units import show_seconds
 
 
 def _least_silence_s() -> float:
-    return float(os.environ.get("BESSEMER_HUNG_AFTER") or 600)
+    said = os.environ.get("BESSEMER_HUNG_AFTER") or "600"
+    try:
+        return float(said)
+    except ValueError:
+        raise BessemerError(f"{said!r} is no number of seconds", where="BESSEMER_HUNG_AFTER") from None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,15 @@ from typing import Any
 
 from bessemer.files import home
 
+SECRET = ("_TOKEN", "_KEY", "_SECRET", "_PASSWORD")  # Ray shows the environment to whoever may see its dashboard
 PASSED_ON = ("BESSEMER_", "HF_", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_", "TQDM_")
+
+
+def passed_on() -> dict[str, str]:
+    """The part of the environment that decides how workers compute. They fetch nothing: the plan's data and base lie
+    in the shared BESSEMER_HOME, so no secret goes with it."""
+    named = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and not k.endswith(SECRET)}
+    return named | {"BESSEMER_HOME": str(home())}
 
 
 def work_on_ray(config: dict[str, Any]) -> None:
@@ -45,10 +53,7 @@ def main(address: str, workers: int, cpus: int, gpus: bool, run: str, stage: int
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    env = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | {
-        "BESSEMER_HOME": str(home())
-    }
-    ray.init(address=address or None, runtime_env={"env_vars": env})
+    ray.init(address=address or None, runtime_env={"env_vars": passed_on()})
     trainer = TorchTrainer(
         work_on_ray,
         train_loop_config={"run": run, "stage": stage, "folder": str(Path.cwd())},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bessemer.errors import BessemerError
@@ -35,9 +36,10 @@ SCRIPT = """#!/bin/bash
 {options}
 export BESSEMER_HOME={home}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_worker}}}
+stop={stop}
 {command} &
 # A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
-trap 'asked=1; touch {stop}' TERM
+trap 'asked=1; touch "$stop"' TERM
 wait $!; code=$?
 while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
 if [ "$asked" ] && [ $code = 130 ] && [ "$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING ]; then
@@ -101,11 +103,20 @@ def queued(folder: Path) -> str:
 
 
 def job_state(job: str) -> str:
-    """In Slurm's word, e.g. PENDING; nothing when Slurm is not here or has forgotten the job."""
-    try:
-        return _ask("squeue", "-h", "-j", job, "-o", "%T").stdout.strip()
-    except FileNotFoundError:
-        return ""
+    """In Slurm's word, e.g. PENDING; nothing when Slurm is not here or has forgotten the job.
+
+    Raises BessemerError when Slurm does not answer: the job may be there.
+    """
+    for wait_s in (0.0, 1.0, 5.0):  # a busy controller
+        time.sleep(wait_s)
+        try:
+            done = _ask("squeue", "-h", "-j", job, "-o", "%T")
+        except FileNotFoundError:
+            return ""
+        if done.returncode == 0 or "Invalid job id" in done.stderr:
+            return done.stdout.strip()
+    what = f"Slurm does not say what became of job {job}: {done.stderr.strip()}"
+    raise BessemerError(what, where="squeue", fix="try again when its controller answers")
 
 
 def cancel(job: str) -> None:

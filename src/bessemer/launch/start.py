@@ -63,7 +63,8 @@ def start(
             threads=threads if place.workers > 1 else None,
             queues=place.kind == "ray",
         ).train
-    return run_recipe(recipe, screen, stop_asked, restart=restart, elsewhere=train, track=track)
+    workers = 0 if place.kind == "ray" else place.workers
+    return run_recipe(recipe, screen, stop_asked, restart=restart, elsewhere=train, workers=workers, track=track)
 
 
 def _follow(name: str, screen: Screen) -> Result:

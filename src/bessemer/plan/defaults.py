@@ -63,6 +63,12 @@ def choose(
                 where="stages.lr: inherit",
                 fix="give the rate as a number; known are releases and folders with a trainer_state.json",
             )
+        if ended.lr <= 0:
+            raise BessemerError(
+                f"{ended.of} ended at a rate of 0, with which nothing is learnt",
+                where="stages.lr: inherit",
+                fix="give the rate as a number, or end the stage before at one (final_lr)",
+            )
         lr, why["lr"] = ended.lr, f"inherited: {ended.of} ended there"
         if warmup is None:
             warmup, why["warmup"] = 0.0, "the rate goes on"

@@ -19,6 +19,7 @@ from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_bytes
 
 RUNTIME_BYTES = 1_400_000_000  # Python, torch with its compiler and transformers in memory
+UNLIMITED = 1 << 60  # bytes; version 1 of control groups writes a number near 2 ** 63 for no limit
 SAFE_SHARE = 0.8  # of the free memory that a run may plan with
 MEASURED = 6  # steps of a stage that are timed
 EVALUATION_SPEEDUP = 3.0  # a token that is only read costs about a third of one that is trained on
@@ -67,10 +68,10 @@ def trained_parameters(size: Size, stage: Stage) -> int:
     return round((size.parameters - size.embedding) * share)
 
 
-def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool) -> int:
+def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool, workers: int = 1) -> int:
     """Bytes while `tokens` tokens of a stage are computed at once, without what Python and libraries take.
 
-    half: weights compute in 16 bits beside fp32 masters.
+    half: weights compute in 16 bits beside fp32 masters. workers: processes that share the weights and their state.
     """
     trained, width = trained_parameters(size, stage), 2 if half else 4
     # Weights; then per trained parameter: master, gradient, two moments, and what a checkpoint copies of them.
@@ -78,28 +79,28 @@ def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool) -> int:
     trained_layers = size.layers - round(stage.freeze * size.layers)
     per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
     logits = 512 * size.vocabulary * (4 + 2 * width)
-    return state + tokens * per_token + logits
+    return -(-state // workers) + tokens * per_token + logits
 
 
-def fit(size: Size, recipe: Recipe, free: int, *, half: bool, most: int) -> tuple[list[int], int]:
-    """(tokens of each stage that are computed at once, bytes of the training process at its peak).
+def fit(size: Size, recipe: Recipe, free: int, *, half: bool, most: int, workers: int = 1) -> tuple[list[int], int]:
+    """(tokens of each stage that are computed at once, bytes of a training process at its peak).
 
     As many as a step has, at most `most`; halved until they fit into the share of the free memory that is safe, but
     never less than a row. free: bytes, 0 when nobody knows.
     """
     chosen: list[int] = []
-    peak = size.parameters * 4 * 2  # while loading
+    peak = size.parameters * 4 * 2  # while loading, before it is shared
     for stage in recipe.stages:
         tokens = min(most, stage.rows * stage.row_tokens)
-        while free and tokens > stage.row_tokens and _over(size, stage, tokens, free, half=half):
+        while free and tokens > stage.row_tokens and _over(size, stage, tokens, free, half=half, workers=workers):
             tokens //= 2
         chosen.append(max(tokens, stage.row_tokens))
-        peak = max(peak, stage_memory(size, stage, chosen[-1], half=half))
+        peak = max(peak, stage_memory(size, stage, chosen[-1], half=half, workers=workers))
     return chosen, RUNTIME_BYTES + peak
 
 
-def _over(size: Size, stage: Stage, tokens: int, free: int, *, half: bool) -> bool:
-    return RUNTIME_BYTES + stage_memory(size, stage, tokens, half=half) > SAFE_SHARE * free
+def _over(size: Size, stage: Stage, tokens: int, free: int, *, half: bool, workers: int) -> bool:
+    return RUNTIME_BYTES + stage_memory(size, stage, tokens, half=half, workers=workers) > SAFE_SHARE * free
 
 
 def training_flops(plan: dict[str, Any]) -> float:
@@ -125,9 +126,9 @@ def training_flops(plan: dict[str, Any]) -> float:
 
 
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
-    """Checkpoints (two kept, one being written; or all of them), stage weights, the model and the release."""
+    """Checkpoints (or all of them), stage weights, the model and the release."""
     largest = max(trained_parameters(size, s) for s in recipe.stages)
-    kept = 3
+    kept = 5  # the newest two, the one that forgot least, one to go back to, and one being written
     if recipe.keep_checkpoints == "all":
         kept = len(recipe.stages) * (math.ceil(1 / recipe.checkpoint_every) + 1)
     checkpoints = kept * largest * 12
@@ -157,17 +158,53 @@ def _free_of_gpu() -> int:
 
 
 def _free_of_system() -> int:
+    free = 0
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                free = int(line.split()[1]) * 1024
     except OSError:
         pass
-    return 0
+    left = free_of_group()
+    return min(free or left, left) if left is not None else free
 
 
-def need_resources(memory: int, disk: int) -> None:
-    """Raises BessemerError when memory or disk cannot hold the run."""
+def free_of_group(root: Path = Path("/")) -> int | None:
+    """Bytes that the control group of this process has left; None without a limit.
+
+    A container or a batch job is killed at its own limit, however much the machine has. Pages of files that the kernel
+    may drop count as free. https://docs.kernel.org/admin-guide/cgroup-v2.html, and v1's memory.rst beside it.
+    """
+    left: list[int] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        at = base / path.strip("/")
+        for folder in (at, *at.parents):  # in a container the path may be the host's: its root is then this group's
+            limit, used = (_read(folder / name).strip() for name in names[:2])
+            if limit.isdecimal() and used.isdecimal() and int(limit) < UNLIMITED:
+                stat = dict(row.split() for row in _read(folder / "memory.stat").splitlines() if len(row.split()) == 2)
+                left.append(max(0, int(limit) - int(used) + int(stat.get(names[2], 0))))
+            if folder == base:
+                break
+    return min(left, default=None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def need_memory(memory: int) -> None:
+    """Raises BessemerError when `memory` bytes are not free where a stage is trained."""
     free = available_memory()
     if free and memory > free:
         raise BessemerError(
@@ -175,10 +212,14 @@ def need_resources(memory: int, disk: int) -> None:
             where="memory",
             fix="raise `freeze`, lower `rows` or `row_tokens`, or start from a smaller checkpoint",
         )
+
+
+def need_disk(disk: int) -> None:
+    """Raises BessemerError when `disk` bytes more do not fit under BESSEMER_HOME."""
     free_disk = shutil.disk_usage(home()).free
     if disk > free_disk:
         raise BessemerError(
-            f"the run needs about {show_bytes(disk)} of disk, {show_bytes(free_disk)} are free",
+            f"the run needs about {show_bytes(disk)} more of disk, {show_bytes(free_disk)} are free",
             where=str(home()),
             fix=f"free {show_bytes(disk - free_disk)}, or set BESSEMER_HOME to a larger disk",
         )

@@ -120,8 +120,20 @@ def without_addresses(recipe: Plan) -> Plan:
     return {k: v for k, v in recipe.items() if k not in {"start", "chat_template"}} | groups
 
 
-def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> None:
-    """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when `here` does not have them."""
+@dataclass(frozen=True)
+class Needs:
+    """What this machine must have. workers: processes of it that train a stage together; 0: it trains nothing.
+    written: bytes of the disk that the run has already."""
+
+    workers: int = 1
+    written: int = 0
+
+
+def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> None:
+    """Fill in memory, disk and (when `measured`) minutes. Raises BessemerError when this machine lacks what it needs.
+
+    needs: None for a run that is told elsewhere.
+    """
     from bessemer.infer.model import detect_machine
     from bessemer.train.memory import GPU_MICRO_TOKENS, MICRO_TOKENS
 
@@ -129,7 +141,10 @@ def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> No
     machine = detect_machine()
     half = str(machine.dtype) != "torch.float32"
     most = GPU_MICRO_TOKENS if machine.device.type == "cuda" else MICRO_TOKENS
-    micro, memory = estimate.fit(size, recipe, estimate.available_memory() if here else 0, half=half, most=most)
+    on_gpu, workers = machine.device.type == "cuda", needs.workers if needs else 0
+    together = 1 if on_gpu else max(1, workers)  # processes in one memory; every worker has a GPU of its own
+    free = estimate.available_memory() // together if workers else 0
+    micro, memory = estimate.fit(size, recipe, free, half=half, most=most, workers=max(1, workers))
     disk = estimate.disk_bytes(size, recipe, half=half)
     found: Plan = {
         "parameters": size.parameters,
@@ -139,8 +154,10 @@ def add_estimate(prepared: Prepared, *, measured: bool, here: bool = True) -> No
         "disk_bytes": disk,
     }
     prepared.plan["estimate"] = found
-    if here:
-        estimate.need_resources(memory, disk)
+    if workers:
+        estimate.need_memory(memory * together)
+    if needs:
+        estimate.need_disk(disk - needs.written)
     if measured:
         seconds, precision = estimate.measure_step(prepared.checkpoint, recipe, prepared.stages)
         training = [s * data.n_steps for s, data in zip(seconds, prepared.stages, strict=True)]

@@ -52,7 +52,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise BessemerError(f"larger than {MAX_BYTES} bytes", where=where, fix="a recipe is a page of text")
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a value: such as the 30th of February
         raise BessemerError(f"no valid YAML ({' '.join(str(error).split())})", where=where) from None
 
 
@@ -124,6 +124,8 @@ def _problems(error: ValidationError, raw: Mapping[str, Any], model: type[BaseMo
                         _suggest(str(item["input"]), choices),
                     )
                 )
+            case "secret_in_address":  # it is not said again
+                found.append(Problem(where, item["msg"], "let the driver read it from its own files or environment"))
             case "string_pattern_mismatch":
                 found.append(Problem(where, f"{item['input']!r} is no name", RULES_OF_NAMES))
             case _:

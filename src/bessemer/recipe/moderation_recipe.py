@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bessemer.recipe.data_recipe import Moment
-from bessemer.recipe.schema import Name, Strict
+from bessemer.recipe.schema import Address, Name, Strict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 LogColumn = Literal[
@@ -18,7 +18,7 @@ LogColumn = Literal[
 class Log(Strict):
     """What moderators did. A row: a comment, the rule or reason, the action, and what became of it."""
 
-    from_: str = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
+    from_: Address = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
     columns: dict[LogColumn, str] = Field(
         default_factory=dict[LogColumn, str], description="Our name for a column -> the file's own: {text: body}"
     )
@@ -33,7 +33,7 @@ class Log(Strict):
 class Comments(Strict):
     """Comments without labels: code knows the truth of computed rules; their texts are domain text."""
 
-    from_: str = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
+    from_: Address = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
     columns: dict[LogColumn, str] = Field(default_factory=dict[LogColumn, str])
 
 

@@ -6,9 +6,11 @@ checkpoint's stage (learning rate, warm-up) are `None` here and filled in by the
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from bessemer.units import parse_count
 
@@ -17,7 +19,23 @@ _COUNT_SCHEMA = {
 }
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+MAX_NAME = 64
+Name = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}$")]
+_SECRET = re.compile(
+    r"://[^/?#@]*:[^/?#]*@|[?&](?:[^=&]*(?:signature|token|secret|password|credential)|sig|(?:api_?)?key)=",
+    re.IGNORECASE,
+)
+
+
+def _without_secrets(address: str) -> str:
+    if _SECRET.search(address):
+        raise PydanticCustomError(
+            "secret_in_address", "holds a password or a signature, and a recipe is kept, shown and released"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_without_secrets)]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
 GUARDED = ("safety", "instruct")  # categories that no blend may drop silently
 Column = Literal[
@@ -35,7 +53,7 @@ class Strict(BaseModel):
 class DataSource(Strict):
     """One stream of items: where its rows are and how they are read."""
 
-    from_: str = Field(
+    from_: Address = Field(
         alias="from",
         description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md; plain, .gz or "
         ".zst); a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; "
@@ -61,7 +79,7 @@ class DataSource(Strict):
 class Source(DataSource):
     """A stream that is trained on."""
 
-    from_: str = Field(
+    from_: Address = Field(
         "family",
         alias="from",
         description="As in `DataSource`; or family[:STAGE], the start's own published training data of its stage (or "
@@ -184,14 +202,14 @@ class Stage(Strict):
 class Probe(Strict):
     """A small general set, never trained on, that measures forgetting."""
 
-    from_: str = Field(alias="from", description="Like a source's `from`; documents only")
+    from_: Address = Field(alias="from", description="Like a source's `from`; documents only")
     tokens: Count = Field(8192, description="How much of it is measured before and after")
 
 
 class Task(Strict):
     """A held-out measurement of the domain."""
 
-    from_: str = Field(alias="from", description="Like a source's `from`; never a file that is trained on")
+    from_: Address = Field(alias="from", description="Like a source's `from`; never a file that is trained on")
     metric: Literal["auroc", "bits_per_byte"] = Field(
         description="auroc: conversations whose answer is one of two words, twins grouped by `group`; "
         "bits_per_byte: documents"
@@ -205,7 +223,7 @@ class Recipe(Strict):
     """A run, from a start checkpoint to a release."""
 
     name: Name = Field(description="Name of the run and of the release")
-    start: str = Field(description="family@stage, a Hugging Face hub id, or a local folder")
+    start: Address = Field(description="family@stage, a Hugging Face hub id, or a local folder")
     chat_template: str | None = Field(
         None,
         description="How conversations are written, for a start without a template or in place of its own: the path "
