@@ -15,7 +15,7 @@ import yaml
 import bessemer
 from bessemer.files import exclusive, write_text
 from bessemer.launch.place import Place
-from bessemer.recipe.schema import Recipe
+from bessemer.recipe.schema import FAMILY, Recipe
 from bessemer.run import make_plan
 from bessemer.track.runs import lock_path
 from bessemer.track.screen import Screen
@@ -30,7 +30,19 @@ def write_manifest(recipe: Recipe, place: Place, screen: Screen, path: Path, *, 
     """Plan the run and write the manifest of the machines that will continue it."""
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         make_plan(recipe, screen, measured=False, restart=restart, here=False)
+    if paths := _paths(recipe):
+        screen.say(
+            f"those machines must have {', '.join(paths)} under the same names: mount them in the manifest, or make "
+            "data sets of them (`bessemer data prepare`), which lie in the volume"
+        )
     write_text(path, yaml.safe_dump(make_manifest(recipe.name, place), sort_keys=False))
+
+
+def _paths(recipe: Recipe) -> list[str]:
+    """Addresses of this machine's own disk in a recipe."""
+    data = (x.from_ for group in (recipe.sources, recipe.probes, recipe.tasks) for x in group.values())
+    models = (a for a in (recipe.start, recipe.chat_template or "") if Path(a).expanduser().exists())
+    return sorted({a for a in data if ":" not in a and a != FAMILY} | {*models} - {""})
 
 
 def make_manifest(name: str, place: Place) -> dict[str, Any]:
