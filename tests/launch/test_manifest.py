@@ -87,7 +87,7 @@ def test_it_is_written_and_nothing_is_applied(tmp_path: Path, recipe: Path) -> N
     file = tmp_path / "job.yaml"
     done = bessemer(tmp_path, "run", str(recipe), "--on", "k8s:team-a", "--workers", "2", "--manifest", str(file))
     assert done.returncode == 0, done.stderr
-    for name in ("own-train.jsonl", "own-test.jsonl", "model"):  # what is not in the volume is said
+    for name in ("own.jsonl", "own-test.jsonl", "model"):  # what is not in the volume is said
         assert name in done.stderr.partition("those machines must have ")[2]
     made = yaml.safe_load(file.read_text())
     assert made["spec"]["entrypoint"] == "bessemer runs resume story --on ray --workers 2 --cpus 1"

@@ -82,10 +82,12 @@ def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
     """The data files that `rest` (empty, a split, CONFIG/SPLIT) means in a local clone; none when it is no clone."""
     readme = folder / "README.md"
     meta = _front_matter(readme) if readme.is_file() else {}
+    laid_out = meta.keys() & LAID_OUT or any((folder / n).is_file() for n in SAVED)
+    if not laid_out and not meta.keys() & CARD:  # most folders; they may be large
+        return []
     names = _names_below(folder)
-    saved = any((folder / n).is_file() for n in SAVED)
-    rows = any(is_data(n) and split_name(n)[0] not in WHOLE and n.rpartition("/")[2] not in ABOUT for n in names)
-    if not saved and not meta.keys() & LAID_OUT and not (rows and meta.keys() & CARD):
+    rows = (n for n in names if is_data(n) and split_name(n)[0] not in WHOLE and n.rpartition("/")[2] not in ABOUT)
+    if not laid_out and not any(rows):
         return []
     return choose(names, meta, rest, str(folder), where)
 
