@@ -218,3 +218,29 @@ def test_a_file_system_that_refuses_direct_writing_gets_plain_writing(
     content = b"x" * (files.DIRECT_BYTES + 5)
     said = files.write_hashed(tmp_path / "file", [memoryview(content)])
     assert refused and (tmp_path / "file").read_bytes() == content and said["bytes"] == len(content)
+
+
+def test_who_would_make_the_same_waits_and_is_told_for_whom(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom bessemer.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'it'):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == "held\n"
+    told: list[str] = []
+
+    def go_on(text: str) -> None:
+        told.append(text)
+        assert holder.stdin
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+
+    with files.exclusive(tmp_path / "lock", "it", wait=go_on):
+        assert holder.wait() == 0 and f"it is being made by pid {holder.pid}" in told[0]
+    with files.exclusive(tmp_path / "lock", "it", wait=told.append):  # nobody to wait for
+        assert len(told) == 1

@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -268,15 +268,17 @@ def _lock(file: IO[str], kind: int) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str, *, wait: bool = False) -> Generator[None]:
+def exclusive(path: Path, what: str, *, wait: Callable[[str], None] | None = None) -> Generator[None]:
     """Hold a lock for as long as this process lives; a killed holder releases it by dying.
 
-    wait: for whoever holds it, as one does who would make the same thing. Raises BessemerError when another process
-    holds it or its folder cannot be written.
+    wait: be told who holds it and wait, as one does who would make the same thing. Raises BessemerError when another
+    process holds it and nobody waits, or its folder cannot be written.
     """
     need_writable(path.parent)
     with path.open("a+") as file:
-        if wait:
+        if wait and not _lock(file, fcntl.LOCK_EX):
+            file.seek(0)
+            wait(f"{what} is being made by {file.read().strip() or 'another process'}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         for wait_s in (0.05, 0.0):  # `lock_holder` takes it for a moment
             if _lock(file, fcntl.LOCK_EX):

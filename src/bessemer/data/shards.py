@@ -211,7 +211,7 @@ class TokenSet:
         key = f"rows-{packer.row_tokens}-{packer.long}-{packer.seed}{'-grouped' if grouped else ''}"
         folder = self.folder / key
         if not folder.exists():
-            with exclusive(self.folder / ".rows.lock", f"the rows of {self.reference}", wait=True):
+            with exclusive(self.folder / ".rows.lock", f"the rows of {self.reference}", wait=lambda _: None):
                 if not folder.exists():
                     groups = self.groups() if grouped else None
                     packed = packer.pack(self.lengths(), groups, where=where, id_of=self.item_id)
@@ -280,7 +280,7 @@ def open_or_build(
 
     if found := made():  # versions never change: many processes may look at once
         return found
-    with exclusive(folder / ".lock", f"the token set {name}", wait=True):
+    with exclusive(folder / ".lock", f"the token set {name}", wait=say):
         if found := made():
             return found
         versions = _versions(folder)
