@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bessemer.data.moderation import Comment
@@ -63,6 +63,7 @@ def test_a_scale_stays_finite() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=80), st.sampled_from([0.6, 0.8, 0.9, 0.95]))
+@example([(1.0, False)] * 3 + [(1.0, True)] * 6 + [(5e-324, False), (0.0, False)], 0.6)  # neighbours
 def test_a_threshold_reaches_the_precision_and_no_smaller_one_does(
     pairs: list[tuple[float, bool]], wanted: float
 ) -> None:

@@ -190,8 +190,10 @@ def pick_threshold(
     if not len(good):
         return None
     last = int(good[-1])
-    below = float(ranked[last + 1]) if last + 1 < len(ranked) else float(ranked[last])
-    return float((ranked[last] + below) / 2)
+    lowest = float(ranked[last])
+    below = float(ranked[last + 1]) if last + 1 < len(ranked) else lowest
+    halfway = (lowest + below) / 2
+    return halfway if halfway > below else lowest  # between neighbouring numbers there is none
 
 
 # -- what was measured ------------------------------------------------------------------------------------------
