@@ -19,8 +19,8 @@ from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 
 ADDRESS = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[^/]+|[^/]+))?(?:/(?P<rest>.+))?")
-ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "LICENSE.txt", "license.txt"}
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")  # of save_to_disk()
+ABOUT = {*SAVED, "dataset_infos.json", "LICENSE.txt", "license.txt"}
 LAID_OUT = {"configs", "dataset_info"}  # keys of a README's front matter that say which files there are
 CARD = {"license", "tags", "language", "pretty_name", "task_categories", "task_ids", "size_categories"}
 SPLITS = {

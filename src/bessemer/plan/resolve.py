@@ -140,8 +140,8 @@ def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> 
     recipe, size = prepared.recipe, estimate.size_of(prepared.checkpoint)
     machine = detect_machine()
     half = str(machine.dtype) != "torch.float32"
-    most = GPU_MICRO_TOKENS if machine.device.type == "cuda" else MICRO_TOKENS
     on_gpu, workers = machine.device.type == "cuda", needs.workers if needs else 0
+    most = GPU_MICRO_TOKENS if on_gpu else MICRO_TOKENS
     together = 1 if on_gpu else max(1, workers)  # processes in one memory; every worker has a GPU of its own
     free = estimate.available_memory() // together if workers else 0
     micro, memory = estimate.fit(size, recipe, free, half=half, most=most, workers=max(1, workers))
