@@ -158,7 +158,8 @@ class ChatTemplate:
                 turn["reasoning_content"] = turn["thinking"] = place(reasoning)
             if marked:
                 begin, end = marked.span(1)
-                turn["content"] = f"{THOUGHT[0]}{place(content[begin:end])}{THOUGHT[1]}{place(content[end + 8 :])}"
+                thought, rest = place(content[begin:end]), place(content[end + len(THOUGHT[1]) :])
+                turn["content"] = f"{THOUGHT[0]}{thought}{THOUGHT[1]}{rest}"
             elif message.role == "system" and content and self.acts_on(content):
                 turn["content"] = self._seen(content)
             else:
