@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bessemer.contest import run_contest
+from bessemer.contest import named, run_contest
 from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
 from bessemer.evaluate.openings import submissions
@@ -21,6 +21,7 @@ from bessemer.evaluate.tasks import load_task
 from bessemer.files import read_json, write_json
 from bessemer.infer.model import load
 from bessemer.launch.place import Place
+from bessemer.recipe.load import load_recipe
 from bessemer.registry.contest import verify_contest
 from bessemer.registry.store import StoredRelease
 from bessemer.serve.app import create_app
@@ -220,3 +221,10 @@ def test_commands(held_here: Arena, here: Callable[..., Any]) -> None:  # noqa: 
     checked = here("verify", "duel-1")
     assert checked.code == 0 and "sound" in checked.out
     assert json.loads(here("verify", "duel-1", "--json").out)["ok"]
+
+
+def test_a_run_s_name_that_is_too_long_is_refused_before_anything_is_trained() -> None:
+    recipe = load_recipe("recipes/demo.yaml")
+    assert named(recipe, "n" * 64, 2).seed == 2
+    with pytest.raises(BessemerError, match="65 characters; at most 64"):
+        named(recipe, "n" * 65, 2)

@@ -218,10 +218,12 @@ def test_the_size_is_said_and_a_full_disk_is_refused_before_anything_is_fetched(
     assert not any("/resolve/" in path for path in hub.asked)
 
 
-@pytest.mark.parametrize("saved", ["", "state.json"])
-def test_a_clone_that_lists_no_files_has_splits_all_the_same(tmp_path: Path, saved: str) -> None:
+@pytest.mark.parametrize(
+    ("front", "saved"), [("license: mit\n", ""), ("dataset_info: {features: []}\n", ""), ("", "state.json")]
+)
+def test_a_clone_that_lists_no_files_has_splits_all_the_same(tmp_path: Path, front: str, saved: str) -> None:
     """Most front matter holds a licence and tags; what save_to_disk() leaves has none."""
-    folder = clone(tmp_path / "posts", "# Posts\n" if saved else "---\nlicense: mit\n---\n# Posts\n")
+    folder = clone(tmp_path / "posts", f"---\n{front}---\n# Posts\n" if front else "# Posts\n")
     if saved:
         (folder / saved).write_text("{}")
     with pytest.raises(BessemerError, match="has the splits train, test"):

@@ -105,3 +105,8 @@ def test_an_order_is_a_permutation(n: int, seed: int) -> None:
 def test_an_order_never_changes() -> None:
     """A new version of numpy must not feed other batches to a resumed run."""
     assert shuffled(8, 1).tolist() == [4, 3, 2, 1, 7, 6, 5, 0]
+
+
+def test_a_misspelt_way_with_long_items_is_refused() -> None:
+    with pytest.raises(BessemerError, match="'splt' is none of split, drop"):
+        Packer(64, "splt")  # type: ignore[arg-type]
