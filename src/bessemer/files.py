@@ -240,6 +240,18 @@ def need_writable(folder: Path) -> None:
         ) from None
 
 
+def need_private(path: Path, what: str) -> None:
+    """Raises BessemerError when a file that holds a secret is missing, or when other users may read it."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BessemerError(f"{what} cannot be read ({error.strerror})", where=str(path)) from None
+    if mode & 0o077:
+        raise BessemerError(
+            f"other users may read {what} (mode {mode & 0o777:o})", where=str(path), fix=f"chmod 600 '{path}'"
+        )
+
+
 def need_disk(folder: Path, n_bytes: int, what: str) -> None:
     """Raises BessemerError when the disk under `folder` has fewer than `n_bytes` free."""
     free = shutil.disk_usage(folder).free

@@ -38,6 +38,7 @@ from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
 from bessemer.registry.card import build_card
 from bessemer.registry.report import build_report
+from bessemer.registry.signatures import signing_key
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
@@ -143,6 +144,7 @@ def run_recipe(
     Raises BessemerError for bad input (nothing half-written), StoppedByUserError after Ctrl-C or `runs stop`.
     """
     folder = runs_folder() / recipe.name
+    signing_key()  # refuses one that cannot sign, before anything is spent
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         (folder / STOP).unlink(missing_ok=True)
         prepared = make_plan(recipe, screen, measured=False, restart=restart, workers=workers)

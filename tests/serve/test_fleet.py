@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from bessemer.infer.model import Loaded
 from bessemer.moderate.chain import read_entries
 from bessemer.moderate.policy import parse_policy
 from bessemer.registry.routes import path_of, promote, read_route, roll_back, set_canary
-from bessemer.registry.store import MANIFEST, StoredRelease, open_release
+from bessemer.registry.store import MANIFEST, StoredRelease, open_release, sign_release
 from bessemer.serve.app import create_app
 from bessemer.serve.fleet import KEPT
 from bessemer.serve.problems import RequestError
 from bessemer.serve.server import open_model
 from tests.cli.conftest import Done, here
 from tests.moderate.conftest import YAML
+from tests.registry.test_signatures import write_keys
 from tests.serve.conftest import TOKEN, Running, eventually, running
 from tests.tiny import make_tiny_model, make_tiny_release
 
@@ -110,7 +112,11 @@ def test_chat_follows_the_route_too(fleet: Running) -> None:
 def test_a_release_that_cannot_be_loaded_changes_nothing(fleet: Running, bessemer_home: Path) -> None:
     damaged = bessemer_home / "releases" / "tiny" / "2" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    promote("tiny@2")
+    for change in (lambda: promote("tiny@2"), lambda: set_canary("tiny@2", 0.5)):
+        with pytest.raises(BessemerError, match="its bytes changed"):
+            change()
+    route = json.loads(path_of("tiny").read_text())
+    path_of("tiny").write_text(json.dumps(route | {"stable": 2, "before": [1]}))  # damaged after it was promoted
     served = fleet.app.state.served.fleet
     served._seen = None
     served.look()
@@ -152,6 +158,24 @@ def test_a_model_that_finds_no_memory_does_not_end_following(
         monkeypatch.setattr(fleet, "_retry_at", 1e-9)  # a minute later
         fleet.look()
         assert fleet._retry_at > 1 and fleet.main.release.version == 1
+
+
+def test_a_route_to_what_the_trusted_key_did_not_sign_is_not_followed(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path
+) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 3)
+    private, public = write_keys(tmp_path)
+    for version in (1, 3):
+        sign_release(f"tiny@{version}", private)
+    promote("tiny@1")
+    opened = partial(open_model, trusted=public)
+    with running(create_app(*opened("tiny@1"), token=TOKEN, policy=POLICY, open_release=opened)) as found:
+        fleet = found.app.state.served.fleet
+        promote("tiny@2")
+        eventually(lambda: fleet._retry_at > 0)
+        assert fleet.main.release.version == 1
+        promote("tiny@3")
+        eventually(lambda: fleet.main.release.version == 3)
 
 
 def test_memory_holds_only_so_many_models(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:

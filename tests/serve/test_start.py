@@ -14,9 +14,10 @@ import openai
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.registry.store import open_release
+from bessemer.registry.store import open_release, sign_release
 from bessemer.serve import server
 from bessemer.serve.keys import Key, find_key
+from tests.registry.test_signatures import write_keys
 from tests.tiny import make_tiny_release
 
 COMMAND = (sys.executable, "-c", "from bessemer.cli.main import main; main()", "serve")
@@ -73,6 +74,16 @@ def test_a_changed_byte_is_refused(tiny_model: Path, bessemer_home: Path) -> Non
     assert "model.safetensors" in message
     assert "its bytes changed" in message
     assert "must not be served" in message
+
+
+def test_only_what_a_trusted_key_signed_is_served(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+    make_tiny_release(tiny_model, bessemer_home)
+    private, public = write_keys(tmp_path)
+    assert "not signed" in _refused("tiny@1", "--port", "0", "--trust", str(public))
+    sign_release("tiny@1", private)
+    _, stranger = write_keys(tmp_path, "stranger")
+    assert "not signed by" in _refused("tiny@1", "--port", "0", "--trust", str(stranger))
+    assert server.open_model("tiny@1", public)[1].reference == "tiny@1"
 
 
 def test_a_port_in_use_is_refused_before_loading(tiny_model: Path, bessemer_home: Path) -> None:

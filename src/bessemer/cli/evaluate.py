@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.releases import verify_release
+from bessemer.errors import BessemerError
 
 if TYPE_CHECKING:
     from bessemer.evaluate.metrics import Columns
@@ -129,7 +131,6 @@ def _noise(argument: str, before: str) -> tuple[str, dict[str, Any], int, Noise]
 
 def _columns_of(evaluation: str, task: str) -> list[Columns]:
     """One or two models' answers to a task."""
-    from bessemer.errors import BessemerError
     from bessemer.evaluate.result import read_result
     from bessemer.files import read_json
     from bessemer.registry.evaluation import CARD, find_evaluation
@@ -169,18 +170,30 @@ def verdict(evaluation: Evaluation, json: Json = False) -> int:
 
 
 def verify(
-    evaluation: Evaluation,
+    thing: Annotated[str, typer.Argument(help="A release (name@1), or an evaluation or contest (folder or name).")],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC_KEY", help="who must have signed the release; default: BESSEMER_TRUSTED_KEY"),
+    ] = None,
     head: Annotated[str, typer.Option(help="sha256 that manifest.json must have, kept from before.")] = "",
     json: Json = False,
 ) -> None:
-    """Check an evaluation or a contest offline: every byte, every number, every result against its ledger."""
+    """Check a release (every byte, its signature), or an evaluation or a contest offline (every byte, every number,
+    every result against its ledger)."""
     from bessemer.files import sha256_file
     from bessemer.registry import contest
     from bessemer.registry.evaluation import find_evaluation, verify_evaluation
     from bessemer.registry.papers import MANIFEST
 
-    contests = [p for p in (Path(evaluation), contest.contests_folder() / evaluation) if contest.is_contest(p)]
-    folder = contest.find_contest(str(contests[0])) if contests else find_evaluation(evaluation)
+    if "@" in thing and not Path(thing).exists():
+        if head:
+            raise BessemerError("a release has no such head", where="--head", fix="pin its digest instead")
+        verify_release(thing, key, json)
+        return
+    if key:
+        raise BessemerError("only releases are signed", where="--key", fix="a release is name@version")
+    contests = [p for p in (Path(thing), contest.contests_folder() / thing) if contest.is_contest(p)]
+    folder = contest.find_contest(str(contests[0])) if contests else find_evaluation(thing)
     card = contest.verify_contest(folder, head=head) if contests else verify_evaluation(folder, head=head)
     manifest = sha256_file(folder / MANIFEST)
     if json:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from bessemer.cli.options import Json, print_json, print_table
 
 
 def releases(json: Json = False) -> None:
     """List the releases in the local registry."""
+    from bessemer.registry.signatures import signer_of
     from bessemer.registry.store import list_releases
 
     found = list_releases()
@@ -17,6 +21,7 @@ def releases(json: Json = False) -> None:
             {
                 "release": r.reference,
                 "digest": r.digest,
+                "signed_by": signer_of(r.path),
                 "path": str(r.path),
                 "created": r.manifest["created"],
                 "verdict": r.manifest["verdict"],
@@ -27,8 +32,52 @@ def releases(json: Json = False) -> None:
         print_json(listed)
         return
     rows = [
-        [r.reference, r.digest[:12], r.manifest["verdict"], r.manifest["base"]["name"], r.manifest["created"]]
+        [
+            r.reference,
+            r.digest[:12],
+            (signer_of(r.path) or "no")[:12],
+            r.manifest["verdict"],
+            r.manifest["base"]["name"],
+            r.manifest["created"],
+        ]
         for r in found
     ]
     title = "Releases" if rows else "No releases yet: bessemer run RECIPE"
-    print_table(title, ["release", "digest", "verdict", "base", "created"], rows)
+    print_table(title, ["release", "digest", "signed by", "verdict", "base", "created"], rows)
+
+
+def sign(
+    release: Annotated[str, typer.Argument(help="name@version")],
+    key: Annotated[Path, typer.Option(metavar="PRIVATE_KEY", help="ECDSA key (PEM, mode 600)")],
+    json: Json = False,
+) -> None:
+    """Sign a release with a key of yours, after every byte of it was checked. New ones: BESSEMER_SIGNING_KEY."""
+    from bessemer.registry.store import sign_release
+
+    stored, signer = sign_release(release, key)
+    if json:
+        print_json({"release": stored.reference, "digest": stored.digest, "signed_by": signer})
+        return
+    print(f"{stored.reference} (digest {stored.digest[:12]}) is signed by the key {signer[:12]}")
+    print(f"  check it: bessemer verify {stored.reference} --key PUBLIC_KEY")
+
+
+def verify_release(reference: str, key: Path | None, json: bool) -> None:
+    """`bessemer verify name@version`: every byte, and the signature against the public key."""
+    from bessemer.registry.signatures import signer_of, trusted_key
+    from bessemer.registry.store import open_release
+
+    key = key or trusted_key()
+    stored = open_release(reference, key)
+    signer = signer_of(stored.path)
+    if json:
+        facts = {"release": stored.reference, "digest": stored.digest, "signed_by": signer, "trusted": bool(key)}
+        print_json({"ok": True, **facts})
+        return
+    print(f"{stored.reference}: every byte is as its manifest says, digest {stored.digest}")
+    if key and signer:
+        print(f"  signed by {key} (the key {signer[:12]})")
+    elif signer:
+        print(f"  the key {signer[:12]} is said to have signed it; that shows only against it: --key PUBLIC_KEY")
+    else:
+        print("  not signed: bessemer sign")

@@ -29,11 +29,17 @@ def serve(
     also: Annotated[
         list[str] | None, typer.Option(help="a further release for clients who pin it (name@version); repeatable")
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC_KEY", help="serve only what this key signed; default: BESSEMER_TRUSTED_KEY"),
+    ] = None,
     log_text: Annotated[
         bool, typer.Option("--log-text", help="the decision log holds the comments; default: keyed hashes only")
     ] = False,
 ) -> None:
     """Serve a release with an OpenAI-compatible API. Every byte of it is checked first."""
+    from functools import partial
+
     from rich.console import Console
 
     from bessemer.moderate.policy import load_policy
@@ -43,16 +49,17 @@ def serve(
     from bessemer.serve.server import describe, listen, need_extras, open_model, run
 
     need_extras()
+    opened = partial(open_model, trusted=trust)
     key = find_key(host, token_file)
     rules = load_policy(policy) if policy else None
     pinned = "@" in release
     route = None if pinned else read_route(release)
     others = [find_release(name).reference for name in also or []]
     with listen(host, port) as taken:
-        loaded, stored = open_model(f"{release}@{route.stable}" if route else release)
+        loaded, stored = opened(f"{release}@{route.stable}" if route else release)
         Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key), markup=False)
-        more = [open_model(name) for name in others if name != stored.reference]
+        more = [opened(name) for name in others if name != stored.reference]
         run(
             loaded, stored, taken, key.token, allow_host or [],
-            others=more, open_release=None if pinned else open_model, policy=rules, keep_text=log_text,
+            others=more, open_release=None if pinned else opened, policy=rules, keep_text=log_text,
         )  # fmt: skip

@@ -53,9 +53,17 @@ class Family:
 
 @cache
 def families() -> dict[str, Family]:
-    """All of them, in the file's order."""
+    """All of them, in the file's order; one for each bound of a count."""
+    found: dict[str, Family] = {}
     raw: dict[str, Mapping[str, Any]] = yaml.safe_load(FILE.read_text())
-    return {name: Family(name, _truth(of), tuple(of["wordings"]), of.get("use", "")) for name, of in raw.items()}
+    for name, of in raw.items():
+        if "count" not in of:
+            found[name] = Family(name, _truth(of), tuple(of["wordings"]), of.get("use", ""))
+            continue
+        for n in of["bounds"]:
+            wordings = tuple(w.format(n=n, word=_NUMBERS.get(n, n)) for w in of["wordings"])
+            found[f"{name}-{n}"] = Family(f"{name}-{n}", _bounded(_COUNTS[of["count"]], of["bound"], n), wordings)
+    return found
 
 
 def family(name: str) -> Family | None:
@@ -75,14 +83,25 @@ def words_of(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
 
 
+def _bounded(count: Callable[[str], int], bound: str, n: int) -> Truth:
+    return (lambda text: count(text) < n) if bound == "least" else (lambda text: count(text) > n)
+
+
 def _truth(of: Mapping[str, Any]) -> Truth:
     if "counted" in of:
         return _COUNTED[of["counted"]]
+    if "needed" in of:
+        needed = re.compile(of["needed"], re.IGNORECASE)
+        return lambda text: not needed.search(text)
     if "words" in of:
         found = re.compile(rf"\b(?:{'|'.join(of['words'].split())})\b", re.IGNORECASE)
     else:
         found = re.compile(of["pattern"])
     return lambda text: bool(found.search(text))
+
+
+def _sentences(text: str) -> int:
+    return len(re.split(r"(?<=[.!?…])\s+", text.strip()))
 
 
 def _all_capitals(text: str) -> bool:
@@ -99,7 +118,14 @@ _COUNTED: dict[str, Truth] = {
     "no-end": lambda text: bool(text) and text[-1] not in '.!?…"”)',
     "long": lambda text: len(text.split()) > 15,
     "short": lambda text: len(text.split()) < 6,
-    "sentences": lambda text: len(re.findall(r"[.!?]+(?=\s|$)", text)) > 1,
+    "sentences": lambda text: _sentences(text) > 1,
     "repeats": lambda text: bool(re.search(r"\b(\w{2,})\s+\1\b", text, re.IGNORECASE)),
     "other-script": _other_script,
 }
+_COUNTS: dict[str, Callable[[str], int]] = {
+    "words": lambda text: len(text.split()),
+    "characters": len,
+    "sentences": _sentences,
+    "commas": lambda text: text.count(","),
+}
+_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 8: "eight", 10: "ten", 12: "twelve", 20: "twenty"}

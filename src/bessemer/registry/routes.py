@@ -13,7 +13,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.files import exclusive, home, read_json, write_json
-from bessemer.registry.store import find_release
+from bessemer.registry.store import find_release, open_release
 
 FORMAT = "bessemer.route/1"
 MOST_BEFORE = 20
@@ -57,8 +57,8 @@ def read_route(name: str) -> Route | None:
 
 
 def promote(reference: str) -> Route:
-    """Make a version the stable one; a canary ends. Raises BessemerError when there is no such release."""
-    release = find_release(reference)
+    """Make a version the stable one; a canary ends. Raises BessemerError for a release that cannot be opened."""
+    release = open_release(reference)
 
     def change(old: Route | None) -> Route:
         if old is None:
@@ -71,7 +71,7 @@ def promote(reference: str) -> Route:
 
 def set_canary(reference: str, share: float) -> Route:
     """Give a share of the requests to a version; share 0 ends it. Raises BessemerError."""
-    release = find_release(reference)
+    release = open_release(reference) if share else find_release(reference)
     if not 0 <= share < 1:
         raise BessemerError(
             f"{share:g} is no share", where="--share", fix="give a number from 0 to below 1, such as 0.05"

@@ -10,6 +10,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.files import check_files, digest_files, exclusive, home, new_folder, read_json, sha256_folder, write_json
+from bessemer.registry.signatures import SIGNATURE, check_signature, sign_folder, signer_of, signing_key, trusted_key
 
 FORMAT = "bessemer.release/1"
 MANIFEST = "manifest.json"
@@ -59,12 +60,16 @@ def find_release(reference: str) -> StoredRelease:
     return _read(name, int(version) if version else known[-1])
 
 
-def open_release(reference: str) -> StoredRelease:
+def open_release(reference: str, trusted: Path | None = None) -> StoredRelease:
     """Find a release and check every byte of it against its manifest.
 
-    Raises BessemerError naming the first file that differs, or a file that the manifest does not know.
+    trusted: public key that must have signed it; default: that of BESSEMER_TRUSTED_KEY, where it is set.
+    Raises BessemerError naming the first file that differs, or a file that the manifest does not know, and when the
+    signature is missing or another one.
     """
     release = find_release(reference)
+    if key := trusted or trusted_key():
+        check_signature(release.path, key)
     check_files(
         release.path,
         release.manifest["files"],
@@ -72,7 +77,7 @@ def open_release(reference: str) -> StoredRelease:
     )
     found = (p for p in release.path.rglob("*") if p.is_symlink() or not p.is_dir())
     names = {p.relative_to(release.path).as_posix() for p in found}
-    unknown = names - release.manifest["files"].keys() - {MANIFEST}
+    unknown = names - release.manifest["files"].keys() - {MANIFEST, SIGNATURE}
     if unknown:
         raise BessemerError(
             f"{sorted(unknown)[0]} is in the folder but not in the manifest", where=str(release.path), fix="remove it"
@@ -81,11 +86,11 @@ def open_release(reference: str) -> StoredRelease:
 
 
 def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> StoredRelease:
-    """Copy files into the next version of `name` and write its manifest last.
+    """Copy files into the next version of `name`, write its manifest, and sign all where there is a key to sign with.
 
     files: {name in the release: file}. facts: the manifest without name, version and files.
     """
-    root = folder() / name
+    root, key = folder() / name, signing_key()
     with exclusive(folder() / f".{name}.lock", f"the release name {name}"):
         version = (versions(name) or [0])[-1] + 1
         with new_folder(root / str(version)) as tmp:
@@ -93,7 +98,24 @@ def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> Sto
                 shutil.copyfile(source, tmp / target)
             manifest = {"format": FORMAT, "name": name, "version": version, **facts, "files": digest_files(tmp)}
             write_json(tmp / MANIFEST, manifest)
+            if key:
+                sign_folder(tmp, key)
     return _read(name, version)
+
+
+def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
+    """Sign a version that was checked as `open_release` does; (the release, the key's id).
+
+    Raises BessemerError for a release that is signed already: who wants another signer removes the file first.
+    """
+    release = open_release(reference)
+    if signer := signer_of(release.path):
+        raise BessemerError(
+            f"signed already, by the key {signer[:12]}",
+            where=release.reference,
+            fix=f"check it: bessemer verify {release.reference} --key; to sign anew, remove {release.path / SIGNATURE}",
+        )
+    return release, sign_folder(release.path, key)
 
 
 def _read(name: str, version: int) -> StoredRelease:

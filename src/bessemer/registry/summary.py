@@ -8,6 +8,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.files import read_json
 from bessemer.registry import store
+from bessemer.registry.signatures import signer_of
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.units import show_count
 
@@ -102,11 +103,12 @@ def _explain_run(folder: Path) -> dict[str, Any]:
 
 def _explain_release(release: store.StoredRelease) -> dict[str, Any]:
     manifest, card = release.manifest, read_json(release.path / "scorecard.json")
-    base = manifest["base"]
+    base, signer = manifest["base"], signer_of(release.path)
     lines = [
         f"release {release.reference}  {manifest['verdict']}  made {manifest['created']}",
         f"  digest  {release.digest}",
         f"  folder  {release.path}",
+        f"  signed  {f'by the key {signer}; check it: bessemer verify' if signer else 'no: bessemer sign'}",
         f"  base    {base['name']} {base['digest'][:12]} ({base['origin']}), licence {base['licence']}",
         f"  plan    {manifest['plan_identity'][:12]}",
         f"  recipe  {manifest['recipe_sha256'][:12]}, code {manifest['code_sha256'][:12]}",
@@ -121,6 +123,7 @@ def _explain_release(release: store.StoredRelease) -> dict[str, Any]:
     return {
         "release": release.reference,
         "digest": release.digest,
+        "signed_by": signer,
         "manifest": manifest,
         "scorecard": card,
         "lines": lines,

@@ -146,14 +146,22 @@ class Fleet:
             return
         ready = dict(self._state.ready)
         wanted = [f"{route.name}@{v}" for v in route.versions]
+        answering = {f"{route.name}@{v}" for v in (route.stable, route.canary)}
         for reference in wanted:
-            if reference not in ready:
+            if reference in ready:
+                continue
+            try:
                 loaded, release = self._open(reference)
                 ready[reference] = Backend(loaded, release, self.main.max_waiting)
+            except Exception:
+                if reference in answering:
+                    raise
+                log.exception("%s is not ready to go back to; it is tried again in %.0f s", reference, RETRY_S)
+                self._retry_at = time.monotonic() + RETRY_S
         others = [r for r in reversed(ready) if r not in wanted and r not in self._stays]  # the newest first
         gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
         canary = ready[f"{route.name}@{route.canary}"] if route.canary else None
-        self._state = _State(ready, ready[wanted[0]], canary, route.share)
+        self._state = _State(ready, ready[wanted[0]], canary, route.share)  # the first is the stable one
         for backend in gone:
             backend.close()
         log.warning("stable %s, canary %s", wanted[0], route.canary)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bessemer.errors import BessemerError
-from bessemer.files import home
+from bessemer.files import home, need_private
 
 VARIABLE = "BESSEMER_TOKEN"
 MIN_LENGTH = 16
@@ -68,16 +68,11 @@ def _make(path: Path) -> None:
 
 
 def _read(path: Path) -> Key:
+    need_private(path, "the token")
     try:
-        mode, text = path.stat().st_mode, path.read_text()
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise BessemerError(f"the token cannot be read ({error})", where=str(path)) from None
-    if mode & 0o077:
-        raise BessemerError(
-            f"other users may read the token (mode {mode & 0o777:o})",
-            where=str(path),
-            fix=f"chmod 600 '{path}'",
-        )
     return Key(_checked(text.strip(), str(path)), f"$(cat '{path}')", str(path))
 
 

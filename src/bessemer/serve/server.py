@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bessemer.errors import BessemerError
@@ -79,12 +80,12 @@ def run(
         uvicorn.Server(config).run(sockets=[taken])
 
 
-def open_model(reference: str) -> tuple[Loaded, StoredRelease]:
-    """A release after every byte of it was checked, and its model."""
+def open_model(reference: str, trusted: Path | None = None) -> tuple[Loaded, StoredRelease]:
+    """A release after every byte of it was checked (and its signature: see `open_release`), and its model."""
     from bessemer.infer.model import load
     from bessemer.registry.store import open_release
 
-    release = open_release(reference)
+    release = open_release(reference, trusted)
     return load(release.path, digest=release.digest, end_of_text=release.manifest["end_of_text"]), release
 
 

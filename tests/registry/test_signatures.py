@@ -1,0 +1,189 @@
+"""Releases signed with keys of one's own, checked here and by the reference implementation's own command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from bessemer.errors import BessemerError
+from bessemer.registry import store
+from bessemer.registry.signatures import PASSWORD, SIGNATURE, SIGNING_KEY, TRUSTED_KEY, check_signature, signer_of
+from tests.cli.conftest import Done, here
+from tests.registry.test_store import add, flip
+
+__all__ = ["here"]
+Here = Callable[..., Done]
+
+
+def write_keys(folder: Path, name: str = "release", key: Any = None, lock: KeySerializationEncryption | None = None):
+    """(private, public) PEM files."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock or NoEncryption()))
+    private.chmod(0o600)
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    return write_keys(tmp_path)
+
+
+@pytest.fixture
+def signed(tmp_path: Path, keys: tuple[Path, Path], bessemer_home: Path) -> store.StoredRelease:
+    add(tmp_path, "house")
+    return store.sign_release("house@1", keys[0])[0]
+
+
+def test_signed_later_or_when_it_is_made(
+    tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, bessemer_home: Path
+) -> None:
+    plain = add(tmp_path, "house")
+    with pytest.raises(BessemerError, match="not signed"):
+        store.open_release("house@1", keys[1])
+    _, signer = store.sign_release("house@1", keys[0])
+    assert store.open_release("house@1", keys[1]) == plain  # a signature changes neither digest nor manifest
+    monkeypatch.setenv(SIGNING_KEY, str(keys[0]))
+    made = add(tmp_path, "house", "second")
+    assert store.open_release("house@2", keys[1]) == made
+    assert signer_of(made.path) == signer == signer_of(plain.path)
+    assert list(made.path.parent.glob(".*")) == []
+
+
+def test_the_reference_implementation_agrees(signed: store.StoredRelease, keys: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed.path), "--public_key", str(keys[1])]
+    command += ["--signature", str(signed.path / SIGNATURE)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    flip(signed.path / "config.json")
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def rewrite_manifest(path: Path) -> None:
+    """What someone does who may write the folder: the manifest fits the changed files again."""
+    manifest = json.loads((path / store.MANIFEST).read_text())
+    (path / "config.json").write_text("{}")
+    (path / store.MANIFEST).write_text(json.dumps(manifest | {"files": store.digest_files(path)}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: flip(p / "model.safetensors"),
+        lambda p: flip(p / store.MANIFEST),
+        lambda p: (p / "config.json").unlink(),
+        lambda p: (p / "more.json").write_text("{}"),
+        lambda p: (p / ".gitignore").write_text("x"),
+        lambda p: (p / SIGNATURE).unlink(),
+        lambda p: (p / SIGNATURE).write_text("{}"),
+        lambda p: (p / SIGNATURE).write_text("no json"),
+        lambda p: (p / SIGNATURE).write_bytes(b"\xff\xfe"),
+        rewrite_manifest,
+    ],
+)
+def test_whatever_changes_is_noticed(
+    signed: store.StoredRelease, keys: tuple[Path, Path], damage: Callable[[Path], object]
+) -> None:
+    damage(signed.path)
+    with pytest.raises(BessemerError, match="not signed"):
+        check_signature(signed.path, keys[1])
+
+
+def test_only_the_trusted_key_counts(
+    signed: store.StoredRelease, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger, its = write_keys(tmp_path, "stranger", ec.generate_private_key(ec.SECP384R1()))
+    with pytest.raises(BessemerError, match="not signed by"):
+        store.open_release("house@1", its)
+    with pytest.raises(BessemerError, match="signed already"):
+        store.sign_release("house@1", stranger)
+    (signed.path / SIGNATURE).unlink()
+    store.sign_release("house@1", stranger)
+    assert store.open_release("house@1", its)
+    monkeypatch.setenv(TRUSTED_KEY, str(keys[1]))
+    with pytest.raises(BessemerError, match="not signed by"):
+        store.open_release("house@1")
+    with pytest.raises(BessemerError, match="not signed by"):  # nor is it signed over
+        store.sign_release("house@1", keys[0])
+
+
+def test_an_encrypted_key_needs_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "house")
+    private, public = write_keys(tmp_path, lock=BestAvailableEncryption(b"a long one"))
+    for wrong in (None, "another"):
+        if wrong:
+            monkeypatch.setenv(PASSWORD, wrong)
+        with pytest.raises(BessemerError, match="this key cannot be used"):
+            store.sign_release("house@1", private)
+    monkeypatch.setenv(PASSWORD, "a long one")
+    store.sign_release("house@1", private)
+    assert store.open_release("house@1", public)
+
+
+def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bessemer_home: Path) -> None:
+    add(tmp_path, "house")
+    private, _ = write_keys(tmp_path)
+    rsa_key, _ = write_keys(tmp_path, "rsa", rsa.generate_private_key(65537, 2048))
+    koblitz, _ = write_keys(tmp_path, "koblitz", ec.generate_private_key(ec.SECP256K1()))
+    text = tmp_path / "text.key"
+    text.write_text("no key")
+    text.chmod(0o600)
+    for key, what in (
+        (rsa_key, "no elliptic-curve key"),
+        (koblitz, "secp256k1"),
+        (text, "cannot be used"),
+        (tmp_path / "none", "cannot be read"),
+    ):
+        with pytest.raises(BessemerError, match=what):
+            store.sign_release("house@1", key)
+    private.chmod(0o640)
+    with pytest.raises(BessemerError, match="other users may read the private key"):
+        store.sign_release("house@1", private)
+    private.chmod(0o600)
+    assert not (store.find_release("house@1").path / SIGNATURE).exists()
+    store.sign_release("house@1", private)
+    with pytest.raises(BessemerError, match="cannot be used"):
+        store.open_release("house@1", private)  # not a public key
+    monkeypatch.setenv(SIGNING_KEY, str(rsa_key))
+    with pytest.raises(BessemerError, match="no elliptic-curve key"):
+        add(tmp_path, "house", "second")
+    assert store.versions("house") == [1]
+
+
+def test_the_commands(signed: store.StoredRelease, keys: tuple[Path, Path], tmp_path: Path, here: Here) -> None:
+    add(tmp_path, "house", "second")
+    assert "not signed" in here("verify", "house@2").out
+    assert "only against it" in here("verify", "house@1").out
+    done = here("verify", "house@2", "--key", keys[1])
+    assert done.code == 4 and "not signed" in done.err and done.out == ""
+    done = here("sign", "house@2", "--key", keys[0])
+    assert done.code == 0 and "is signed by the key" in done.out
+    facts = json.loads(here("verify", "house@2", "--key", keys[1], "--json").out)
+    assert facts == {
+        "ok": True,
+        "release": "house@2",
+        "digest": store.find_release("house@2").digest,
+        "signed_by": signer_of(signed.path),
+        "trusted": True,
+    }
+    assert here("verify", "house@2", "--head", "0" * 64).code == 4
+    assert here("verify", str(tmp_path), "--key", keys[1]).code == 4
+    listed = json.loads(here("releases", "--json").out)
+    assert [r["signed_by"] for r in listed] == [facts["signed_by"]] * 2
+    flip(signed.path / "config.json")
+    assert here("verify", "house@1", "--key", keys[1]).code == 4
