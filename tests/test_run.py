@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from bessemer.registry import store
+from bessemer.signatures import signer_of
 from tests.story import write_story
+from tests.test_signatures import write_keys
 
 COMMAND = [sys.executable, "-m", "bessemer.cli.main"]
 
@@ -203,6 +205,40 @@ def test_a_model_that_changed_after_it_was_measured_is_not_released(
     again = bessemer(home, "run", str(recipe))
     assert again.returncode == 4 and "the model changed since it was measured" in again.stderr
     assert not (home / "releases/story").exists()
+
+
+def test_a_release_that_is_to_be_signed_is_not_made_unsigned(
+    tmp_path: Path, recipe: Path, finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = write_keys(tmp_path)
+    bad = bessemer(tmp_path / "none", "run", str(recipe), BESSEMER_SIGNING_KEY=str(public))
+    assert bad.returncode == 4 and "other users may read" in bad.stderr and not (tmp_path / "none").exists()
+    home = tmp_path / "home"
+    shutil.copytree(finished[0], home)
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    run, releases = home / "runs" / "story", home / "releases" / "story"
+
+    def unfinish() -> None:
+        shutil.rmtree(releases)
+        (run / "result.json").unlink()
+
+    unfinish()
+    done = bessemer(home, "run", str(recipe), BESSEMER_SIGNING_KEY=str(private))
+    assert done.returncode == 0 and "signed by the key" in done.stdout + done.stderr
+    assert store.open_release("story@1", public)
+    begun = json.loads((run / "begun.json").read_text())
+    assert "signer" not in begun  # it had begun without
+    (run / "begun.json").write_text(json.dumps(begun | {"signer": signer_of(releases / "1")}))
+    assert bessemer(home, "run", str(recipe)).returncode == 0  # it is finished
+    unfinish()
+    other, _ = write_keys(tmp_path, "other")
+    for key in ({}, {"BESSEMER_SIGNING_KEY": str(other)}):
+        done = bessemer(home, "run", str(recipe), **key)
+        assert done.returncode == 4 and "is to be signed with the key" in done.stderr and not releases.exists()
+        merged = bessemer(home, "merge", "story", "--release", **key)
+        assert merged.returncode == 4 and "is to be signed with the key" in merged.stderr
+    assert bessemer(home, "run", str(recipe), BESSEMER_SIGNING_KEY=str(private)).returncode == 0
+    assert store.open_release("story@1", public)
 
 
 def test_changes_since_the_plan_are_refused_readably(

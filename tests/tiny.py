@@ -96,7 +96,8 @@ def make_tiny_base(model: Path, folder: Path) -> Path:
 def make_tiny_release(model: Path, home: Path, name: str = "tiny") -> Path:
     """Put a copy of a model folder into `home` as the release `name@1`, without the papers of a real one."""
     from bessemer.files import digest_files, write_json
-    from bessemer.registry.store import FORMAT, MANIFEST
+    from bessemer.registry.store import MANIFEST
+    from bessemer.signatures import RELEASE_FORMAT
 
     folder = home / "releases" / name / "1"
     shutil.copytree(model, folder)
@@ -104,7 +105,7 @@ def make_tiny_release(model: Path, home: Path, name: str = "tiny") -> Path:
     base = {"name": "tiny@post", "digest": "0" * 64, "origin": "tests", "licence": "Apache-2.0"}
     write_json(
         folder / MANIFEST,
-        {"format": FORMAT, **facts, "base": base, "end_of_text": SPECIAL[0], "files": digest_files(folder)},
+        {"format": RELEASE_FORMAT, **facts, "base": base, "end_of_text": SPECIAL[0], "files": digest_files(folder)},
     )
     return folder
 

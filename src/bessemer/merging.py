@@ -21,7 +21,7 @@ from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, read_json, read_record, write_json, write_record
 from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
-from bessemer.run import Plan, digest_of, need_measured, release_model
+from bessemer.run import Plan, digest_of, need_measured, need_signer, release_model
 from bessemer.stage import overlay_of
 from bessemer.track.runs import PLAN, lock_path, run_folder
 from bessemer.track.screen import Screen
@@ -74,6 +74,8 @@ def merge(
         raise BessemerError(f"{bad[0]:g} is no share of the way", where="--at", fix="above 0, at most 1")
     if fine := [s for s in shares if round(s, 3) != s]:
         raise BessemerError(f"{fine[0]} is finer than a thousandth of the way", where="--at", fix=f"{fine[0]:.3f}")
+    if release:
+        need_signer(folder)
     added = Added(resolve(add[0]), resolve(add[1])) if add else None
     with exclusive(lock_path(run), f"the run {run}"):
         plan: Plan = read_json(folder / PLAN)

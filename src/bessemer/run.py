@@ -38,7 +38,7 @@ from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
 from bessemer.registry.card import build_card
 from bessemer.registry.report import build_report
-from bessemer.registry.signatures import signing_key
+from bessemer.signatures import SIGNING_KEY, signer_id, signer_of, signing_key
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
@@ -185,9 +185,15 @@ class _Story:
         return self.release()
 
     def _begin(self) -> None:
-        """Once: when the run began and which seals stood there, so that an evaluation can tell what came first."""
-        if not (self.folder / BEGUN).exists():
-            write_json(self.folder / BEGUN, {"at": now(), "seals": commitments()})
+        """Once: when the run began and which seals stood there, so that an evaluation can tell what came first; and who
+        is to sign its release, which a process without that key must not leave unsigned."""
+        if (self.folder / BEGUN).exists():
+            if not (self.folder / "result.json").exists():
+                need_signer(self.folder)
+            return
+        key = signing_key()
+        signer = {"signer": signer_id(key)} if key else {}
+        write_json(self.folder / BEGUN, {"at": now(), "seals": commitments(), **signer})
 
     def _say_plan(self) -> None:
         base = self.plan["base"]
@@ -277,7 +283,8 @@ class _Story:
 
     def _add_release(self, facts: dict[str, Any], card: dict[str, Any]) -> str:
         made = next((r for r in store.list_releases() if r.manifest["plan_identity"] == facts["plan_identity"]), None)
-        if made and made.name == self.recipe.name and made.manifest["created"] >= self._begun():
+        signed = need_signer(self.folder) in {None, made and signer_of(made.path)}
+        if made and signed and made.name == self.recipe.name and made.manifest["created"] >= self._begun():
             return made.reference  # a kill came between the release and result.json
         need_measured(self.folder / "model", read_record(self.folder / "measured" / "after.json"))
         with self.screen.step("release"):
@@ -287,6 +294,22 @@ class _Story:
         """When this run measured its end; a release of it cannot be older."""
         ended = (self.folder / "measured" / "after.json").stat().st_mtime
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended))
+
+
+def need_signer(folder: Path) -> str | None:
+    """Who is to sign the release of the run in this folder; None when nobody must.
+
+    Raises BessemerError when that key is not the one that signs here.
+    """
+    wanted: str | None = read_json(folder / BEGUN).get("signer")
+    key = signing_key()
+    if wanted and (key is None or signer_id(key) != wanted):
+        raise BessemerError(
+            f"this run's release is to be signed with the key {wanted[:12]}, which is not set here",
+            where=SIGNING_KEY,
+            fix=f"set it as when the run began; to do without, remove `signer` from {folder / BEGUN}",
+        )
+    return wanted
 
 
 def digest_of(model: Path) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import bessemer as package
+from bessemer.errors import EXIT_CODES
 from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.track.runs import PLAN
 from tests.cli.conftest import COMMAND, Done, bessemer
@@ -51,6 +53,11 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout
     assert done.stderr.split() == ["LOADED"]
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "bessemer", "runs", "show", "none"], capture_output=True, check=False)
+    assert done.returncode == EXIT_CODES["user"] and done.stderr.startswith(b"error: ")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -223,6 +230,12 @@ def test_a_plan_shows_what_was_chosen_and_what_is_a_default(
     again = json.loads(here("plan", story, "--no-measure", "--json").out)
     assert again["estimate"] == written["estimate"]  # what was measured is kept while nothing changed
     assert "stages[0].clip" in written["defaults"] and "stages[0].lr" not in written["defaults"]
+
+
+def test_a_plan_s_next_line_runs_that_plan(story: Path, here: Callable[..., Done]) -> None:
+    done = here("plan", story, "--no-measure", "--set", "seed=7", "--set", "stages[0].lr=0.001")
+    told = done.out.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(told) == ["bessemer", "run", str(story), "--set=seed=7", "--set=stages[0].lr=0.001"]
 
 
 def test_a_plan_as_json_is_what_is_written(story: Path, here: Callable[..., Done], bessemer_home: Path) -> None:

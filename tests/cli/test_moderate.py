@@ -127,4 +127,6 @@ def test_review_as_a_user_does_it(place: Path, here: Here) -> None:
 def test_an_appeal_from_the_command_line(place: Path, here: Here) -> None:
     assert here("review", "appeal", "decision-1", "perhaps").code == EXIT_CODES["user"]
     assert "no entry" in here("review", "appeal", "decision-1", "upheld").err
+    done = here("review", "appeal", "decision-1", "upheld", "--text", f"{place}/none.txt")
+    assert done.code == EXIT_CODES["user"] and "the comment cannot be read" in done.err
     assert here("review", "appeals").out == ""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from bessemer.data import Mixture, MixtureDataset, PackedSource, Packer, Renderer, batches, pack_source
 from bessemer.data.batch import NO_TARGET
 from bessemer.data.sources import Source
+from bessemer.errors import BessemerError
 from tests.story import write_story
 
 ROW = 128
@@ -37,6 +38,13 @@ def test_a_loader_with_workers_reads_the_mixture_in_order(data: MixtureDataset, 
     assert loaded == [data[k]["input_ids"].tolist() for k in range(24)]
     ours = [t for b in batches(sources, data.mixture, rows=4) for t in b.tokens_N.tolist()]
     assert [t for k in range(24) for t in unpadded(data[k])] == ours
+
+
+def test_conversations_are_never_split(tmp_path: Path, tiny_model: Path, sources: list[PackedSource]) -> None:
+    source = Source(str(tmp_path / "rules.jsonl"), "chat")
+    with pytest.raises(BessemerError, match="conversations are never split") as caught:
+        pack_source("rules", source, Renderer(tiny_model), Packer(ROW))
+    assert caught.value.where == "rules" and "fail" in caught.value.fix
 
 
 def unpadded(row: dict[str, torch.Tensor]) -> list[int]:

@@ -40,6 +40,16 @@ def test_a_choice_balances_what_was_chosen_before() -> None:
     assert all(abs(yes[r] - no[r]) <= 3 for r in RULES) and max(yes.values()) <= 61
 
 
+def test_a_rule_with_more_weight_gets_more_twins() -> None:
+    rng = random.Random(1)
+    broken = [rng.sample(RULES, 3) for _ in range(900)]
+    comments = [(i, Truths(tuple(b), tuple(r for r in RULES if r not in b))) for i, b in enumerate(broken)]
+    heavy = set(RULES[:3])
+    yes = Counter[str]()
+    list(choose_twins(comments, 450, 60, random.Random(2), yes, None, lambda r: 3 if r in heavy else 1))
+    assert all(2.5 < yes[r] / yes[other] < 3.5 for r in heavy for other in set(RULES) - heavy)
+
+
 def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
     known = families()
     assert len(known) >= 50
@@ -65,7 +75,6 @@ def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
         ("stretched", "sooo good", "soo good"),
         ("emoji", "nice 😀", "nice :)"),
         ("smileys", "nice :)", "nice 😀"),
-        ("list", "1. first", "version 1.5"),
         ("first-person", "I'm here", "It is here"),
         ("repeats", "The the cat", "the cathedral"),
         ("colons", "note: this", "at 10:30"),

@@ -240,6 +240,15 @@ def test_other_bytes_behind_a_name_are_refused(
     assert models(bessemer_home) == []
 
 
+def test_a_package_s_model_must_be_the_catalogue_s(entry: catalogue.Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = fetch.resolve(NAME).digest
+    use_entry(replace(entry, digest=good), monkeypatch)
+    assert fetch.resolve(NAME).digest == good
+    use_entry(replace(entry, digest="0" * 64), monkeypatch)
+    with pytest.raises(BessemerError, match="its bytes changed: digest"):
+        fetch.resolve(NAME)
+
+
 def test_a_conversion_that_fails_leaves_nothing(
     entry: catalogue.Entry, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

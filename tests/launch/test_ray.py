@@ -32,7 +32,7 @@ def test_a_worker_on_ray_is_killed_and_the_run_goes_on(
 
 def test_no_secret_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray shows a job's environment to whoever may see its dashboard."""
-    for name in ("BESSEMER_TOKEN", "HF_TOKEN", "BESSEMER_SIGNING_KEY", "OTHER"):
+    for name in ("BESSEMER_TOKEN", "HF_TOKEN", "BESSEMER_SIGNING_KEY", "BESSEMER_SIGNING_PASSWORD", "OTHER"):
         monkeypatch.setenv(name, "planted-secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")

@@ -17,7 +17,7 @@ from bessemer.data.rule_families import families
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.moderate.blind import Blind, blind_baselines
-from bessemer.moderate.build import Built, Key, _alternating, _logged, _refuse_leaks, build
+from bessemer.moderate.build import Built, Key, _alternating, _computed, _logged, _refuse_leaks, build
 from bessemer.moderate.logs import _case
 from bessemer.moderate.pool import Pooled, _complete
 from bessemer.recipe.load import load
@@ -178,6 +178,16 @@ def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:
     assert logged & policy_texts == policy_texts and logged - policy_texts == set(
         RULES.values()
     )  # of the other community
+
+
+@pytest.mark.parametrize(("shapes", "share"), [(1, 0.5), (3, 0.75)])
+def test_rules_about_shape_are_asked_more_often(shapes: float, share: float) -> None:
+    texts = [f"I love number {i}, really" for i in range(200)]
+    comments = [Pooled(t, Comment(t), t, "train", False, set(), set()) for t in texts]
+    recipe = ModerationRecipe.model_validate({"name": "x", "comments": {"a": {"from": "a.jsonl"}}})
+    twins = _computed(comments, ["love", "commas", "films"], recipe, 120, random.Random(1), shapes=shapes)
+    assert len(twins) == 120
+    assert sum(broken[1] == "commas" for _, broken, _ in twins) / 120 == pytest.approx(share, abs=0.02)
 
 
 def test_nothing_like_a_held_out_comment_is_trained_on(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from bessemer.serve.problems import RequestError
 from bessemer.serve.server import open_model
 from tests.cli.conftest import Done, here
 from tests.moderate.conftest import YAML
-from tests.registry.test_signatures import write_keys
 from tests.serve.conftest import TOKEN, Running, eventually, running
+from tests.test_signatures import write_keys
 from tests.tiny import make_tiny_model, make_tiny_release
 
 POLICY = parse_policy(YAML, where="policy.yaml")

@@ -17,7 +17,7 @@ from bessemer.errors import BessemerError
 from bessemer.registry.store import open_release, sign_release
 from bessemer.serve import server
 from bessemer.serve.keys import Key, find_key
-from tests.registry.test_signatures import write_keys
+from tests.test_signatures import write_keys
 from tests.tiny import make_tiny_release
 
 COMMAND = (sys.executable, "-c", "from bessemer.cli.main import main; main()", "serve")

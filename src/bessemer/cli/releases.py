@@ -12,8 +12,8 @@ from bessemer.cli.options import Json, print_json, print_table
 
 def releases(json: Json = False) -> None:
     """List the releases in the local registry."""
-    from bessemer.registry.signatures import signer_of
     from bessemer.registry.store import list_releases
+    from bessemer.signatures import signer_of
 
     found = list_releases()
     if json:
@@ -64,8 +64,8 @@ def sign(
 
 def verify_release(reference: str, key: Path | None, json: bool) -> None:
     """`bessemer verify name@version`: every byte, and the signature against the public key."""
-    from bessemer.registry.signatures import signer_of, trusted_key
     from bessemer.registry.store import open_release
+    from bessemer.signatures import signer_of, trusted_key
 
     key = key or trusted_key()
     stored = open_release(reference, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,10 @@ def route(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="End the canary; else back to the version before.")
     ] = False,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC_KEY", help="Only to what this key signed; default: BESSEMER_TRUSTED_KEY"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Which version servers give to clients who ask for a name. Running servers follow without a restart."""
@@ -27,11 +32,11 @@ def route(
 
     name, _, version = release.partition("@")
     if rollback:
-        found = roll_back(name)
+        found = roll_back(name, trust)
     elif canary is not None:
-        found = set_canary(release, canary)
+        found = set_canary(release, canary, trust)
     elif version:
-        found = promote(release)
+        found = promote(release, trust)
     else:
         found = read_route(name)
     if found is None:

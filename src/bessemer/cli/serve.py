@@ -47,8 +47,10 @@ def serve(
     from bessemer.registry.store import find_release
     from bessemer.serve.keys import find_key
     from bessemer.serve.server import describe, listen, need_extras, open_model, run
+    from bessemer.signatures import trusted_key
 
     need_extras()
+    trust = trust or trusted_key()
     opened = partial(open_model, trusted=trust)
     key = find_key(host, token_file)
     rules = load_policy(policy) if policy else None
@@ -57,7 +59,7 @@ def serve(
     others = [find_release(name).reference for name in also or []]
     with listen(host, port) as taken:
         loaded, stored = opened(f"{release}@{route.stable}" if route else release)
-        Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key), markup=False)
+        Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key, trust), markup=False)
         more = [opened(name) for name in others if name != stored.reference]
         run(
             loaded, stored, taken, key.token, allow_host or [],

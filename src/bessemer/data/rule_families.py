@@ -20,16 +20,13 @@ Truth = Callable[[str], bool]
 FILE = Path(__file__).with_name("rule_families.yaml")
 _WORD = re.compile(r"\b[a-z]{3,}\b(?!['’])")
 NAMES = "word:"  # before the words, in the name of a rule that names one or two: word:trains, word:trains+rain
-NAMING = (  # none in a form that only tests of new wordings use
+NAMING = (  # none in a form that only tests of new wordings use, or that families use for what a word stands for
     "Do not write {}.",
     "No {} here.",
     "The word {} is not allowed.",
     "Do not mention {}.",
     "Leave {} out.",
     "Whoever writes {} is banned.",
-    "Nothing about {} here.",
-    "Keep {} out of this thread.",
-    "{} is off limits.",
 )
 
 
@@ -37,13 +34,15 @@ NAMING = (  # none in a form that only tests of new wordings use
 class Family:
     """A rule: what breaks it, and its wordings. `breaks` reads a cleaned comment (`data/moderation.py`).
 
-    use: `demo` is what the demo teaches, `demo-unseen` what it only tests.
+    use: `demo` is what the demo teaches, `demo-unseen` what it only tests. about_words: of those, a model that knows
+    some knows others; each mark, count or shape it must learn for itself.
     """
 
     name: str
     breaks: Truth
     wordings: tuple[str, ...]
     use: str = ""
+    about_words: bool = True
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -58,11 +57,13 @@ def families() -> dict[str, Family]:
     raw: dict[str, Mapping[str, Any]] = yaml.safe_load(FILE.read_text())
     for name, of in raw.items():
         if "count" not in of:
-            found[name] = Family(name, _truth(of), tuple(of["wordings"]), of.get("use", ""))
+            found[name] = Family(name, _truth(of), tuple(of["wordings"]), of.get("use", ""), "words" in of)
             continue
         for n in of["bounds"]:
             wordings = tuple(w.format(n=n, word=_NUMBERS.get(n, n)) for w in of["wordings"])
-            found[f"{name}-{n}"] = Family(f"{name}-{n}", _bounded(_COUNTS[of["count"]], of["bound"], n), wordings)
+            found[f"{name}-{n}"] = Family(
+                f"{name}-{n}", _bounded(_COUNTS[of["count"]], of["bound"], n), wordings, about_words=False
+            )
     return found
 
 

@@ -35,11 +35,13 @@ def choose_twins(
     rng: random.Random,
     yes: Counter[Rule] | None = None,
     no: Counter[Rule] | None = None,
+    weight: Callable[[Rule], float] = lambda _rule: 1.0,
 ) -> Iterator[tuple[Key, Rule, Rule]]:
     """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
 
     most: a rule that was broken more often than this waits for the others, which keeps rare rules visible. yes, no: how
-    often each rule stands as broken and as kept already; they are counted on.
+    often each rule stands as broken and as kept already; they are counted on. weight: how many times as many twins as
+    others a rule gets, where there are so many comments.
     """
     yes = Counter[Rule]() if yes is None else yes
     no = Counter[Rule]() if no is None else no
@@ -47,10 +49,10 @@ def choose_twins(
     for key, comment in comments:
         if n_chosen == n_twins:
             return
-        broken = [r for r in comment.broken if yes[r] <= most]
+        broken = [r for r in comment.broken if yes[r] <= most * weight(r)]
         if not broken or not comment.kept:
             continue
-        break_it = min(broken, key=lambda r: (yes[r], rng.random()))
+        break_it = min(broken, key=lambda r: (yes[r] / weight(r), rng.random()))
         keep_it = max(comment.kept, key=lambda r: (yes[r] - no[r], rng.random()))
         yes[break_it] += 1
         no[keep_it] += 1

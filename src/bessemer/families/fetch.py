@@ -26,6 +26,7 @@ from bessemer.files import (
     sha256_text,
     write_json,
 )
+from bessemer.signatures import need_signed
 from bessemer.units import show_bytes
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
@@ -63,6 +64,7 @@ def resolve(start: str) -> Checkpoint:
     """
     path = Path(start).expanduser()
     if path.is_dir():
+        need_signed(path.absolute())
         return _pinned(path.absolute(), name=path.name, origin=f"folder {path.absolute()}")
     if path.suffix == ".gguf" and path.is_file():
         return _from_gguf(path.absolute())

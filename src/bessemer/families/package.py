@@ -17,6 +17,7 @@ from pathlib import Path
 from bessemer.errors import BessemerError
 from bessemer.families.schema import Packages
 from bessemer.files import exclusive, home, sha256_file, write_json
+from bessemer.signatures import child_env
 
 
 def fetch(package: str, sha256: str, *, sdist: bool = False) -> Path:
@@ -45,7 +46,7 @@ def _pip_download(package: str, sha256: str, folder: Path, *, sdist: bool) -> Pa
     kind = ["--no-binary", ":all:"] if sdist else ["--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--quiet"]
     command += [*kind, "--disable-pip-version-check", "--dest", str(folder), "-r", str(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_env())
     archives = [p for p in folder.iterdir() if p != wanted]
     if done.returncode or len(archives) != 1:
         lines = [x for x in (done.stdout + done.stderr).splitlines() if x.strip() and "WARNING" not in x]

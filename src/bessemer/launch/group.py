@@ -20,6 +20,7 @@ from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import read_json
 from bessemer.launch.place import Place
 from bessemer.launch.processes import dump_stacks, kill_tree
+from bessemer.signatures import child_env
 from bessemer.track.metrics import Tail
 from bessemer.track.runs import (
     DONE,
@@ -90,7 +91,7 @@ class Group:
         self.folder, self.command = runs_folder() / name, command
         self.screen, self.stop_asked, self.patience = screen, stop_asked, patience or Patience()
         self.queues = queues
-        self.env = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ
+        self.env = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | child_env()
 
     def train(self, n: int, see: See) -> None:
         """Train stage n (from 0) to its end. see: told of every event of its metrics.

@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 import bessemer
+from bessemer.errors import BessemerError
 from bessemer.files import exclusive, write_text
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import FAMILY, Recipe
 from bessemer.run import make_plan
+from bessemer.signatures import SIGNING_KEY, signing_key
 from bessemer.track.runs import lock_path
 from bessemer.track.screen import Screen
 
@@ -27,7 +29,16 @@ GPU = "H100"  # SkyPilot wants a name
 
 
 def write_manifest(recipe: Recipe, place: Place, screen: Screen, path: Path, *, restart: bool = False) -> None:
-    """Plan the run and write the manifest of the machines that will continue it."""
+    """Plan the run and write the manifest of the machines that will continue it.
+
+    Raises BessemerError when releases are to be signed: those machines do not get this one's key.
+    """
+    if signing_key():
+        raise BessemerError(
+            "what those machines release would not be signed: no key is written into a manifest",
+            where=SIGNING_KEY,
+            fix="unset it here, and `bessemer sign` the release later",
+        )
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         make_plan(recipe, screen, measured=False, restart=restart, here=False)
     if paths := _paths(recipe):

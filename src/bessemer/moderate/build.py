@@ -25,6 +25,7 @@ from bessemer.track.screen import Screen
 
 TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
 APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
+SHAPES = 3  # in training: times as many twins for a rule about marks, counts or shape as for one about words
 Key = tuple[str, str]  # (community, rule); of a computed rule ("", family)
 Twin = tuple[Pooled, Key, Key]  # the broken and the kept rule
 Word = Callable[[Key, random.Random], RuleText]
@@ -124,7 +125,7 @@ def _parts(
         own = [c for c in pooled if c.side == side]
         n_computed = {"train": recipe.computed.twins, "new-communities": 0}.get(side, recipe.computed.held_out)
         rng = random.Random(f"{recipe.seed} {side}")
-        twins = _all_twins(own, trained, recipe, n_computed, rng)
+        twins = _all_twins(own, trained, recipe, n_computed, rng, SHAPES if side == "train" else 1)
         if side == "train":
             twins += _named(own, unseen, recipe, random.Random(f"{recipe.seed} named"))
         rng.shuffle(twins)
@@ -151,13 +152,18 @@ def _wordings(policies: Sequence[Policy]) -> Mapping[Key, list[RuleText]]:
 
 
 def _all_twins(
-    comments: Sequence[Pooled], trained: Sequence[str], recipe: ModerationRecipe, n_computed: int, rng: random.Random
+    comments: Sequence[Pooled],
+    trained: Sequence[str],
+    recipe: ModerationRecipe,
+    n_computed: int,
+    rng: random.Random,
+    shapes: float,
 ) -> list[Twin]:
     """Those of the log, then computed ones that even out the computed rules; every rule balanced."""
     yes: Counter[Key] = Counter()
     no: Counter[Key] = Counter()
     twins = list(_logged(comments, trained, recipe, rng, yes, no))
-    twins += _computed(comments, trained, recipe, n_computed, rng, yes, no)
+    twins += _computed(comments, trained, recipe, n_computed, rng, yes, no, shapes)
     return balance(twins, TOLERANCE)
 
 
@@ -231,8 +237,12 @@ def _computed(
     rng: random.Random,
     yes: Counter[Key] | None = None,
     no: Counter[Key] | None = None,
+    shapes: float = 1,
 ) -> list[Twin]:
-    """Comments under two rules whose truth code knows: all without a label, and a share of the log's."""
+    """Comments under two rules whose truth code knows: all without a label, and a share of the log's.
+
+    shapes: how many times as many twins a rule about marks, counts or shape gets as one about words.
+    """
     fewest, most = recipe.computed.words
     usable = [c for c in comments if fewest <= len(c.text.split()) <= most]
     usable = [c for c in usable if not c.labelled or rng.random() < recipe.mixed]
@@ -243,8 +253,12 @@ def _computed(
             broken = tuple(("", name) for name in used if families()[name].breaks(comment.text))
             yield comment, Truths(broken, tuple(key for name in used if (key := ("", name)) not in broken))
 
+    def weight(key: Key) -> float:
+        return 1 if families()[key[1]].about_words else shapes
+
     known = max((n for key, n in (yes or Counter[Key]()).items() if not key[0]), default=0)
-    return list(choose_twins(truths(), n_twins, 1.5 * n_twins / max(1, len(used)) + known, rng, yes, no))
+    most = 1.5 * n_twins / max(1, sum(weight(("", name)) for name in used)) + known
+    return list(choose_twins(truths(), n_twins, most, rng, yes, no, weight))
 
 
 def _named(

@@ -49,16 +49,22 @@ def read_route(name: str) -> Route | None:
     raw: dict[str, Any] = read_json(path)
     try:
         fields = {k: v for k, v in raw.items() if k != "format"}
-        return Route(**{**fields, "before": tuple(fields.get("before", ()))})
-    except TypeError as error:
+        found = Route(**{**fields, "before": tuple(fields.get("before", ()))})
+        if fields["name"] != name:
+            raise TypeError(f"it is that of {fields['name']}")
+    except (KeyError, TypeError) as error:
         raise BessemerError(
             f"no route ({error})", where=str(path), fix="remove it, or `bessemer route` again"
         ) from None
+    return found
 
 
-def promote(reference: str) -> Route:
-    """Make a version the stable one; a canary ends. Raises BessemerError for a release that cannot be opened."""
-    release = open_release(reference)
+def promote(reference: str, trusted: Path | None = None) -> Route:
+    """Make a version the stable one; a canary ends. Raises BessemerError for a release that cannot be opened.
+
+    trusted: here and below, as for `open_release`.
+    """
+    release = open_release(reference, trusted)
 
     def change(old: Route | None) -> Route:
         if old is None:
@@ -69,9 +75,9 @@ def promote(reference: str) -> Route:
     return _change(release.name, change)
 
 
-def set_canary(reference: str, share: float) -> Route:
+def set_canary(reference: str, share: float, trusted: Path | None = None) -> Route:
     """Give a share of the requests to a version; share 0 ends it. Raises BessemerError."""
-    release = open_release(reference) if share else find_release(reference)
+    release = open_release(reference, trusted) if share else find_release(reference)
     if not 0 <= share < 1:
         raise BessemerError(
             f"{share:g} is no share", where="--share", fix="give a number from 0 to below 1, such as 0.05"
@@ -91,14 +97,16 @@ def set_canary(reference: str, share: float) -> Route:
     return _change(release.name, change)
 
 
-def roll_back(name: str) -> Route:
-    """End a canary; without one go back to the stable version before. Raises BessemerError when there is none."""
+def roll_back(name: str, trusted: Path | None = None) -> Route:
+    """End a canary; without one go back to the stable version before. Raises BessemerError when there is none, or when
+    it cannot be opened."""
 
     def change(old: Route | None) -> Route:
         if old is not None and old.canary is not None:
             return replace(old, canary=None, share=0.0)
         if old is None or not old.before:
             raise BessemerError("there is nothing to go back to", where=name, fix=f"bessemer route {name}@VERSION")
+        open_release(f"{name}@{old.before[0]}", trusted)
         return Route(name, old.before[0], before=old.before[1:])
 
     return _change(name, change)

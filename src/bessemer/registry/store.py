@@ -10,10 +10,16 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.files import check_files, digest_files, exclusive, home, new_folder, read_json, sha256_folder, write_json
-from bessemer.registry.signatures import SIGNATURE, check_signature, sign_folder, signer_of, signing_key, trusted_key
-
-FORMAT = "bessemer.release/1"
-MANIFEST = "manifest.json"
+from bessemer.signatures import (
+    MANIFEST,
+    RELEASE_FORMAT,
+    SIGNATURE,
+    check_signature,
+    sign_folder,
+    signer_of,
+    signing_key,
+    trusted_key,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,20 @@ def open_release(reference: str, trusted: Path | None = None) -> StoredRelease:
     release = find_release(reference)
     if key := trusted or trusted_key():
         check_signature(release.path, key)
+        release = _read(release.name, release.version)  # the manifest that was signed
+    return _checked(release)
+
+
+def _checked(release: StoredRelease) -> StoredRelease:
+    """Every byte is as the manifest says, and the manifest is of this name and version: a release that was put in the
+    place of another one is none."""
+    said = (release.manifest["name"], release.manifest["version"])
+    if said != (release.name, release.version):
+        raise BessemerError(
+            f"this is {said[0]}@{said[1]}, in the place of {release.reference}",
+            where=str(release.path),
+            fix="it must not be served; restore the release from a copy",
+        )
     check_files(
         release.path,
         release.manifest["files"],
@@ -96,7 +116,7 @@ def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> Sto
         with new_folder(root / str(version)) as tmp:
             for target, source in files.items():
                 shutil.copyfile(source, tmp / target)
-            manifest = {"format": FORMAT, "name": name, "version": version, **facts, "files": digest_files(tmp)}
+            manifest = {"format": RELEASE_FORMAT, "name": name, "version": version, **facts, "files": digest_files(tmp)}
             write_json(tmp / MANIFEST, manifest)
             if key:
                 sign_folder(tmp, key)
@@ -108,14 +128,15 @@ def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
 
     Raises BessemerError for a release that is signed already: who wants another signer removes the file first.
     """
-    release = open_release(reference)
+    release = _checked(find_release(reference))
     if signer := signer_of(release.path):
         raise BessemerError(
             f"signed already, by the key {signer[:12]}",
             where=release.reference,
             fix=f"check it: bessemer verify {release.reference} --key; to sign anew, remove {release.path / SIGNATURE}",
         )
-    return release, sign_folder(release.path, key)
+    with exclusive(folder() / f".{release.name}.lock", f"the release name {release.name}"):
+        return release, sign_folder(release.path, key)
 
 
 def _read(name: str, version: int) -> StoredRelease:

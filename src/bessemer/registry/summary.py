@@ -8,7 +8,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.files import read_json
 from bessemer.registry import store
-from bessemer.registry.signatures import signer_of
+from bessemer.signatures import signer_of
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.units import show_count
 
@@ -47,6 +47,7 @@ def closing_lines(card: dict[str, Any], release: store.StoredRelease | None, fol
         lines.append(f"model   {folder / 'model'} (not released: only SHIP is)")
         return lines
     lines += [f"release {release.reference}  digest {release.digest}", f"        {release.path}"]
+    lines += [f"        signed by the key {signer[:12]}"] if (signer := signer_of(release.path)) else []
     lines += ["", "Serve it and try it:", f"  bessemer serve {release.reference}", *_example(card)]
     return lines
 

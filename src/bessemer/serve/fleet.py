@@ -23,7 +23,8 @@ from bessemer.serve.batches import MAX_WAITING, Batcher
 from bessemer.serve.problems import RequestError
 
 LOOK_S = 1.0  # how often the route is looked at
-RETRY_S = 60.0  # until a route that could not be followed is tried again
+RETRY_S = 60.0  # until a route that could not be followed is tried again; then twice as long, and so on
+LONGEST_RETRY_S = 3600.0
 KEPT = 4  # models in memory, beside those that the server was started with for who pins them
 Open = Callable[[str], "tuple[Loaded, StoredRelease]"]
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Fleet:
         self._state = _State({b.release.reference: b for b in backends}, backends[0])
         self._open = open_release
         self._seen: Any = None
-        self._retry_at = 0.0
+        self._retry_at, self._failures = 0.0, 0
         self._closed = threading.Event()
         if open_release is not None:
             self.look()
@@ -135,18 +136,18 @@ class Fleet:
             now = stat and (stat.st_mtime_ns, stat.st_ino)
             if now is None or (now == self._seen and not 0 < self._retry_at <= time.monotonic()):
                 return
+            self._failures = self._failures if now == self._seen else 0
             self._seen, self._retry_at = now, 0.0
             self._switch(read_route(self.name))
         except Exception:  # whatever a model may fail with: this thread must see the next change
-            log.exception("the route was not followed; it is tried again in %.0f s", RETRY_S)
-            self._retry_at = time.monotonic() + RETRY_S
+            log.exception("the route was not followed; it is tried again in %.0f s", self._try_again())
 
     def _switch(self, route: Route | None) -> None:
         if route is None or self._open is None:
             return
         ready = dict(self._state.ready)
         wanted = [f"{route.name}@{v}" for v in route.versions]
-        answering = {f"{route.name}@{v}" for v in (route.stable, route.canary)}
+        stable = f"{route.name}@{route.stable}"
         for reference in wanted:
             if reference in ready:
                 continue
@@ -154,17 +155,23 @@ class Fleet:
                 loaded, release = self._open(reference)
                 ready[reference] = Backend(loaded, release, self.main.max_waiting)
             except Exception:
-                if reference in answering:
+                if reference == stable:
                     raise
-                log.exception("%s is not ready to go back to; it is tried again in %.0f s", reference, RETRY_S)
-                self._retry_at = time.monotonic() + RETRY_S
+                log.exception("%s is not ready; it is tried again in %.0f s", reference, self._try_again())
         others = [r for r in reversed(ready) if r not in wanted and r not in self._stays]  # the newest first
         gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
-        canary = ready[f"{route.name}@{route.canary}"] if route.canary else None
-        self._state = _State(ready, ready[wanted[0]], canary, route.share)  # the first is the stable one
+        canary = ready.get(f"{route.name}@{route.canary}")
+        self._state = _State(ready, ready[stable], canary, route.share if canary else 0.0)
         for backend in gone:
             backend.close()
-        log.warning("stable %s, canary %s", wanted[0], route.canary)
+        log.warning("stable %s, canary %s", stable, canary and canary.release.reference)
+
+    def _try_again(self) -> float:
+        """In how many seconds: longer each time, until the route is changed."""
+        wait = min(RETRY_S * 2**self._failures, LONGEST_RETRY_S)
+        self._failures += 1
+        self._retry_at = time.monotonic() + wait
+        return wait
 
     def _follow(self) -> None:
         while not self._closed.wait(LOOK_S):

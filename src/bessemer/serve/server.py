@@ -89,15 +89,15 @@ def open_model(reference: str, trusted: Path | None = None) -> tuple[Loaded, Sto
     return load(release.path, digest=release.digest, end_of_text=release.manifest["end_of_text"]), release
 
 
-def describe(release: StoredRelease, taken: socket.socket, key: Key) -> str:
-    """Where it listens and how to ask; the token itself is not shown."""
+def describe(release: StoredRelease, taken: socket.socket, key: Key, trusted: Path | None = None) -> str:
+    """Where it listens and how to ask; the token itself is not shown. trusted: whose signature was checked."""
     host, port = taken.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
     question = f'{{"model": "{release.reference}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     return "\n".join(
         [
             f"serving {release.reference} (verdict {release.manifest.get('verdict')}) on {url}",
-            f"digest {release.digest}",
+            f"digest {release.digest}, {f'signed by {trusted}' if trusted else 'no signature asked for (--trust)'}",
             f"token: {key.origin}",
             "",
             f"export OPENAI_BASE_URL={url}",

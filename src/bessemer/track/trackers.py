@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from bessemer.errors import BessemerError
 from bessemer.files import home
+from bessemer.signatures import child_env
 from bessemer.track.metrics import Tail
 from bessemer.track.runs import METRICS, PLAN
 
@@ -79,7 +80,7 @@ def _start(folder: Path, name: str) -> subprocess.Popen[bytes]:
     _log(folder, name).parent.mkdir(exist_ok=True)
     with _log(folder, name).open("ab") as log:
         command = [sys.executable, "-m", "bessemer.track.trackers", name, str(folder)]
-        env = QUIET | os.environ
+        env = QUIET | child_env()
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
 
 

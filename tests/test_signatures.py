@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,10 +22,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bessemer.errors import BessemerError
+from bessemer.families.fetch import resolve
 from bessemer.registry import store
-from bessemer.registry.signatures import PASSWORD, SIGNATURE, SIGNING_KEY, TRUSTED_KEY, check_signature, signer_of
+from bessemer.signatures import (
+    PASSWORD,
+    SIGNATURE,
+    SIGNING_KEY,
+    TRUSTED_KEY,
+    check_signature,
+    child_env,
+    signer_of,
+)
 from tests.cli.conftest import Done, here
 from tests.registry.test_store import add, flip
+from tests.tiny import make_tiny_release
 
 __all__ = ["here"]
 Here = Callable[..., Done]
@@ -81,27 +92,118 @@ def rewrite_manifest(path: Path) -> None:
     (path / store.MANIFEST).write_text(json.dumps(manifest | {"files": store.digest_files(path)}))
 
 
+def link_it(path: Path) -> None:
+    (path / "config.json").rename(path.parent / "config.json")
+    (path / "config.json").symlink_to(path.parent / "config.json")
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "what"),
     [
-        lambda p: flip(p / "model.safetensors"),
-        lambda p: flip(p / store.MANIFEST),
-        lambda p: (p / "config.json").unlink(),
-        lambda p: (p / "more.json").write_text("{}"),
-        lambda p: (p / ".gitignore").write_text("x"),
-        lambda p: (p / SIGNATURE).unlink(),
-        lambda p: (p / SIGNATURE).write_text("{}"),
-        lambda p: (p / SIGNATURE).write_text("no json"),
-        lambda p: (p / SIGNATURE).write_bytes(b"\xff\xfe"),
-        rewrite_manifest,
+        (lambda p: flip(p / "model.safetensors"), "Hash mismatch for 'model.safetensors'"),
+        (lambda p: flip(p / store.MANIFEST), "Hash mismatch for 'manifest.json'"),
+        (lambda p: (p / "config.json").unlink(), "Missing files"),
+        (lambda p: (p / "more.json").write_text("{}"), "Extra files .*more.json"),
+        (lambda p: (p / ".gitignore").write_text("x"), "Extra files .*gitignore"),
+        (lambda p: (p / SIGNATURE).unlink(), "not signed, and only what"),
+        (lambda p: (p / SIGNATURE).write_text("{}"), "not signed by"),
+        (lambda p: (p / SIGNATURE).write_text("[" * 100_000), "not signed by"),
+        (lambda p: (p / SIGNATURE).write_bytes(b"\xff\xfe"), "not signed by"),
+        (rewrite_manifest, "Hash mismatch for 'config.json'"),
+        (link_it, "it is a symlink"),
     ],
 )
 def test_whatever_changes_is_noticed(
-    signed: store.StoredRelease, keys: tuple[Path, Path], damage: Callable[[Path], object]
+    signed: store.StoredRelease, keys: tuple[Path, Path], damage: Callable[[Path], object], what: str
 ) -> None:
     damage(signed.path)
-    with pytest.raises(BessemerError, match="not signed"):
+    with pytest.raises(BessemerError, match=what):
         check_signature(signed.path, keys[1])
+
+
+def test_a_signed_release_in_the_place_of_another_is_none(
+    signed: store.StoredRelease, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    newer = add(tmp_path, "house", "second")
+    shutil.rmtree(newer.path)
+    shutil.copytree(signed.path, newer.path)
+    with pytest.raises(BessemerError, match="this is house@1, in the place of house@2"):
+        store.open_release("house@2", keys[1])
+    assert store.open_release("house@1", keys[1])
+
+
+def test_the_id_is_that_of_the_key_not_what_the_file_claims(
+    signed: store.StoredRelease, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    signer = signer_of(signed.path)
+    claimed = json.loads((signed.path / SIGNATURE).read_text())
+    for hint, shown in ((None, "unreadable"), ("[red]", "unreadable"), ("0" * 64, "0" * 64)):
+        claimed["verificationMaterial"]["publicKey"]["hint"] = hint
+        (signed.path / SIGNATURE).write_text(json.dumps(claimed))
+        assert signer_of(signed.path) == shown
+        if hint is None:  # older signatures have none; the library prints that
+            assert check_signature(signed.path, keys[1]) == signer
+            assert capsys.readouterr().out == ""
+            continue
+        with pytest.raises(BessemerError, match="not signed by"):
+            check_signature(signed.path, keys[1])
+
+
+def test_a_release_is_not_started_from_by_its_folder_either(
+    tiny_model: Path, bessemer_home: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tiny_release(tiny_model, bessemer_home)
+    assert resolve(str(path)).digest
+    monkeypatch.setenv(TRUSTED_KEY, str(keys[1]))
+    with pytest.raises(BessemerError, match="not signed"):
+        resolve(str(path))
+    assert resolve(str(tiny_model)).digest  # no release
+    store.sign_release("tiny@1", keys[0])
+    assert resolve(str(path)).digest
+
+
+def test_with_a_trusted_key_one_can_still_sign(
+    tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, bessemer_home: Path
+) -> None:
+    add(tmp_path, "house")
+    monkeypatch.setenv(TRUSTED_KEY, str(keys[1]))
+    store.sign_release("house@1", keys[0])
+    assert store.open_release("house@1")
+
+
+def test_a_signature_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, bessemer_home: Path
+) -> None:
+    made = add(tmp_path, "house")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.sign_release("house@1", keys[0])
+    monkeypatch.undo()
+    monkeypatch.setenv("BESSEMER_HOME", str(bessemer_home))
+    assert store.open_release("house@1") == made and [p.name for p in made.path.parent.iterdir()] == ["1"]
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bessemer_home: Path) -> None:
+    add(tmp_path, "house")
+    for name in (TRUSTED_KEY, SIGNING_KEY):
+        monkeypatch.setenv(name, "")
+        with pytest.raises(BessemerError, match="it is set but empty") as caught:
+            store.open_release("house@1") if name == TRUSTED_KEY else add(tmp_path, "house", "second")
+        assert caught.value.where == name
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(SIGNING_KEY, "x")
+    monkeypatch.setenv(PASSWORD, "x")
+    assert not {SIGNING_KEY, PASSWORD} & child_env().keys() and "PATH" in child_env()
+
+
+def test_without_the_package_that_is_what_is_said(
+    signed: store.StoredRelease, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    for do in (lambda: store.open_release("house@1", keys[1]), lambda: store.sign_release("house@1", keys[0])):
+        with pytest.raises(BessemerError) as caught:
+            do()
+        assert "bessemer[sign]" in caught.value.fix or "signed already" in caught.value.what
 
 
 def test_only_the_trusted_key_counts(
@@ -118,7 +220,7 @@ def test_only_the_trusted_key_counts(
     monkeypatch.setenv(TRUSTED_KEY, str(keys[1]))
     with pytest.raises(BessemerError, match="not signed by"):
         store.open_release("house@1")
-    with pytest.raises(BessemerError, match="not signed by"):  # nor is it signed over
+    with pytest.raises(BessemerError, match="signed already"):  # nor is it signed over
         store.sign_release("house@1", keys[0])
 
 
@@ -182,8 +284,10 @@ def test_the_commands(signed: store.StoredRelease, keys: tuple[Path, Path], tmp_
         "trusted": True,
     }
     assert here("verify", "house@2", "--head", "0" * 64).code == 4
-    assert here("verify", str(tmp_path), "--key", keys[1]).code == 4
+    assert "only releases are signed" in here("verify", str(tmp_path), "--key", keys[1]).err
     listed = json.loads(here("releases", "--json").out)
     assert [r["signed_by"] for r in listed] == [facts["signed_by"]] * 2
     flip(signed.path / "config.json")
     assert here("verify", "house@1", "--key", keys[1]).code == 4
+    (signed.path / SIGNATURE).write_text("{}")
+    assert [r["signed_by"] for r in json.loads(here("releases", "--json").out)] == ["unreadable", facts["signed_by"]]
