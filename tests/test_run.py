@@ -16,8 +16,12 @@ from typing import Any
 
 import pytest
 
+from bessemer.errors import BessemerError
+from bessemer.merging import merge
 from bessemer.registry import store
-from bessemer.signatures import signer_of
+from bessemer.run import need_signer
+from bessemer.signatures import SIGNING_KEY, signer_of
+from bessemer.track.screen import Screen
 from tests.story import write_story
 from tests.test_signatures import write_keys
 
@@ -228,17 +232,17 @@ def test_a_release_that_is_to_be_signed_is_not_made_unsigned(
     assert store.open_release("story@1", public)
     begun = json.loads((run / "begun.json").read_text())
     assert "signer" not in begun  # it had begun without
-    (run / "begun.json").write_text(json.dumps(begun | {"signer": signer_of(releases / "1")}))
-    assert bessemer(home, "run", str(recipe)).returncode == 0  # it is finished
+    signer_of_key = signer_of(releases / "1")
+    (run / "begun.json").write_text(json.dumps(begun | {"signer": signer_of_key}))
     unfinish()
+    done = bessemer(home, "run", str(recipe))
+    assert done.returncode == 4 and "is to be signed with the key" in done.stderr and not releases.exists()
     other, _ = write_keys(tmp_path, "other")
-    for key in ({}, {"BESSEMER_SIGNING_KEY": str(other)}):
-        done = bessemer(home, "run", str(recipe), **key)
-        assert done.returncode == 4 and "is to be signed with the key" in done.stderr and not releases.exists()
-        merged = bessemer(home, "merge", "story", "--release", **key)
-        assert merged.returncode == 4 and "is to be signed with the key" in merged.stderr
-    assert bessemer(home, "run", str(recipe), BESSEMER_SIGNING_KEY=str(private)).returncode == 0
-    assert store.open_release("story@1", public)
+    monkeypatch.setenv(SIGNING_KEY, str(other))
+    with pytest.raises(BessemerError, match="is to be signed with the key"):
+        merge("story", [0.5], Screen(quiet=True), release=True)
+    monkeypatch.setenv(SIGNING_KEY, str(private))
+    assert need_signer(run) == signer_of_key
 
 
 def test_changes_since_the_plan_are_refused_readably(

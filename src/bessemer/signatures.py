@@ -26,9 +26,8 @@ from bessemer.files import need_private, read_json, write_text
 RELEASE_FORMAT = "bessemer.release/1"
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
-SIGNING = "BESSEMER_SIGNING_"  # what those variables begin with that only the process that signs is to have
-SIGNING_KEY = SIGNING + "KEY"  # private key that signs every new release
-PASSWORD = SIGNING + "PASSWORD"  # of an encrypted private key
+SIGNING_KEY = "BESSEMER_SIGNING_KEY"  # private key that signs every new release
+PASSWORD = "BESSEMER_SIGNING_PASSWORD"  # noqa: S105 (a name): of an encrypted private key
 TRUSTED_KEY = "BESSEMER_TRUSTED_KEY"  # public key: releases that it did not sign are not opened
 UNREADABLE = "unreadable"
 MAKE_KEYS = (
@@ -53,7 +52,7 @@ def trusted_key() -> Path | None:
 
 def child_env() -> dict[str, str]:
     """The environment for processes that sign nothing."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(SIGNING)}
+    return {k: v for k, v in os.environ.items() if k not in {SIGNING_KEY, PASSWORD}}
 
 
 def signer_id(key: Path) -> str:
