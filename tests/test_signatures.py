@@ -23,7 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import resolve
+from bessemer.launch.manifest import write_manifest
+from bessemer.launch.place import Place
+from bessemer.launch.slurm import submit
+from bessemer.recipe.load import load_recipe
 from bessemer.registry import store
+from bessemer.run import run_recipe
 from bessemer.signatures import (
     PASSWORD,
     SIGNATURE,
@@ -33,6 +38,7 @@ from bessemer.signatures import (
     child_env,
     signer_of,
 )
+from bessemer.track.screen import Screen
 from tests.cli.conftest import Done, here
 from tests.registry.test_store import add, flip
 from tests.tiny import make_tiny_release
@@ -133,7 +139,7 @@ def test_a_signed_release_in_the_place_of_another_is_none(
 
 
 def test_the_id_is_that_of_the_key_not_what_the_file_claims(
-    signed: store.StoredRelease, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    signed: store.StoredRelease, keys: tuple[Path, Path], here: Here
 ) -> None:
     signer = signer_of(signed.path)
     claimed = json.loads((signed.path / SIGNATURE).read_text())
@@ -142,8 +148,8 @@ def test_the_id_is_that_of_the_key_not_what_the_file_claims(
         (signed.path / SIGNATURE).write_text(json.dumps(claimed))
         assert signer_of(signed.path) == shown
         if hint is None:  # older signatures have none; the library prints that
-            assert check_signature(signed.path, keys[1]) == signer
-            assert capsys.readouterr().out == ""
+            told = json.loads(here("verify", "house@1", "--key", keys[1], "--json").out)
+            assert told["signed_by"] == signer
             continue
         with pytest.raises(BessemerError, match="not signed by"):
             check_signature(signed.path, keys[1])
@@ -197,13 +203,28 @@ def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bessemer_hom
 
 
 def test_without_the_package_that_is_what_is_said(
-    signed: store.StoredRelease, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    signed: store.StoredRelease, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add(tmp_path, "house", "second")
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    for do in (lambda: store.open_release("house@1", keys[1]), lambda: store.sign_release("house@1", keys[0])):
+    for do in (lambda: store.open_release("house@1", keys[1]), lambda: store.sign_release("house@2", keys[0])):
         with pytest.raises(BessemerError) as caught:
             do()
-        assert "bessemer[sign]" in caught.value.fix or "signed already" in caught.value.what
+        assert "bessemer[sign]" in caught.value.fix
+
+
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_planned(
+    tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, bessemer_home: Path
+) -> None:
+    recipe = load_recipe("recipes/demo.yaml")
+    monkeypatch.setenv(SIGNING_KEY, str(tmp_path / "none"))
+    for do in (run_recipe, lambda r, s: submit(r, Place(), s), lambda r, s: write_manifest(r, Place(), s, tmp_path)):
+        with pytest.raises(BessemerError, match="the private key cannot be read"):
+            do(recipe, Screen(quiet=True))
+    monkeypatch.setenv(SIGNING_KEY, str(keys[0]))
+    with pytest.raises(BessemerError, match="would not be signed"):  # no key goes into a manifest
+        write_manifest(recipe, Place(), Screen(quiet=True), tmp_path / "job.yaml")
+    assert not (bessemer_home / "runs").exists() and not (tmp_path / "job.yaml").exists()
 
 
 def test_only_the_trusted_key_counts(

@@ -58,12 +58,7 @@ def child_env() -> dict[str, str]:
 def signer_id(key: Path) -> str:
     """sha256 of a private key's public half (PEM). Raises BessemerError when nothing can be signed with it, or when
     others may read it."""
-    need_private(key, "the private key")
-    library = _library()
-    _usable(key, lambda: library.signing.Config().use_elliptic_key_signer(private_key=key, password=_password()))
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    return _id(load_pem_private_key(key.read_bytes(), _password()).public_key())
+    return _signer(key)[1]
 
 
 def sign_folder(folder: Path, key: Path) -> str:
@@ -71,9 +66,7 @@ def sign_folder(folder: Path, key: Path) -> str:
 
     Raises BessemerError for a key that cannot sign. The folder gets a whole signature or none.
     """
-    signer = signer_id(key)
-    library = _library()
-    signing = library.signing.Config().use_elliptic_key_signer(private_key=key, password=_password())
+    signing, signer = _signer(key)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-signature-") as name:
         made = Path(name) / SIGNATURE
         signing.set_hashing_config(_hashing(folder)).sign(folder, made)
@@ -94,11 +87,8 @@ def signer_of(folder: Path) -> str | None:
         return UNREADABLE  # a list of releases goes on
 
 
-def check_signature(folder: Path, key: Path) -> str:
-    """The key's id when its private half signed exactly these files.
-
-    Raises BessemerError when there is no signature, or one of another key or other files.
-    """
+def check_signature(folder: Path, key: Path) -> None:
+    """Raises BessemerError unless the private half of this public key signed exactly these files."""
     path = folder / SIGNATURE
     if not path.exists():
         raise BessemerError(
@@ -120,9 +110,13 @@ def check_signature(folder: Path, key: Path) -> str:
             where=str(path),
             fix="do not use these files; get them again from who signed them, or name the right public key",
         ) from None
+
+
+def public_id(key: Path) -> str:
+    """The id of a public key, as `signer_of` has it of what a signature claims."""
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    return _id(load_pem_public_key(key.read_bytes()))  # not what the file claims
+    return _id(load_pem_public_key(key.read_bytes()))
 
 
 def need_signed(folder: Path) -> None:
@@ -142,8 +136,15 @@ def _named(variable: str) -> Path | None:
     return Path(name).expanduser()
 
 
-def _password() -> bytes | None:
-    return os.environ[PASSWORD].encode() if os.environ.get(PASSWORD) else None
+def _signer(key: Path) -> tuple[Any, str]:
+    """(what signs with a private key, the key's id)."""
+    need_private(key, "the private key")
+    library = _library()
+    password = os.environ[PASSWORD].encode() if os.environ.get(PASSWORD) else None
+    signing = _usable(key, lambda: library.signing.Config().use_elliptic_key_signer(private_key=key, password=password))
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    return signing, _id(load_pem_private_key(key.read_bytes(), password).public_key())
 
 
 def _usable(key: Path, make: Callable[[], Made], fix: str = "") -> Made:

@@ -116,6 +116,12 @@ def test_a_release_that_cannot_be_loaded_changes_nothing(fleet: Running, besseme
         with pytest.raises(BessemerError, match="its bytes changed"):
             change()
     route = json.loads(path_of("tiny").read_text())
+    path_of("tiny").write_text(json.dumps(route | {"before": [2]}))
+    with pytest.raises(BessemerError, match="its bytes changed"):
+        roll_back("tiny")
+    path_of("tiny").write_text(json.dumps(route | {"name": "other"}))
+    with pytest.raises(BessemerError, match="it is that of other"):
+        read_route("tiny")
     path_of("tiny").write_text(json.dumps(route | {"stable": 2, "before": [1]}))  # damaged after it was promoted
     served = fleet.app.state.served.fleet
     served._seen = None
@@ -174,6 +180,7 @@ def test_a_route_to_what_the_trusted_key_did_not_sign_is_not_followed(
         promote("tiny@2")
         eventually(lambda: fleet._retry_at > 0)
         assert fleet.main.release.version == 1
+        assert 2 * fleet._try_again() == fleet._try_again() and [fleet._try_again() for _ in range(9)][-1] == 3600
         promote("tiny@3")
         eventually(lambda: fleet.main.release.version == 3)
 

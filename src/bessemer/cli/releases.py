@@ -65,18 +65,18 @@ def sign(
 def verify_release(reference: str, key: Path | None, json: bool) -> None:
     """`bessemer verify name@version`: every byte, and the signature against the public key."""
     from bessemer.registry.store import open_release
-    from bessemer.signatures import signer_of, trusted_key
+    from bessemer.signatures import public_id, signer_of, trusted_key
 
     key = key or trusted_key()
     stored = open_release(reference, key)
-    signer = signer_of(stored.path)
+    signer = public_id(key) if key else signer_of(stored.path)  # checked, or what the file claims
     if json:
         facts = {"release": stored.reference, "digest": stored.digest, "signed_by": signer, "trusted": bool(key)}
         print_json({"ok": True, **facts})
         return
     print(f"{stored.reference}: every byte is as its manifest says, digest {stored.digest}")
-    if key and signer:
-        print(f"  signed by {key} (the key {signer[:12]})")
+    if key:
+        print(f"  signed by {key} (the key {public_id(key)[:12]})")
     elif signer:
         print(f"  the key {signer[:12]} is said to have signed it; that shows only against it: --key PUBLIC_KEY")
     else:
