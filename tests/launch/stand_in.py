@@ -29,6 +29,14 @@ def _asked(run: Path) -> bool:
     return True
 
 
+def _wait_for_the_others(stage: Path, n: int) -> None:
+    """One that crashes before another one has come up would leave no trace of the other's start."""
+    for rank in range(int(os.environ.get("WORLD_SIZE", "1"))):
+        path = stage / f"starts-{rank}"
+        while not path.exists() or len(path.read_text().split()) < n:
+            time.sleep(0.01)
+
+
 def main(run: Path, stage: Path, play: str) -> None:
     die_with_parent(os.getppid())
     rank = os.environ.get("RANK", "0")
@@ -36,6 +44,7 @@ def main(run: Path, stage: Path, play: str) -> None:
     starts = stage / f"starts-{rank}"
     starts.write_text((starts.read_text() if starts.exists() else "") + f"{os.getpid()}\n")
     n = len(starts.read_text().split())
+    _wait_for_the_others(stage, n)
     act = play[min(n, len(play)) - 1]
     if rank == "0":
         with (stage / "said.jsonl").open("a") as said, (run / "metrics.jsonl").open("a") as metrics:
@@ -47,7 +56,9 @@ def main(run: Path, stage: Path, play: str) -> None:
             (stage / f"step-{n:07d}").mkdir()
             (stage / f"step-{n:07d}" / "manifest.json").write_text("{}")
     if act in "cx":
-        os.kill(os.getpid(), signal.SIGKILL)
+        if rank == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        hang_here()  # until the group is killed because of the first one
     if act in "sb" and (act == "b" or _asked(run)):
         told = {"step": n, "what": f"stopped at step {n}", "where": stage.name, "fix": "again"}
         (stage / "stopped.json").write_text(json.dumps(told))
