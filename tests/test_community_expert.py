@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bessemer.errors import BessemerError
 from tests.story import OTHERS, sentence
 from tests.tiny import WORDS
 
@@ -72,6 +73,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("bessemer_home")
+@pytest.mark.long
 def test_the_proof_runs_and_goes_on(
     example: Any, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,20 @@ def test_the_proof_runs_and_goes_on(
     assert {n.rpartition("-")[0] for n in answers} >= {"expert-1", "expert-2", "base", "labels-100-1"}
     example.main()  # everything is known
     assert {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()} == answers
+
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "elsewhere"))
+    other = tmp_path / "other"
+    again = [*command[:3], "--out", str(other), *command[5:], "--arms", "expert", "base", "labels-100"]
+    monkeypatch.setattr(sys, "argv", [*again, "--answers", str(out / "arms")])
+    example.main()  # from the answers alone
+    assert json.loads((other / "result.json").read_text()) == result
+    assert not (tmp_path / "elsewhere" / "runs").exists()
+
+    rows = (data / "moderation/spam/val.jsonl").read_text().splitlines()
+    (data / "moderation/spam/val.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    monkeypatch.setattr(sys, "argv", [*again[:4], str(tmp_path / "third"), *again[5:], "--answers", str(out / "arms")])
+    with pytest.raises(BessemerError, match=r"expert-1\.json\.gz: these are answers to other questions"):
+        example.main()
 
 
 @pytest.mark.usefixtures("example")

@@ -51,13 +51,21 @@ def finished_in_time(home: Path, command: list[str], rng: random.Random) -> bool
     return True
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[list[str], str]:
+    """(a command, the digest of the weights that it makes when nothing happens)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = ["run", str(write_story(folder / "story", tiny_model)), "--set", "checkpoint_every=0.01"]
+    assert bessemer(folder / "home", *command).returncode == 0
+    return command, weights_digest(folder / "home")
+
+
 @pytest.mark.parametrize("kind", ["weights", "checkpoint", "measured", "plan", "metrics"])
-def test_damage_to_a_stopped_run_is_found_or_harmless(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+def test_damage_to_a_stopped_run_is_found_or_harmless(
+    tmp_path: Path, undisturbed: tuple[list[str], str], kind: str
+) -> None:
     """Never a wrong result: the run ends in the right bytes, or refuses and names the file."""
-    recipe = write_story(tmp_path / "story", tiny_model)
-    straight, home = tmp_path / "straight", tmp_path / "home"
-    command = ["run", str(recipe), "--set", "checkpoint_every=0.01"]
-    assert bessemer(straight, *command).returncode == 0
+    (command, right), home = undisturbed, tmp_path / "home"
     process = subprocess.Popen([*COMMAND, *command], env=environment(home), stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(home.glob("runs/story/02-sft/step-*/manifest.json")):
         time.sleep(0.005)
@@ -81,7 +89,7 @@ def test_damage_to_a_stopped_run_is_found_or_harmless(tmp_path: Path, tiny_model
         found[-1].write_bytes(data)
     again = bessemer(home, *command)
     if again.returncode == 0:
-        assert weights_digest(home) == weights_digest(straight)
+        assert weights_digest(home) == right
     else:
         assert again.returncode == 4 and "Traceback" not in again.stderr
         assert str(run) in again.stderr

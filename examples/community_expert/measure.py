@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_union
 
+from bessemer.data.items import digest_items
 from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
 from bessemer.data.sources import Source
 from bessemer.data.twins import Truths, balance, choose_twins
+from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns, recall_at_precision
 from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, estimate
 from bessemer.examine import Subject, ask, find_subject, find_task
+from bessemer.files import canonical_json, sha256_text
 from bessemer.infer.model import load
 from bessemer.infer.score import branch_odds
 from bessemer.moderate.blind import blind_baselines
@@ -43,6 +48,8 @@ LABELS = (100, 300, 1000)
 MARGIN = 0.02  # of AUROC: what a classifier may be better by
 N_CITE, CITE_RULES = 300, 12  # comments and computed rules of one policy
 OLD = ("encyclopedia", "minimal-pairs", "maths")
+TWINS = ("test", "new-wordings", "new-rules")  # sides of the data set that every arm is asked
+DIGITS = 4  # of a log-odds
 MEASURES = {"auroc": METRICS["auroc"], "auprc": METRICS["auprc"], "recall": recall_at_precision(PRECISION)}
 
 
@@ -69,7 +76,7 @@ def cite_comments(data: Path) -> list[Row]:
 
 
 def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
-    """Log-odds of a model: {task: {development, test}}, unseen, cite [comments][rules]; and how fast it was."""
+    """Log-odds of a model: {task: {development, test}}, twins, unseen, cite [comments][rules]; and how fast it was."""
     screen, subject = Screen(), find_subject(base if name == "base" else name)
     kept = out / "answers" / f"{name}-{subject.digest[:12]}.json"
     if kept.exists():
@@ -79,7 +86,8 @@ def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
     def odds(title: str, rows: Sequence[Row], policy: Policy) -> list[list[float]]:
         with screen.step(f"{name}: {title}") as advance:
             questions = [judge.prepare(Comment(r["text"]), policy) for r in rows]
-            return judge.odds(questions, lambda share: advance(share, ""))
+            answered = judge.odds(questions, lambda share: advance(share, ""))
+            return [[round(o, DIGITS) for o in own] for own in answered]
 
     found: Row = {"digest": subject.digest}
     for task, policy in policies().items():
@@ -88,25 +96,27 @@ def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
     unseen = load_policy(str(prepare.POLICIES / "unseen.yaml"))
     found["unseen"] = odds("a policy never seen", prepare.read(out / "data" / "unseen.jsonl"), unseen)
     found["cite"] = odds("which rules are broken", cite_comments(data), citing())
-    found["seen"] = seen_twins(judge, screen, tests)
+    found["twins"] = {side: twins(judge, screen, tests, side) for side in TWINS}
     found["speed"] = speed(judge, cite_comments(data)[:64])
     prepare.write(kept, [found])
     return found
 
 
-def seen_twins(judge: Judge, screen: Screen, tests: str) -> list[Row]:
-    """Test twins under rules that training knew: {rule, truth (code or log), group, broken, odds}."""
-    items = list(Source(f"dataset:{tests}/test", "chat"))
-    prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1])] for i in items]
-    with screen.step("twins under known rules") as advance:
-        odds = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
+def twins(judge: Judge, screen: Screen, tests: str, side: str) -> list[Row]:
+    """What it says of one side's twins: {rule, truth (code or log), group, broken, odds}."""
+    items = list(Source(f"dataset:{tests}/{side}", "chat"))
+    grouped = [list(own) for _, own in groupby(items, lambda item: item.group)]
+    prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1]) for i in own] for own in grouped]
+    with screen.step(f"twins, {side}") as advance:
+        found = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
+    odds = [o for own in found for o in own]
     return [
         {
             "rule": str(item.meta["rule"]),
             "truth": str(item.meta["truth"]),
             "group": item.group,
             "broken": item.messages[-1].content == "yes",
-            "odds": own[0],
+            "odds": round(own, DIGITS),
         }
         for item, own in zip(items, odds, strict=True)
     ]
@@ -334,24 +344,55 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
     }
 
 
-def old(name: str, out: Path, base: str) -> dict[str, Columns]:
-    """What a model still knows: encyclopedia, minimal pairs, sums; answers are kept."""
+def old(name: str, out: Path, base: str) -> Row:
+    """What a model still knows: encyclopedia, minimal pairs, sums, as columns in plain data; answers are kept."""
     subject: Subject = find_subject(base if name == "base" else name)
     kept = out / "answers" / f"{name}-{subject.digest[:12]}-old.json"
     if not kept.exists():
         tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]
         found = ask(subject, tasks, Screen(), by="example")
         prepare.write(kept, [{n: found[n].columns.as_json() for n in OLD}])
-    return {n: Columns.from_json(c) for n, c in json.loads(kept.read_text()).items()}
+    return json.loads(kept.read_text())
 
 
-def changes(name: str, out: Path, base: str) -> dict[str, Difference]:
-    """Against the base, relative for bits per byte."""
-    before, after = old("base", out, base), old(name, out, base)
+def changes(before: Row, after: Row) -> dict[str, Difference]:
+    """What two models still know, as `old` gives it: the change, relative for bits per byte."""
     return {
         n: difference(
             METRICS["accuracy" if n == "minimal-pairs" else "bits_per_byte"],
-            before[n], after[n], margin=0.01, relative=n != "minimal-pairs",
+            Columns.from_json(before[n]), Columns.from_json(after[n]), margin=0.01, relative=n != "minimal-pairs",
         )
         for n in OLD
     }  # fmt: skip
+
+
+# -- arms that were asked elsewhere -----------------------------------------------------------------------------------
+
+
+def questions_digest(data: Path, out: Path, tests: str) -> str:
+    """sha256 over everything that an arm is asked, with the right answers."""
+    files = [f"{t}-{s}.jsonl" for t in prepare.TASKS for s in ("development", "test")]
+    files += ["unseen.jsonl", *(f"{n}.jsonl" for n in OLD)]
+    texts = [(out / "data" / name).read_text() for name in files]
+    asked = [digest_items(list(Source(f"dataset:{tests}/{side}", "chat"))) for side in TWINS]
+    every = [*policies().values(), load_policy(str(prepare.POLICIES / "unseen.yaml")), citing()]
+    cite = [c["text"] for c in cite_comments(data)]
+    return sha256_text(canonical_json([*map(sha256_text, texts), *asked, *(p.digest for p in every), *cite]))
+
+
+def write_arm(path: Path, arm: Row) -> None:
+    """One file with all that is known of an arm: whoever has the same data makes the same page of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(canonical_json(arm).encode(), mtime=0))
+
+
+def read_arm(path: Path, questions: str) -> Row:
+    """Raises BessemerError when other questions were asked."""
+    arm = json.loads(gzip.decompress(path.read_bytes()))
+    if arm["questions"] != questions:
+        raise BessemerError(
+            f"these are answers to other questions ({arm['questions'][:12]}; yours are {questions[:12]})",
+            where=str(path),
+            fix="take the data and the version of the code that the answers were made with, or train the arm here",
+        )
+    return arm

@@ -97,8 +97,6 @@ def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_trai
             "newspaper": {"from": "bessemer:newspaper", "tokens": "4k"},
         },
         "tasks": {
-            "seen-rules": {"from": f"dataset:{tests}/test", "metric": "auroc"},
-            "new-wordings": {"from": f"dataset:{tests}/new-wordings", "metric": "auroc"},
             "new-rules": {"from": f"dataset:{tests}/new-rules", "metric": "auroc"},
         },
     }
@@ -128,6 +126,7 @@ def main() -> None:
         "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the expert; other arms have the first"
     )
     asked.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=["expert", "base", *list(ARMS)[1:]])
+    asked.add_argument("--answers", type=Path, help="folder of arms asked elsewhere (arms/*.json.gz of another --out)")
     options = asked.parse_args()
     data, out = options.data.absolute(), options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -136,19 +135,34 @@ def main() -> None:
     prepare.prepare(data, out)
     expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
     tests = expert.prepared.reference
+    questions = measure.questions_digest(data, out, tests)
     asked_of: dict[str, list[Row]] = {}
-    for name, seed in order(options.arms, options.seeds):
-        if name != "base":
-            dataset, pre_training, replay = ARMS[name]
-            reference = build_data(data, out, dataset, tests).prepared.reference
-            train(recipe(out, f"{name}-{seed}", seed, reference, tests, pre_training, replay))
-        asked_of.setdefault(name, []).append(ask("base" if name == "base" else f"{name}-{seed}", data, out, tests))
+    for arm, seed in order(options.arms, options.seeds):
+        name = arm if arm == "base" else f"{arm}-{seed}"
+        elsewhere = options.answers and options.answers / f"{name}.json.gz"
+        if elsewhere and elsewhere.exists():
+            row = measure.read_arm(elsewhere, questions)
+        else:
+            if arm != "base":
+                dataset, pre_training, replay = ARMS[arm]
+                reference = build_data(data, out, dataset, tests).prepared.reference
+                train(recipe(out, name, seed, reference, tests, pre_training, replay))
+            row = ask(name, data, out, tests) | {"questions": questions}
+            measure.write_arm(out / "arms" / f"{name}.json.gz", row)
+        asked_of.setdefault(arm, []).append(row)
         show(asked_of, expert, data, out)
 
 
 def ask(name: str, data: Path, out: Path, tests: str) -> Row:
-    measure.old(name, out, START)
-    return {"name": name, **measure.answers(name, data, out, START, tests)}
+    """All that is measured of an arm. probes: how the losses that the run watched changed."""
+    old = measure.old(name, out, START)
+    found = measure.answers(name, data, out, START, tests)
+    probes = {n: p["change"] for n, p in scorecard(name)["probes"].items()} if name != "base" else {}
+    return {"name": name, **found, "old": old, "before": measure.old("base", out, START), "probes": probes}
+
+
+def scorecard(name: str) -> Row:
+    return json.loads((runs_folder() / name / "scorecard.json").read_text())
 
 
 def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: Path) -> None:
@@ -175,7 +189,7 @@ def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: 
     }
     sections += [page.labels_section(few)] if few else []
     sections += [page.cite_section(whole)] if whole else []
-    sections += [page.keep_section(arms)]
+    sections += [page.keep_section(arms)] if arms.keys() - {"base"} else []
     if "expert" in asked_of:
         sections += [page.serve_section(asked_of["expert"][0]["speed"])]
     page.write_page(out / "index.html", sections)
@@ -186,31 +200,17 @@ def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: 
 def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
     """Of an arm's first seed, what the page shows beside the replaced classifiers."""
     first = models[0]
-    card = scorecard(first["name"])
     steer = {
-        "rules it knows": measure.steered(first["seen"], "code"),
-        "new wordings": card["tasks"]["new-wordings"],
-        "new rules": card["tasks"]["new-rules"],
+        "rules it knows": measure.steered(first["twins"]["test"], "code"),
+        "new wordings": measure.steered(first["twins"]["new-wordings"], "code"),
+        "new rules": measure.steered(first["twins"]["new-rules"], "code"),
         "a policy never seen": measure.unseen(first["unseen"], out),
-        "answers of moderators": measure.steered(first["seen"], "log"),
+        "answers of moderators": measure.steered(first["twins"]["test"], "log"),
     }
-    keep = (
-        {n: page.percent(Interval(c["value"], c["low"], c["high"])) for n, c in card["probes"].items()}
-        if card["probes"]
-        else {}
-    )
+    keep = {n: page.percent(Interval(c["value"], c["low"], c["high"])) for n, c in first["probes"].items()}
     if first["name"] != "base":
-        keep |= {n: page.percent(d.change) for n, d in measure.changes(first["name"], out, START).items()}
+        keep |= {n: page.percent(d.change) for n, d in measure.changes(first["before"], first["old"]).items()}
     return {"model": first["digest"], "steer": steer, "cite": measure.cited(first["cite"], data), "keep": keep}
-
-
-def scorecard(name: str) -> Row:
-    """{tasks: {name: {metric: interval}}, probes: {name: change}} of a run; of the base, what any run found before."""
-    side = "before" if name == "base" else "after"
-    path = next(runs_folder().glob("*/scorecard.json")) if name == "base" else runs_folder() / name / "scorecard.json"
-    card = json.loads(path.read_text())
-    tasks = {n: t[side] for n, t in card["tasks"].items()}
-    return {"tasks": tasks, "probes": {} if name == "base" else {n: p["change"] for n, p in card["probes"].items()}}
 
 
 def order(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:

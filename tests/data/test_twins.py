@@ -88,15 +88,12 @@ def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
         ("question-end", "so? why?", "so? no."),
         ("long-words", "a consequence", "a short one"),
         ("sentences", "Hello there. nice", "Version 1.5 of it."),
-        ("words-least-4", "three small words", "these are four words"),
         ("characters-most-40", "a" * 41, "a" * 40),
-        ("characters-least-30", "a" * 29, "a" * 30),
+        ("characters-least-40", "a" * 39, "a" * 40),
         ("sentences-most-2", "One. Two! Three?", "One. Two... "),
         ("sentences-least-2", "One, two.", "One. two"),
         ("commas-most-1", "a, b, c", "a, b"),
         ("commas-least-1", "a b", "a, b"),
-        ("must-ask", "so what.", "so what?"),
-        ("must-address", "youth is here", "YOU are here"),
         ("percent", "5 %", "5 percent"),
         ("angles", "a > b", "(a)"),
         ("ordinals", "the 2nd", "the second"),
@@ -108,6 +105,13 @@ def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
 )
 def test_what_counted_families_count(name: str, breaks: str, keeps: str) -> None:
     assert families()[name].breaks(breaks) and not families()[name].breaks(keeps)
+
+
+def test_a_direction_cannot_be_told_from_what_is_counted() -> None:
+    """Else "at most" is never read: what was rarer in training came out the wrong way round."""
+    bounds = {side: {n.removeprefix(f"characters-{side}-") for n in families() if n.startswith(f"characters-{side}-")}
+              for side in ("least", "most")}  # fmt: skip
+    assert bounds["least"] == bounds["most"] and len(bounds["least"]) > 2
 
 
 @given(st.integers(0, 50), st.integers(0, 120))
