@@ -73,7 +73,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("bessemer_home")
-@pytest.mark.long
+@pytest.mark.full
 def test_the_proof_runs_and_goes_on(
     example: Any, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
