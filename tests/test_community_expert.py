@@ -116,6 +116,16 @@ def test_the_proof_runs_and_goes_on(
         example.main()
 
 
+def test_a_folder_without_arms_is_refused_before_anything_is_trained(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data", "x", "--out", str(out), "--answers", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        example.main()
+    assert f"no arms (*.json.gz) in {tmp_path}" in capsys.readouterr().err and not out.exists()
+
+
 @pytest.mark.usefixtures("example")
 def test_nothing_of_a_test_is_trained_on(data: Path, tmp_path: Path) -> None:
     import prepare  # pyright: ignore[reportMissingImports]

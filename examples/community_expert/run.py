@@ -128,6 +128,8 @@ def main() -> None:
     asked.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=["expert", "base", *list(ARMS)[1:]])
     asked.add_argument("--answers", type=Path, help="folder of arms asked elsewhere (arms/*.json.gz of another --out)")
     options = asked.parse_args()
+    if options.answers and not list(options.answers.glob("*.json.gz")):
+        asked.error(f"no arms (*.json.gz) in {options.answers}")
     data, out = options.data.absolute(), options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("BESSEMER_HOME", str(out / "home"))
@@ -142,6 +144,7 @@ def main() -> None:
         elsewhere = options.answers and options.answers / f"{name}.json.gz"
         if elsewhere and elsewhere.exists():
             row = measure.read_arm(elsewhere, questions)
+            print(f"{name}: answers from {elsewhere}")
         else:
             if arm != "base":
                 dataset, pre_training, replay = ARMS[arm]
