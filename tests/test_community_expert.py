@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
@@ -114,6 +115,40 @@ def test_the_proof_runs_and_goes_on(
     monkeypatch.setattr(sys, "argv", [*again[:4], str(tmp_path / "third"), *again[5:], "--answers", str(out / "arms")])
     with pytest.raises(BessemerError, match=r"expert-1\.json\.gz: these are answers to other questions"):
         example.main()
+
+
+@pytest.mark.usefixtures("example")
+def test_an_arm_travels_and_neither_damage_nor_other_questions_are_taken(tmp_path: Path) -> None:
+    import measure  # pyright: ignore[reportMissingImports]
+
+    path, arm = tmp_path / "arms" / "expert-1.json.gz", {"name": "expert-1", "questions": "a" * 64, "twins": {}}
+    measure.write_arm(path, arm)
+    assert measure.read_arm(path, "a" * 64) == arm
+    with pytest.raises(BessemerError, match="other questions"):
+        measure.read_arm(path, "b" * 64)
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], b"no gzip", gzip.compress(b"[]"), gzip.compress(b"{")):
+        path.write_bytes(damaged)
+        with pytest.raises(BessemerError, match="no arm can be read"):
+            measure.read_arm(path, "a" * 64)
+
+
+@pytest.mark.usefixtures("example")
+def test_twins_are_right_when_both_answers_are() -> None:
+    import measure  # pyright: ignore[reportMissingImports]
+
+    def twin(comment: str, yes: float, no: float, truths: tuple[str, str] = ("code", "code")) -> list[dict[str, Any]]:
+        rows = zip((True, False), (yes, no), truths, strict=True)
+        return [{"group": f"test:{comment}:1", "broken": b, "odds": o, "truth": t} for b, o, t in rows]
+
+    log, code = ("log", "code"), ("code", "log")
+    known = [r for i in range(9) for r in [*twin(f"d{i}", -1, -3, log), *twin(f"e{i}", 4, -3, code)]]
+    rows = [*twin("a", 1, -1), *twin("b", 2, 1), *twin("c", 3, -2), *known]
+    found = measure.steered(rows, "code")
+    assert found["both_right"]["value"] == pytest.approx(2 / 3)
+    assert found["auroc"]["value"] == pytest.approx(8.5 / 9)  # of nine pairs one is even
+    found = measure.steered(rows, "log")
+    assert found["both_right"]["value"] == 0.5 and found["auroc"]["value"] == 1  # of the log's two answers
 
 
 def test_a_folder_without_arms_is_refused_before_anything_is_trained(

@@ -60,10 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> t
     return command, weights_digest(folder / "home")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["weights", "checkpoint", "plan", *(pytest.param(k, marks=pytest.mark.full) for k in ("measured", "metrics"))],
-)
+@pytest.mark.parametrize("kind", ["weights", "checkpoint", "measured", "plan", "metrics"])
 def test_damage_to_a_stopped_run_is_found_or_harmless(
     tmp_path: Path, undisturbed: tuple[list[str], str], kind: str
 ) -> None:

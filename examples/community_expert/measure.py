@@ -7,6 +7,7 @@ import json
 import random
 import statistics
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -75,10 +76,10 @@ def cite_comments(data: Path) -> list[Row]:
     return random.Random("comments").sample(rows, 2 * N_CITE)
 
 
-def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
+def answers(name: str, data: Path, out: Path, base: str, tests: str, questions: str) -> Row:
     """Log-odds of a model: {task: {development, test}}, twins, unseen, cite [comments][rules]; and how fast it was."""
     screen, subject = Screen(), find_subject(base if name == "base" else name)
-    kept = out / "answers" / f"{name}-{subject.digest[:12]}.json"
+    kept = out / "answers" / f"{name}-{subject.digest[:12]}-{questions[:12]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     judge = Judge(load(subject.path, digest=subject.digest, end_of_text=subject.end_of_text))
@@ -96,18 +97,18 @@ def answers(name: str, data: Path, out: Path, base: str, tests: str) -> Row:
     unseen = load_policy(str(prepare.POLICIES / "unseen.yaml"))
     found["unseen"] = odds("a policy never seen", prepare.read(out / "data" / "unseen.jsonl"), unseen)
     found["cite"] = odds("which rules are broken", cite_comments(data), citing())
-    found["twins"] = {side: twins(judge, screen, tests, side) for side in TWINS}
+    found["twins"] = {side: twins(name, judge, screen, tests, side) for side in TWINS}
     found["speed"] = speed(judge, cite_comments(data)[:64])
     prepare.write(kept, [found])
     return found
 
 
-def twins(judge: Judge, screen: Screen, tests: str, side: str) -> list[Row]:
+def twins(name: str, judge: Judge, screen: Screen, tests: str, side: str) -> list[Row]:
     """What it says of one side's twins: {rule, truth (code or log), group, broken, odds}."""
     items = list(Source(f"dataset:{tests}/{side}", "chat"))
     grouped = [list(own) for _, own in groupby(items, lambda item: item.group)]
     prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1]) for i in own] for own in grouped]
-    with screen.step(f"twins, {side}") as advance:
+    with screen.step(f"{name}: twins, {side}") as advance:
         found = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
     odds = [o for own in found for o in own]
     return [
@@ -344,10 +345,10 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
     }
 
 
-def old(name: str, out: Path, base: str) -> Row:
+def old(name: str, out: Path, base: str, questions: str) -> Row:
     """What a model still knows: encyclopedia, minimal pairs, sums, as columns in plain data; answers are kept."""
     subject: Subject = find_subject(base if name == "base" else name)
-    kept = out / "answers" / f"{name}-{subject.digest[:12]}-old.json"
+    kept = out / "answers" / f"{name}-{subject.digest[:12]}-{questions[:12]}-old.json"
     if not kept.exists():
         tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]
         found = ask(subject, tasks, Screen(), by="example")
@@ -370,8 +371,8 @@ def changes(before: Row, after: Row) -> dict[str, Difference]:
 
 
 def questions_digest(data: Path, out: Path, tests: str) -> str:
-    """sha256 over everything that an arm is asked, with the right answers."""
-    files = [f"{t}-{s}.jsonl" for t in prepare.TASKS for s in ("development", "test")]
+    """sha256 over everything that an arm is asked, with the right answers, and what the classifiers learn from."""
+    files = [f"{t}-{s}.jsonl" for t in prepare.TASKS for s in ("train", "development", "test")]
     files += ["unseen.jsonl", *(f"{n}.jsonl" for n in OLD)]
     texts = [(out / "data" / name).read_text() for name in files]
     asked = [digest_items(list(Source(f"dataset:{tests}/{side}", "chat"))) for side in TWINS]
@@ -387,11 +388,15 @@ def write_arm(path: Path, arm: Row) -> None:
 
 
 def read_arm(path: Path, questions: str) -> Row:
-    """Raises BessemerError when other questions were asked."""
-    arm = json.loads(gzip.decompress(path.read_bytes()))
-    if arm["questions"] != questions:
+    """Raises BessemerError for a damaged file, and when other questions were asked."""
+    try:
+        arm = json.loads(gzip.decompress(path.read_bytes()))
+        asked = str(arm["questions"])
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise BessemerError(f"no arm can be read ({error})", where=str(path), fix="copy the file again") from None
+    if asked != questions:
         raise BessemerError(
-            f"these are answers to other questions ({arm['questions'][:12]}; yours are {questions[:12]})",
+            f"these are answers to other questions ({asked[:12]}; yours are {questions[:12]})",
             where=str(path),
             fix="take the data and the version of the code that the answers were made with, or train the arm here",
         )

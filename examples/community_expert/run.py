@@ -1,6 +1,6 @@
 """One expert for every community's rules: is it as good as a classifier for each, and does it read the rule?
 
-    python examples/community_expert/run.py --data FOLDER [--out FOLDER] [--seeds 1 2 3] [--arms ...]
+    python examples/community_expert/run.py --data FOLDER [--out FOLDER] [--seeds 1 2 3] [--arms ...] [--answers FOLDER]
 
 FOLDER holds `moderation/` and `general/` (README.md says which files). Arms are trained one after the other, each is
 measured and kept, and the page is written anew; the same command goes on after a kill. Hours on two cores.
@@ -138,30 +138,36 @@ def main() -> None:
     expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
     tests = expert.prepared.reference
     questions = measure.questions_digest(data, out, tests)
+    wanted = [(arm, seed, "base" if arm == "base" else f"{arm}-{seed}") for arm, seed in order(options)]
+    known = {name: arm for *_, name in wanted if (arm := elsewhere(options.answers, name, questions))}
     asked_of: dict[str, list[Row]] = {}
-    for arm, seed in order(options.arms, options.seeds):
-        name = arm if arm == "base" else f"{arm}-{seed}"
-        elsewhere = options.answers and options.answers / f"{name}.json.gz"
-        if elsewhere and elsewhere.exists():
-            row = measure.read_arm(elsewhere, questions)
-            print(f"{name}: answers from {elsewhere}")
-        else:
+    for arm, seed, name in wanted:
+        if name not in known:
             if arm != "base":
                 dataset, pre_training, replay = ARMS[arm]
                 reference = build_data(data, out, dataset, tests).prepared.reference
                 train(recipe(out, name, seed, reference, tests, pre_training, replay))
-            row = ask(name, data, out, tests) | {"questions": questions}
-            measure.write_arm(out / "arms" / f"{name}.json.gz", row)
-        asked_of.setdefault(arm, []).append(row)
+            known[name] = ask(name, data, out, tests, questions)
+            measure.write_arm(out / "arms" / f"{name}.json.gz", known[name])
+        asked_of.setdefault(arm, []).append(known[name])
         show(asked_of, expert, data, out)
 
 
-def ask(name: str, data: Path, out: Path, tests: str) -> Row:
+def elsewhere(folder: Path | None, name: str, questions: str) -> Row | None:
+    """An arm's answers from another machine. All are looked at before anything is trained."""
+    path = folder and folder / f"{name}.json.gz"
+    if not path or not path.exists():
+        return None
+    print(f"{name}: answers from {path}")
+    return measure.read_arm(path, questions)
+
+
+def ask(name: str, data: Path, out: Path, tests: str, questions: str) -> Row:
     """All that is measured of an arm. probes: how the losses that the run watched changed."""
-    old = measure.old(name, out, START)
-    found = measure.answers(name, data, out, START, tests)
+    before, after = (measure.old(n, out, START, questions) for n in ("base", name))
+    found = measure.answers(name, data, out, START, tests, questions)
     probes = {n: p["change"] for n, p in scorecard(name)["probes"].items()} if name != "base" else {}
-    return {"name": name, **found, "old": old, "before": measure.old("base", out, START), "probes": probes}
+    return {"name": name, "questions": questions, **found, "before": before, "old": after, "probes": probes}
 
 
 def scorecard(name: str) -> Row:
@@ -216,10 +222,10 @@ def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
     return {"model": first["digest"], "steer": steer, "cite": measure.cited(first["cite"], data), "keep": keep}
 
 
-def order(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+def order(options: argparse.Namespace) -> list[tuple[str, int]]:
     """The first seed of every arm, then the expert's others."""
-    first = [(arm, seeds[0]) for arm in arms]
-    return first + [("expert", seed) for seed in seeds[1:] if "expert" in arms]
+    first = [(arm, options.seeds[0]) for arm in options.arms]
+    return first + [("expert", seed) for seed in options.seeds[1:] if "expert" in options.arms]
 
 
 if __name__ == "__main__":

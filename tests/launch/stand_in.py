@@ -31,9 +31,11 @@ def _asked(run: Path) -> bool:
 
 def _wait_for_the_others(stage: Path, n: int) -> None:
     """One that crashes before another one has come up would leave no trace of the other's start."""
+    last = time.monotonic() + 60
     for rank in range(int(os.environ.get("WORLD_SIZE", "1"))):
         path = stage / f"starts-{rank}"
         while not path.exists() or len(path.read_text().split()) < n:
+            assert time.monotonic() < last, f"process {rank} has not come up {n} times"
             time.sleep(0.01)
 
 
