@@ -31,7 +31,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns, recall_at_precision
 from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, estimate
 from bessemer.examine import Subject, ask, find_subject, find_task
-from bessemer.files import canonical_json, sha256_text
+from bessemer.files import canonical_json, sha256_file, sha256_text, write_bytes
 from bessemer.infer.model import load
 from bessemer.infer.score import branch_odds
 from bessemer.moderate.blind import blind_baselines
@@ -374,17 +374,16 @@ def questions_digest(data: Path, out: Path, tests: str) -> str:
     """sha256 over everything that an arm is asked, with the right answers, and what the classifiers learn from."""
     files = [f"{t}-{s}.jsonl" for t in prepare.TASKS for s in ("train", "development", "test")]
     files += ["unseen.jsonl", *(f"{n}.jsonl" for n in OLD)]
-    texts = [(out / "data" / name).read_text() for name in files]
+    held = [sha256_file(out / "data" / name) for name in files]
     asked = [digest_items(list(Source(f"dataset:{tests}/{side}", "chat"))) for side in TWINS]
     every = [*policies().values(), load_policy(str(prepare.POLICIES / "unseen.yaml")), citing()]
     cite = [c["text"] for c in cite_comments(data)]
-    return sha256_text(canonical_json([*map(sha256_text, texts), *asked, *(p.digest for p in every), *cite]))
+    return sha256_text(canonical_json([*held, *asked, *(p.digest for p in every), *cite]))
 
 
 def write_arm(path: Path, arm: Row) -> None:
     """One file with all that is known of an arm: whoever has the same data makes the same page of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(canonical_json(arm).encode(), mtime=0))
+    write_bytes(path, gzip.compress(canonical_json(arm).encode(), mtime=0))
 
 
 def read_arm(path: Path, questions: str) -> Row:

@@ -17,7 +17,7 @@ import yaml
 from bessemer.data.curate.near import near_duplicates
 from bessemer.data.moderation import clean
 from bessemer.data.sources import Source
-from bessemer.files import sha256_text
+from bessemer.files import sha256_text, write_text
 
 Row = dict[str, Any]
 POLICIES = Path(__file__).parent / "policies"
@@ -40,8 +40,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Sequence[Row]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))  # whole, or not at all
     return path
 
 
