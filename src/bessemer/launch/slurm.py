@@ -17,7 +17,6 @@ from bessemer.errors import BessemerError
 from bessemer.files import exclusive, home, read_json, write_json, write_text
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import Recipe
-from bessemer.run import make_plan
 from bessemer.signatures import signing_key
 from bessemer.track.runs import JOB, STOP, lock_path, runs_folder
 from bessemer.track.screen import Screen
@@ -55,6 +54,8 @@ def submit(recipe: Recipe, place: Place, screen: Screen, *, restart: bool = Fals
 
     Raises BessemerError for bad input, when the run is going on or waits in the queue, or when Slurm refuses.
     """
+    from bessemer.run import make_plan  # with torch; who only looks at runs comes by here too
+
     folder = runs_folder() / recipe.name
     signing_key()  # the job inherits it
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
