@@ -50,6 +50,22 @@ def test_a_rule_with_more_weight_gets_more_twins() -> None:
     assert all(2.5 < yes[r] / yes[other] < 3.5 for r in heavy for other in set(RULES) - heavy)
 
 
+def test_an_opposite_is_kept_unless_it_is_kept_too_often() -> None:
+    comments = [(i, Truths(("r0",), ("r1", "r2", "r3"))) for i in range(60)]
+    yes, no = Counter({"r1": 20, "r2": 500, "r3": 500}), Counter[str]()
+    twins = list(choose_twins(comments, 60, 99, random.Random(1), yes, no, opposites={"r0": {"r1"}}.__getitem__))
+    kept = [k for _, _, k in twins]
+    assert kept[:26] == ["r1"] * 26 and "r1" not in kept[26:]
+
+
+def test_opposites_forbid_the_contrary() -> None:
+    known = families()
+    assert all(name in known[other].opposites for name, f in known.items() for other in f.opposites)
+    assert known["commas"].opposites == {"commas-least-1"} and known["short"].opposites == {"long"}
+    assert known["characters-most-60"].opposites == {f"characters-least-{n}" for n in (40, 60, 80, 100)}
+    assert not known["love"].opposites
+
+
 def test_more_than_thirty_families_with_wordings_of_their_own() -> None:
     known = families()
     assert len(known) >= 50

@@ -180,14 +180,27 @@ def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:
     )  # of the other community
 
 
-@pytest.mark.parametrize(("shapes", "share"), [(1, 0.5), (3, 0.75)])
-def test_rules_about_shape_are_asked_more_often(shapes: float, share: float) -> None:
+@pytest.mark.parametrize(("taught", "share"), [(False, 0.5), (True, 0.75)])
+def test_rules_about_shape_are_taught_more_often(taught: bool, share: float) -> None:
     texts = [f"I love number {i}, really" for i in range(200)]
     comments = [Pooled(t, Comment(t), t, "train", False, set(), set()) for t in texts]
     recipe = ModerationRecipe.model_validate({"name": "x", "comments": {"a": {"from": "a.jsonl"}}})
-    twins = _computed(comments, ["love", "commas", "films"], recipe, 120, random.Random(1), shapes=shapes)
+    twins = _computed(comments, ["love", "commas", "films"], recipe, 120, random.Random(1), taught=taught)
     assert len(twins) == 120
     assert sum(broken[1] == "commas" for _, broken, _ in twins) / 120 == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(("taught", "fewest", "most"), [(True, 0.95, 1), (False, 0, 0.6)])
+def test_too_few_is_taught_beside_too_many(taught: bool, fewest: float, most: float) -> None:
+    texts = [f"{'so ' * (i % 30)}number {i}" for i in range(300)]
+    comments = [Pooled(t, Comment(t), t, "train", False, set(), set()) for t in texts]
+    recipe = ModerationRecipe.model_validate({"name": "x", "comments": {"a": {"from": "a.jsonl"}}})
+    words = [name for name, f in families().items() if f.about_words][:40]
+    rules = ["characters-least-40", "characters-most-40", "numbers", *words]
+    twins = _computed(comments, rules, recipe, 200, random.Random(1), taught=taught)
+    counted = [(b[1], k[1]) for _, b, k in twins if b[1].startswith("characters")]
+    beside = sum(kept.startswith("characters") for _, kept in counted)
+    assert len(counted) > 10 and fewest <= beside / len(counted) <= most
 
 
 def test_nothing_like_a_held_out_comment_is_trained_on(tmp_path: Path) -> None:

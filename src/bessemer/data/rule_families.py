@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Family:
     """A rule: what breaks it, and its wordings. `breaks` reads a cleaned comment (`data/moderation.py`).
 
     use: `demo` is what the demo teaches, `demo-unseen` what it only tests. about_words: of those, a model that knows
-    some knows others; each mark, count or shape it must learn for itself.
+    some knows others; each mark, count or shape it must learn for itself. opposites: families that forbid the contrary,
+    as at most 60 characters and at least 80.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Family:
     wordings: tuple[str, ...]
     use: str = ""
     about_words: bool = True
+    opposites: frozenset[str] = frozenset()
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -54,16 +57,23 @@ class Family:
 def families() -> dict[str, Family]:
     """All of them, in the file's order; one for each bound of a count."""
     found: dict[str, Family] = {}
+    counted: dict[tuple[str, str], set[str]] = defaultdict(set)  # what, at least or at most -> families
     raw: dict[str, Mapping[str, Any]] = yaml.safe_load(FILE.read_text())
     for name, of in raw.items():
-        if "count" not in of:
+        if "bounds" not in of:
             found[name] = Family(name, _truth(of), tuple(of["wordings"]), of.get("use", ""), "words" in of)
-            continue
-        for n in of["bounds"]:
-            wordings = tuple(w.format(n=n, word=_NUMBERS.get(n, n)) for w in of["wordings"])
-            found[f"{name}-{n}"] = Family(
-                f"{name}-{n}", _bounded(_COUNTS[of["count"]], of["bound"], n), wordings, about_words=False
-            )
+            own = {name}
+        else:
+            own = {f"{name}-{n}" for n in of["bounds"]}
+            for n in of["bounds"]:
+                wordings = tuple(w.format(n=n, word=_NUMBERS.get(n, n)) for w in of["wordings"])
+                breaks = _bounded(_COUNTS[of["count"]], of["bound"], n)
+                found[f"{name}-{n}"] = Family(f"{name}-{n}", breaks, wordings, about_words=False)
+        if "bound" in of:
+            counted[of["count"], of["bound"]] |= own
+    for (what, bound), names in counted.items():
+        opposites = frozenset(counted[what, "least" if bound == "most" else "most"])
+        found |= {name: replace(found[name], opposites=opposites) for name in names}
     return found
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from bessemer.data.rule_families import words_of
 
+SLACK = 5  # times that a rule may stand as kept beyond those as broken, where an opposite one is broken
 COMMON = 0.02  # share of the comments; a word in more of them is not named
 Key = TypeVar("Key")
 Id = TypeVar("Id", bound=Hashable)
@@ -36,12 +37,14 @@ def choose_twins(
     yes: Counter[Rule] | None = None,
     no: Counter[Rule] | None = None,
     weight: Callable[[Rule], float] = lambda _rule: 1.0,
+    opposites: Callable[[Rule], Collection[Rule]] = lambda _rule: (),
 ) -> Iterator[tuple[Key, Rule, Rule]]:
     """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
 
     most: a rule that was broken more often than this waits for the others, which keeps rare rules visible. yes, no: how
     often each rule stands as broken and as kept already; they are counted on. weight: how many times as many twins as
-    others a rule gets, where there are so many comments.
+    others a rule gets, where there are so many comments. opposites: rules that forbid the contrary; one of them is the
+    kept rule where the comment keeps one that is not kept too often already.
     """
     yes = Counter[Rule]() if yes is None else yes
     no = Counter[Rule]() if no is None else no
@@ -53,7 +56,8 @@ def choose_twins(
         if not broken or not comment.kept:
             continue
         break_it = min(broken, key=lambda r: (yes[r] / weight(r), rng.random()))
-        keep_it = max(comment.kept, key=lambda r: (yes[r] - no[r], rng.random()))
+        contrary = [r for r in comment.kept if r in opposites(break_it) and no[r] <= yes[r] + SLACK]
+        keep_it = max(contrary or comment.kept, key=lambda r: (yes[r] - no[r], rng.random()))
         yes[break_it] += 1
         no[keep_it] += 1
         n_chosen += 1

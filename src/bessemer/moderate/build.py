@@ -125,7 +125,7 @@ def _parts(
         own = [c for c in pooled if c.side == side]
         n_computed = {"train": recipe.computed.twins, "new-communities": 0}.get(side, recipe.computed.held_out)
         rng = random.Random(f"{recipe.seed} {side}")
-        twins = _all_twins(own, trained, recipe, n_computed, rng, SHAPES if side == "train" else 1)
+        twins = _all_twins(own, trained, recipe, n_computed, rng, taught=side == "train")
         if side == "train":
             twins += _named(own, unseen, recipe, random.Random(f"{recipe.seed} named"))
         rng.shuffle(twins)
@@ -157,13 +157,14 @@ def _all_twins(
     recipe: ModerationRecipe,
     n_computed: int,
     rng: random.Random,
-    shapes: float,
+    *,
+    taught: bool,
 ) -> list[Twin]:
     """Those of the log, then computed ones that even out the computed rules; every rule balanced."""
     yes: Counter[Key] = Counter()
     no: Counter[Key] = Counter()
     twins = list(_logged(comments, trained, recipe, rng, yes, no))
-    twins += _computed(comments, trained, recipe, n_computed, rng, yes, no, shapes)
+    twins += _computed(comments, trained, recipe, n_computed, rng, yes, no, taught=taught)
     return balance(twins, TOLERANCE)
 
 
@@ -237,11 +238,13 @@ def _computed(
     rng: random.Random,
     yes: Counter[Key] | None = None,
     no: Counter[Key] | None = None,
-    shapes: float = 1,
+    *,
+    taught: bool = False,
 ) -> list[Twin]:
     """Comments under two rules whose truth code knows: all without a label, and a share of the log's.
 
-    shapes: how many times as many twins a rule about marks, counts or shape gets as one about words.
+    taught: for training. A rule about marks, counts or shape then gets `SHAPES` times as many twins as one about words,
+    and one that forbids too few stands beside one that forbids too many: only the words between them differ.
     """
     fewest, most = recipe.computed.words
     usable = [c for c in comments if fewest <= len(c.text.split()) <= most]
@@ -254,11 +257,14 @@ def _computed(
             yield comment, Truths(broken, tuple(key for name in used if (key := ("", name)) not in broken))
 
     def weight(key: Key) -> float:
-        return 1 if families()[key[1]].about_words else shapes
+        return SHAPES if taught and not families()[key[1]].about_words else 1
+
+    def opposites(key: Key) -> set[Key]:
+        return {("", name) for name in families()[key[1]].opposites} if taught else set()
 
     known = max((n for key, n in (yes or Counter[Key]()).items() if not key[0]), default=0)
     most = 1.5 * n_twins / max(1, sum(weight(("", name)) for name in used)) + known
-    return list(choose_twins(truths(), n_twins, most, rng, yes, no, weight))
+    return list(choose_twins(truths(), n_twins, most, rng, yes, no, weight, opposites))
 
 
 def _named(
