@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -60,17 +61,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> t
     return command, weights_digest(folder / "home")
 
 
-@pytest.mark.parametrize("kind", ["weights", "checkpoint", "measured", "plan", "metrics"])
-def test_damage_to_a_stopped_run_is_found_or_harmless(
-    tmp_path: Path, undisturbed: tuple[list[str], str], kind: str
-) -> None:
-    """Never a wrong result: the run ends in the right bytes, or refuses and names the file."""
-    (command, right), home = undisturbed, tmp_path / "home"
-    process = subprocess.Popen([*COMMAND, *command], env=environment(home), stderr=subprocess.DEVNULL)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, undisturbed: tuple[list[str], str]) -> Path:
+    """The home of a run that was killed in its second stage."""
+    home = tmp_path_factory.mktemp("killed") / "home"
+    process = subprocess.Popen([*COMMAND, *undisturbed[0]], env=environment(home), stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(home.glob("runs/story/02-sft/step-*/manifest.json")):
         time.sleep(0.005)
     process.kill()
     process.wait()
+    return home
+
+
+@pytest.mark.parametrize("kind", ["weights", "checkpoint", "measured", "plan", "metrics"])
+def test_damage_to_a_killed_run_is_found_or_harmless(
+    tmp_path: Path, undisturbed: tuple[list[str], str], killed: Path, kind: str
+) -> None:
+    """Never a wrong result: the run ends in the right bytes, or refuses and names the file."""
+    (command, right), home = undisturbed, tmp_path / "home"
+    shutil.copytree(killed, home, symlinks=True)
     run = home / "runs" / "story"
     if kind == "plan":
         text = (run / "plan.lock.json").read_text()
