@@ -37,7 +37,7 @@ def choose_twins(
     yes: Counter[Rule] | None = None,
     no: Counter[Rule] | None = None,
     weight: Callable[[Rule], float] = lambda _rule: 1.0,
-    opposites: Callable[[Rule], Collection[Rule]] = lambda _rule: (),
+    opposites: Callable[[Rule], Collection[Rule]] | None = None,
 ) -> Iterator[tuple[Key, Rule, Rule]]:
     """(key, broken rule, kept rule) of up to `n_twins` comments, in the order they come.
 
@@ -56,7 +56,8 @@ def choose_twins(
         if not broken or not comment.kept:
             continue
         break_it = min(broken, key=lambda r: (yes[r] / weight(r), rng.random()))
-        contrary = [r for r in comment.kept if r in opposites(break_it) and no[r] <= yes[r] + SLACK]
+        rivals = opposites(break_it) if opposites else ()
+        contrary = [r for r in comment.kept if r in rivals and no[r] <= yes[r] + SLACK]
         keep_it = max(contrary or comment.kept, key=lambda r: (yes[r] - no[r], rng.random()))
         yes[break_it] += 1
         no[keep_it] += 1
