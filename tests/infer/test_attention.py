@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention import varlen
 
 from bessemer.errors import BessemerError
 from bessemer.infer import attention
@@ -78,6 +83,34 @@ def test_long_documents_take_the_fused_kernel_and_agree(
         monkeypatch.setattr(attention, "FUSED_FROM", 8)
         fused = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
     torch.testing.assert_close(small, fused, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_kernel_for_documents_gets_as_many_keys_as_it_takes(monkeypatch: pytest.MonkeyPatch, grouped: bool) -> None:
+    """That of torch 2.11 has no word for fewer keys than queries."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, scale: float) -> Tensor:
+        parts = (
+            [x[a:b].transpose(0, 1)[None] for x in (q, k, v)] for a, b in pairwise(starts.tolist())
+        )  # every document alone
+        done = [F.scaled_dot_product_attention(*p, is_causal=True, scale=scale, enable_gqa=True) for p in parts]
+        return torch.cat([x[0].transpose(0, 1) for x in done])
+
+    def today(q: Any, k: Any, v: Any, starts: Any, *_: Any, scale: float, window_size: Any, enable_gqa: bool) -> Tensor:
+        assert enable_gqa and (q.shape[1], k.shape[1], window_size) == (6, 2, (-1, 0))
+        return attend(q, k, v, starts, scale)
+
+    def before(q: Any, k: Any, v: Any, starts: Any, *_: Any, scale: float, window_size: Any) -> Tensor:
+        assert (q.shape[1], k.shape[1], window_size) == (6, 6, (-1, 0))
+        return attend(q, k, v, starts, scale)
+
+    monkeypatch.setattr(varlen, "varlen_attn", today if grouped else before)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(37, n, 8) for n in (6, 2, 2))
+    documents = attention.make_layout([5, 31, 1], dtype=torch.float32)
+    documents = dataclasses.replace(documents, bounds=torch.tensor([0, 5, 36, 37]))
+    found, wanted = (f(q, k, v, 0.3, documents) for f in (attention._varlen, attention._by_blocks))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_attention_that_would_be_computed_wrongly_is_refused() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from bessemer.data.batch import StageData
 from bessemer.data.stage import build_stage, tokenise
@@ -68,6 +69,12 @@ def test_measuring_is_not_compiled(recipe: Recipe, start: Checkpoint) -> None:
     compute_gradient(trainable, data.batch(0), "cpt", 1.0)
     with trainable.as_written():
         assert (window_bits(trainable.loaded, windows) == before).all()
+    graphs = counters["stats"]["unique_graphs"]
+    batches = [data.batch(step) for step in range(1, data.n_steps)]
+    assert len({len(trainable.loaded.layout(b.lengths_D).blocks) for b in batches}) > 1
+    for batch in batches:
+        compute_gradient(trainable, batch, "cpt", 1.0)
+    assert counters["stats"]["unique_graphs"] == graphs, "another division into blocks was compiled anew"
 
 
 def test_only_long_stages_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

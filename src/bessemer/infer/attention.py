@@ -11,8 +11,9 @@ K key-value heads, G = H / K, E head size.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -38,9 +39,9 @@ class Block:
     sees_prefix: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: the compiler of torch 2.11 would compile anew for every number of blocks
 class Layout:
-    """Where the documents of a batch lie.
+    """Where the documents of a batch lie. Never changed.
 
     places_P: token of each of the blocks' places, one block after the other; some token where a document is shorter
     than its block (those places are `pads_Q`; causality keeps them out of sight). back_N: place of each token.
@@ -286,12 +287,21 @@ def _varlen(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, documents
     from torch.nn.attention.varlen import varlen_attn
 
     assert documents.bounds is not None
+    grouped: dict[str, Any] = {"enable_gqa": True} if _shares_keys(varlen_attn) else {}
+    if not grouped:
+        k_NKE, v_NKE = (x.repeat_interleave(q_NHE.shape[1] // x.shape[1], dim=1) for x in (k_NKE, v_NKE))
     out = varlen_attn(
         q_NHE.contiguous(), k_NKE.contiguous(), v_NKE.contiguous(), documents.bounds, documents.bounds,
-        documents.longest, documents.longest, scale=scale, window_size=(-1, 0), enable_gqa=True,
+        documents.longest, documents.longest, scale=scale, window_size=(-1, 0), **grouped,
     )  # type: ignore[arg-type]  # fmt: skip
     assert isinstance(out, Tensor)
     return out
+
+
+@cache
+def _shares_keys(kernel: Callable[..., Any]) -> bool:
+    """Whether it takes fewer key-value heads than query heads; that of torch 2.11 does not say so."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 @cache
