@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bessemer.errors import BessemerError
 from tests.story import OTHERS, sentence
@@ -29,7 +30,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import run  # pyright: ignore[reportMissingImports]
 
     yield run
-    for name in ("run", "prepare", "measure", "page"):
+    for name in ("run", "prepare", "measure", "page", "encoder"):
         sys.modules.pop(name, None)
 
 
@@ -73,11 +74,50 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+def tiny_encoder(folder: Path) -> Path:
+    """A random one of a layer that knows the words of these comments."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PLAIN, *BAD.values()]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # type: ignore[assignment]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("bessemer_home", "example")
+def test_an_encoder_learns_its_task_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import encoder  # pyright: ignore[reportMissingImports]
+    import prepare  # pyright: ignore[reportMissingImports]
+    from sklearn.metrics import roc_auc_score
+
+    prepare.prepare(data, tmp_path)
+    folder = tiny_encoder(tmp_path / "encoder")
+    monkeypatch.setattr(encoder, "weights", lambda: folder)
+    monkeypatch.setattr(encoder, "RATE", 1e-2)
+    monkeypatch.setattr(encoder, "EPOCHS", 8)
+    found = encoder.answers(tmp_path, "a" * 64, seed=1)
+    for task, sides in found.items():
+        for side, odds in sides.items():
+            broken = [r["label"] for r in prepare.read(tmp_path / "data" / f"{task}-{side}.jsonl")]
+            assert roc_auc_score(broken, odds) > 0.95, (task, side)
+    monkeypatch.setattr(encoder, "_fit", None)
+    assert encoder.answers(tmp_path, "a" * 64, seed=1) == found
+    with pytest.raises(TypeError):  # other questions are trained for
+        encoder.answers(tmp_path, "b" * 64, seed=1)
+
+
 @pytest.mark.usefixtures("bessemer_home")
 @pytest.mark.full
 def test_the_proof_runs_and_goes_on(
     example: Any, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import encoder  # pyright: ignore[reportMissingImports]
     import measure  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setattr(example, "START", str(tiny_model))
@@ -88,24 +128,25 @@ def test_the_proof_runs_and_goes_on(
     monkeypatch.setattr(measure, "LABELS", (100,))
     out = tmp_path / "out"
     command = ["run.py", "--data", str(data), "--out", str(out), "--seeds", "1", "2"]
-    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "base", "labels-100"])
+    monkeypatch.setattr(encoder, "weights", lambda: tiny_encoder(tmp_path / "encoder"))
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "base", "encoder", "labels-100"])
     example.main()
     result = json.loads((out / "result.json").read_text())
     assert set(result["arms"]) == {"base", "expert", "labels-100"}
-    assert set(result["replace"]) == {"spam", "misogyny", "racial-hate", "hate-speech"}
+    assert set(result["replace"]) == set(result["encoder"]) == {"spam", "misogyny", "racial-hate", "hate-speech"}
     assert all(0 <= t["own"]["auroc"]["result"]["value"] <= 1 for t in result["replace"].values())
     page = (out / "index.html").read_text()
     for words in ("Does one expert replace", "without a human", "Does it read the rule", "How many labels", "forget"):
         assert words in page
     answers = {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()}
     arms = {p.name.removesuffix(".json.gz") for p in (out / "arms").iterdir()}
-    assert arms == {"expert-1", "expert-2", "base", "labels-100-1"}
+    assert arms == {"expert-1", "expert-2", "base", "encoder", "labels-100-1"}
     example.main()  # everything is known
     assert {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()} == answers
 
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "elsewhere"))
     other = tmp_path / "other"
-    again = [*command[:3], "--out", str(other), *command[5:], "--arms", "expert", "base", "labels-100"]
+    again = [*command[:3], "--out", str(other), *command[5:], "--arms", "expert", "base", "encoder", "labels-100"]
     monkeypatch.setattr(sys, "argv", [*again, "--answers", str(out / "arms")])
     example.main()  # from the answers alone
     assert json.loads((other / "result.json").read_text()) == result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import statistics
 import time
@@ -135,7 +136,10 @@ def speed(judge: Judge, rows: Sequence[Row]) -> Row:
         judge.odds([judge.prepare(c, policy) for c in comments[at : at + 16]])
     together = len(comments) / (time.perf_counter() - begin)
     p50, p95 = statistics.median(alone), float(np.quantile(alone, 0.95))
-    return {"rules": CITE_RULES, "p50_ms": p50, "p95_ms": p95, "comments_per_second": together}
+    found = {"rules": CITE_RULES, "p50_ms": p50, "p95_ms": p95, "comments_per_second": together}
+    machine, cores = judge.loaded.machine, len(os.sched_getaffinity(0))
+    name = f"{cores} cores" if machine.device.type == "cpu" else machine.name
+    return {**found, "machine": f"{name}, {str(machine.dtype).removeprefix('torch.')}"}
 
 
 def separate(out: Path) -> dict[str, Row]:

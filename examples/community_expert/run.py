@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
+import encoder
 import measure
 import page
 import prepare
@@ -46,6 +47,8 @@ ARMS: dict[str, tuple[str, bool, bool]] = {
     "tuning-only": ("expert", False, True),
     **{f"labels-{n}": (f"labels-{n}", True, True) for n in measure.LABELS},
 }
+
+UNTUNED = ("base", "encoder")  # the start itself; a small encoder for each task, which is no arm of this model
 
 
 def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_training: bool, replay: bool) -> Row:
@@ -125,7 +128,9 @@ def main() -> None:
     asked.add_argument(
         "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the expert; other arms have the first"
     )
-    asked.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=["expert", "base", *list(ARMS)[1:]])
+    asked.add_argument(
+        "--arms", nargs="+", choices=[*UNTUNED, *ARMS], default=[*list(ARMS)[:1], *UNTUNED, *list(ARMS)[1:]]
+    )
     asked.add_argument("--answers", type=Path, help="folder of arms asked elsewhere (arms/*.json.gz of another --out)")
     options = asked.parse_args()
     if options.answers and not list(options.answers.glob("*.json.gz")):
@@ -138,16 +143,20 @@ def main() -> None:
     expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
     tests = expert.prepared.reference
     questions = measure.questions_digest(data, out, tests)
-    wanted = [(arm, seed, "base" if arm == "base" else f"{arm}-{seed}") for arm, seed in order(options)]
+    wanted = [(arm, seed, arm if arm in UNTUNED else f"{arm}-{seed}") for arm, seed in order(options)]
     known = {name: arm for *_, name in wanted if (arm := elsewhere(options.answers, name, questions))}
     asked_of: dict[str, list[Row]] = {}
     for arm, seed, name in wanted:
         if name not in known:
-            if arm != "base":
+            if arm in ARMS:
                 dataset, pre_training, replay = ARMS[arm]
                 reference = build_data(data, out, dataset, tests).prepared.reference
                 train(recipe(out, name, seed, reference, tests, pre_training, replay))
-            known[name] = ask(name, data, out, tests, questions)
+            known[name] = (
+                {"name": name, "questions": questions, **encoder.answers(out, questions, seed)}
+                if arm == "encoder"
+                else ask(name, data, out, tests, questions)
+            )
             measure.write_arm(out / "arms" / f"{name}.json.gz", known[name])
         asked_of.setdefault(arm, []).append(known[name])
         show(asked_of, expert, data, out)
@@ -177,18 +186,21 @@ def scorecard(name: str) -> Row:
 def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: Path) -> None:
     """Write the page and result.json from what is known so far; print the replaced classifiers."""
     separate = measure.separate(out)
-    arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items()}
+    arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items() if arm != "encoder"}
     blind = measure.blind(expert.report, out)
     sections, result = list[Any](), {"arms": arms, "blind": blind}
     if "expert" in asked_of:
         seeds = asked_of["expert"]
         found = {t: measure.replaced(t, seeds, separate[t]["separate"], out) for t in prepare.TASKS}
-        sections = [page.replace_section(found, len(seeds)), page.promise_section(found)]
-        result["replace"] = {t: found[t].as_dict() for t in found}
-        for task, one in found.items():
-            change = one.change["auroc"].change
-            own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
-            print(f"{task}: AUROC {own}, own classifier {its}, change {page.shown(change)}: {page.verdict(change)}")
+        encoders = asked_of.get("encoder", [])
+        tuned = {t: measure.replaced(t, seeds, encoders[0][t], out) for t in prepare.TASKS} if encoders else {}
+        sections = [page.replace_section(found, tuned, len(seeds)), page.promise_section(found)]
+        for key, title, compared in (("replace", "own classifier", found), ("encoder", "own encoder", tuned)):
+            result |= {key: {t: one.as_dict() for t, one in compared.items()}} if compared else {}
+            for task, one in compared.items():
+                change = one.change["auroc"].change
+                own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
+                print(f"{task}: AUROC {own}, {title} {its}, change {page.shown(change)}: {page.verdict(change)}")
     whole = {arm: facts for arm, facts in arms.items() if not arm.startswith("labels-")}  # on the same twins
     sections += [page.steer_section(whole, blind)] if whole else []
     few = {
