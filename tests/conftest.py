@@ -11,6 +11,7 @@ from hypothesis import settings
 settings.register_profile("bessemer", deadline=None)  # no test asserts wall-clock time
 settings.load_profile("bessemer")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports transformers
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare with references on the CPU, in fp32, bit by bit
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only wait for each other
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bessemer.data.batch import NO_TARGET, build_batch, divide, part_of_rank, share_beginnings, shift
+from bessemer.data.batch import NO_TARGET, build_batch, divide, part_of_rank, share_beginnings, shift, without_ends
 from bessemer.data.shards import Segment
 
 documents = st.lists(st.tuples(st.integers(0, 2), st.integers(2, 9)), min_size=1, max_size=12)
@@ -20,6 +20,17 @@ def test_targets_are_the_next_supervised_tokens_and_never_cross_documents() -> N
     batch = build_batch([(0, (segment([1, 2], [True] * 2), segment([3, 4], [True] * 2)))], ["a"], {})
     assert batch.targets_N.tolist() == [2, NO_TARGET, 4, NO_TARGET]
     assert batch.positions_N.tolist() == [0, 1, 0, 1]
+
+
+def test_what_closes_a_document_is_left_out_after_its_last_target() -> None:
+    turns = segment([5, 6, 7, 8, 9], [False, False, True, True, False]), segment([1, 2], [True] * 2)
+    batch = build_batch([(0, turns), (1, (segment([3, 4], [False] * 2),))], ["a", "b"], {})
+    short = without_ends(batch)
+    assert short.lengths_D == (3, 1, 1)
+    assert short.tokens_N.tolist() == [5, 6, 7, 1, 3]
+    assert short.targets_N.tolist() == [NO_TARGET, 7, 8, 2, NO_TARGET]
+    assert short.positions_N.tolist() == [0, 1, 2, 0, 0]
+    assert short.weights_N.sum() == batch.weights_N.sum()
 
 
 @given(documents, st.integers(2, 30), st.integers(1, 4))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -337,7 +338,7 @@ def test_a_weight_without_gradient_is_refused_at_the_first_step(
 
 
 @pytest.mark.parametrize("general", ["data", "start"])
-def test_sharing_beginnings_changes_no_gradient(
+def test_leaving_out_ends_and_sharing_beginnings_change_no_gradient(
     recipe: Recipe, start: Checkpoint, general: Literal["data", "start"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twins, other documents and anchored ones in one batch: fewer tokens are computed, the gradient is the same."""
@@ -347,13 +348,17 @@ def test_sharing_beginnings_changes_no_gradient(
         for master in trainable.masters.values():
             master.add_(torch.randn_like(master) * 0.01)
     batch = data.batch(0)
-    shared = loop.share_beginnings(batch)
-    assert shared.sees_D and any(shared.branches_D) and len(shared.tokens_N) < len(batch.tokens_N)
+    open_ended = loop.without_ends(batch)
+    shared = loop.share_beginnings(open_ended)
+    assert shared.sees_D and any(shared.branches_D)
+    assert len(shared.tokens_N) < len(open_ended.tokens_N) < len(batch.tokens_N)
     found: list[dict[str, torch.Tensor]] = []
-    for share in (loop.share_beginnings, lambda part: part):
-        monkeypatch.setattr(loop, "share_beginnings", share)
+    whole: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
+    for ends, beginnings, computed in ((loop.without_ends, loop.share_beginnings, shared), (whole, whole, batch)):
+        monkeypatch.setattr(loop, "without_ends", ends)
+        monkeypatch.setattr(loop, "share_beginnings", beginnings)
         trainable.clear_gradients()
-        loop.compute_gradient(trainable, batch, "sft", 1e9)
+        assert loop.compute_gradient(trainable, batch, "sft", 1e9).n_tokens == len(computed.tokens_N)
         found.append({n: m.grad.clone() for n, m in trainable.masters.items() if m.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[1].items():

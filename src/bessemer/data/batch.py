@@ -159,6 +159,22 @@ def part_of_rank(batch: Batch, rank: int, world: int) -> Batch:
     return _take(batch, [d for d, row in enumerate(batch.rows_D) if row % world == rank])
 
 
+def without_ends(batch: Batch) -> Batch:
+    """Without the tokens after a document's last target (what closes an answer): nothing is learned there, and no
+    token sees a later one. A document without any target keeps its first token."""
+    keep_N = np.ones(len(batch.tokens_N), np.bool_)
+    lengths: list[int] = []
+    for span in _spans(batch):
+        targets = np.flatnonzero(batch.targets_N[span] != NO_TARGET)
+        lengths.append(int(targets[-1]) + 1 if len(targets) else 1)
+        keep_N[span.start + lengths[-1] : span.stop] = False
+    return replace(
+        batch,
+        **{name: x[keep_N] for name, x in vars(batch).items() if name.endswith("_N")},
+        lengths_D=tuple(lengths),
+    )
+
+
 def share_beginnings(batch: Batch, smallest: int = 8) -> Batch:
     """Compute once what documents begin with alike; loss and gradients stay what they were.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_beginnings
+from bessemer.data.batch import NO_TARGET, Batch, StageData, divide, share_beginnings, without_ends
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.recipe.schema import Stage
 from bessemer.track.metrics import MetricsFile
@@ -66,11 +66,15 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Gradient:
-    """A step's loss before anything moved. per_source: {source: (sum of its losses in nats, its targets)}."""
+    """A step's loss before anything moved. per_source: {source: (sum of its losses in nats, its targets)}.
+
+    n_tokens: that were computed; fewer than the batch has where documents begin alike or nothing is learned.
+    """
 
     loss: float
     norm: float
     per_source: dict[int, tuple[float, int]]
+    n_tokens: int
     stop: bool = False  # whether any process was asked to stop
 
 
@@ -90,9 +94,10 @@ def compute_gradient(
     """
     world, loss = trainable.world, 0.0
     per_source: dict[int, tuple[float, int]] = {}
-    parts = divide(batch, world.size, micro_tokens)[world.rank]
+    parts = divide(without_ends(batch), world.size, micro_tokens)[world.rank]
     if trainable.loaded.machine.device.type == "cpu":  # a GPU has a kernel for documents as they are
         parts = [share_beginnings(part) for part in parts]
+    n_tokens = sum(len(part.tokens_N) for part in parts)
     for part in parts:
         part_loss, losses_S = trainable.root(OBJECTIVES[objective], trainable, part, z_loss)
         part_loss.backward()
@@ -106,9 +111,10 @@ def compute_gradient(
     if not world.alone:
         known = sorted(set(batch.sources_N.tolist()))
         own = [x for s in known for x in per_source.get(s, (0.0, 0))]
-        loss, stops, *sums = world.total([loss, float(stop), *own])
+        loss, stops, computed, *sums = world.total([loss, float(stop), float(n_tokens), *own])
         per_source, stop = {s: (sums[2 * i], int(sums[2 * i + 1])) for i, s in enumerate(known)}, stops > 0
-    return Gradient(loss, norm, per_source, stop)
+        n_tokens = int(computed)
+    return Gradient(loss, norm, per_source, n_tokens, stop)
 
 
 def train_step(
@@ -278,7 +284,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
                 tokens={name: int((batch.sources_N == s).sum()) for s, name in enumerate(stage.names)},
                 source_loss={stage.names[s]: t / max(1, n) for s, (t, n) in sorted(gradient.per_source.items())},
                 seconds=round(time.perf_counter() - started, 3),
-                flops=flops(trainable, len(batch.tokens_N), sum(n for _, n in gradient.per_source.values())),
+                flops=flops(trainable, gradient.n_tokens, sum(n for _, n in gradient.per_source.values())),
                 memory=peak_memory(),
             )
             stage.estimate(done, time.perf_counter() - started)
