@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from bessemer.data.batch import Batch, StageData
+from bessemer.data.batch import NO_TARGET, Batch, StageData
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint
@@ -19,6 +19,7 @@ from bessemer.train import loop
 from bessemer.train.loop import Hooks, StageRun, train_stage, train_step
 from bessemer.train.optimizers import make_optimizer
 from bessemer.train.schedule import learning_rate
+from bessemer.train.speed import flops
 from bessemer.train.weights import Trainable, Trained, merged, prepare
 from bessemer.train.world import World
 
@@ -363,3 +364,14 @@ def test_leaving_out_ends_and_sharing_beginnings_change_no_gradient(
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[1].items():
         torch.testing.assert_close(found[0][name], gradient, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_share_of_the_peak_counts_only_what_is_computed(recipe: Recipe, start: Checkpoint, tmp_path: Path) -> None:
+    data, trainable = data_of(recipe, start, 1)
+    train_stage(stage_run(recipe, data, tmp_path, 1), trainable, hooks(tmp_path))
+    first = next(e for e in read_metrics(tmp_path / "metrics.jsonl") if e["event"] == "step")
+    batch = data.batch(0)
+    n_computed = len(loop.share_beginnings(loop.without_ends(batch)).tokens_N)
+    n_targets = int((batch.targets_N != NO_TARGET).sum())
+    assert n_computed < len(batch.tokens_N)
+    assert first["flops"] == flops(trainable, n_computed, n_targets)
