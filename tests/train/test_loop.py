@@ -349,10 +349,10 @@ def test_leaving_out_ends_and_sharing_beginnings_change_no_gradient(
         for master in trainable.masters.values():
             master.add_(torch.randn_like(master) * 0.01)
     batch = data.batch(0)
-    open_ended = loop.without_ends(batch)
-    shared = loop.share_beginnings(open_ended)
+    shorter = loop.without_ends(batch)
+    shared = loop.share_beginnings(shorter)
     assert shared.sees_D and any(shared.branches_D)
-    assert len(shared.tokens_N) < len(open_ended.tokens_N) < len(batch.tokens_N)
+    assert len(shared.tokens_N) < len(shorter.tokens_N) < len(batch.tokens_N)
     found: list[dict[str, torch.Tensor]] = []
     whole: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
     for ends, beginnings, computed in ((loop.without_ends, loop.share_beginnings, shared), (whole, whole, batch)):
