@@ -37,9 +37,9 @@ from bessemer.track.screen import Screen
 Row = dict[str, Any]
 START = "smollm2-135m@post"
 READ = 50_000  # tokens of continued pre-training
-FULL = {"twins": 10_000, "named": 3000}  # under computed rules: in the main data set, in those of few labels
+FULL = {"twins": 18_000, "named": 6000}  # under computed rules: in the main data set, in those of few labels
 FEW = {"twins": 2500, "named": 1000}
-PER_COMMENT = 5  # twins of a removed comment, each beside another approved one: the few positives are read again
+PER_COMMENT = 8  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?)
 ARMS: dict[str, tuple[str, bool, bool]] = {
     "expert": ("expert", True, True),
@@ -71,9 +71,8 @@ def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_trai
     tune: Row = {
         "objective": "sft",
         "mixture": {"rules": 1 - sum(old.values()), **old},
-        "lr": 4e-4,
-        "freeze": 0.5,
-        "row_tokens": 512,
+        "lr": 3e-4,
+        "row_tokens": 1024,  # the longest comments under two rules: a few thousand characters
         "rows": 4,
     }
     if replay:

@@ -84,6 +84,13 @@ def test_groups_longer_than_a_row_are_refused_with_numbers() -> None:
     assert "row_tokens: 64" in said
 
 
+def test_of_a_group_longer_than_a_row_only_what_is_too_long_itself_is_dropped_with_its_group() -> None:
+    lengths, groups = np.array([20, 4, 20, 33, 5, 12]), np.array([7, 8, 7, 9, 9, 8])
+    packed = Packer(32, "drop").pack(lengths, groups)
+    assert held(packed) == {0: [(0, 20)], 1: [(0, 4)], 2: [(0, 20)], 5: [(0, 12)]}
+    assert (packed.counts.dropped, packed.counts.lost) == (2, 38)  # 33 and its twin
+
+
 def test_rows_are_the_same_every_time_and_differ_by_seed(tmp_path: Path) -> None:
     lengths = np.arange(1, 200) % 57 + 1
     one, again, other = (Packer(64, "split", seed).pack(lengths) for seed in (1, 1, 2))

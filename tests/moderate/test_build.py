@@ -17,7 +17,17 @@ from bessemer.data.rule_families import families
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.moderate.blind import Blind, blind_baselines
-from bessemer.moderate.build import Built, Key, _alternating, _computed, _logged, _refuse_leaks, build
+from bessemer.moderate.build import (
+    TOGETHER,
+    Built,
+    Key,
+    _all_twins,
+    _alternating,
+    _computed,
+    _logged,
+    _refuse_leaks,
+    build,
+)
 from bessemer.moderate.logs import _case
 from bessemer.moderate.pool import Pooled, _complete
 from bessemer.recipe.load import load
@@ -52,7 +62,7 @@ def test_every_comment_has_both_answers_and_every_rule_too(tmp_path: Path) -> No
     for name in SPLITS:
         groups: dict[str, list[Item]] = defaultdict(list)
         for item in parts[name]:
-            groups[item.group].append(item)
+            groups[item.id.rpartition(":")[0]].append(item)
         for twins in groups.values():
             assert sorted(i.messages[-1].content for i in twins) == ["no", "yes"]
             assert len({comment_of(i) for i in twins}) == 1 and len({rule_of(i) for i in twins}) == 2
@@ -67,12 +77,22 @@ def test_every_comment_has_both_answers_and_every_rule_too(tmp_path: Path) -> No
     assert set(RULES.values()) <= {i.meta["rule"] for i in parts["train"]}
 
 
-def test_a_community_with_one_rule_gets_as_many_kept_cases_as_broken_ones() -> None:
-    """Only approved comments keep such a rule, so they are not limited to their share beside removed ones."""
-    rule: Key = ("mill", "no-slag")
+def test_in_training_twins_of_one_comment_share_a_row_elsewhere_each_is_measured_alone(tmp_path: Path) -> None:
+    _, parts = made(write_recipe(tmp_path), "per_comment=5")
+    for name in SPLITS:
+        groups: dict[str, list[Item]] = defaultdict(list)
+        for item in parts[name]:
+            groups[item.group].append(item)
+        assert {len({i.meta["comment"] for i in own}) for own in groups.values()} == {1}
+        assert {len(own) for own in groups.values()} == ({2, 2 * TOGETHER} if name == "train" else {2})
+        assert len(set(groups)) * 2 == len(parts[name]) or name == "train"
+
+
+def comments_under(rule: Key) -> list[Pooled]:
+    """20 that break it and 180 that keep it, and no other rule."""
 
     def comment(i: int) -> Pooled:
-        text = f"{'slag' if i < 20 else 'wool'} and nothing else, number {i}!"
+        text = f"{'slag' if i < 20 else 'wool'} and nothing else, number {i}{'!?'[i % 2]}"
         mine: dict[str, set[Key]] = {"broken": {rule}} if i < 20 else {"kept": {rule}}
         return Pooled(
             str(i),
@@ -84,12 +104,27 @@ def test_a_community_with_one_rule_gets_as_many_kept_cases_as_broken_ones() -> N
             mine.get("kept", set()),
         )
 
-    comments = [comment(i) for i in range(200)]
-    recipe = ModerationRecipe.model_validate(
-        {"name": "mill", "logs": {"mill": {"from": "log.jsonl"}}, "per_comment": 3}
-    )
+    return [comment(i) for i in range(200)]
+
+
+def test_what_is_held_out_does_not_depend_on_how_often_a_removal_is_taught() -> None:
+    comments = comments_under(("mill", "no-slag"))
+
+    def twins(per_comment: int, *, taught: bool) -> list[Any]:
+        values = {"name": "mill", "logs": {"mill": {"from": "log.jsonl"}}, "per_comment": per_comment}
+        recipe = ModerationRecipe.model_validate(values)
+        return _all_twins(comments, ["exclamation", "questions"], recipe, 20, random.Random(1), taught=taught)
+
+    assert twins(1, taught=False) == twins(9, taught=False)
+    assert 0 < len(twins(1, taught=True)) < len(twins(9, taught=True))
+
+
+def test_a_community_with_one_rule_gets_as_many_kept_cases_as_broken_ones() -> None:
+    """Only approved comments keep such a rule, so they are not limited to their share beside removed ones."""
+    rule: Key = ("mill", "no-slag")
+    comments = comments_under(rule)
     yes, no = Counter[Key](), Counter[Key]()
-    twins = list(_logged(comments, ["exclamation", "questions"], recipe, random.Random(1), yes, no))
+    twins = list(_logged(comments, ["exclamation", "questions"], 3, random.Random(1), yes, no))
     assert yes[rule] == no[rule] == 60
     assert Counter(key for _, key, _ in twins) == yes and Counter(key for _, _, key in twins) == no
     approved = [c.id for c, _, kept in twins if kept == rule]

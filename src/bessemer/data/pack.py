@@ -104,7 +104,8 @@ class Packer:
     """row_tokens: length of a row. long: what happens to an item longer than a row. seed: the items' order.
 
     split: cut into full rows and a rest, nothing is lost. drop: left out. truncate: its end is cut off.
-    fail: an error. Dropped and truncated items are counted.
+    fail: an error. Dropped and truncated items are counted. A group longer than a row is taken apart; with `drop`
+    it goes as a whole where one of its items is too long.
     """
 
     row_tokens: int = 512
@@ -168,7 +169,7 @@ class Packer:
         """What of a group is left to place by best fit. Full rows of split items go to `maker` at once."""
         if sum(n for _, n in members) <= self.row_tokens:
             return [[(i, 0, n) for i, n in members]] if members else []
-        if self.long == "drop":
+        if self.long == "drop" and max(n for _, n in members) > self.row_tokens:
             tally["dropped"] += len(members)
             tally["lost"] += sum(n for _, n in members)
             return []

@@ -25,6 +25,8 @@ from bessemer.track.screen import Screen
 
 TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
 APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
+PER_HELD_OUT = 5  # twins of a removed comment outside training, where no setting of training changes the questions
+TOGETHER = 2  # twins of a comment in one row of training, where what they begin with is computed once
 SHAPES = 3  # in training: times as many twins for a rule about marks, counts or shape as for one about words
 Key = tuple[str, str]  # (community, rule); of a computed rule ("", family)
 Twin = tuple[Pooled, Key, Key]  # the broken and the kept rule
@@ -163,7 +165,8 @@ def _all_twins(
     """Those of the log, then computed ones that even out the computed rules; every rule balanced."""
     yes: Counter[Key] = Counter()
     no: Counter[Key] = Counter()
-    twins = list(_logged(comments, trained, recipe, rng, yes, no))
+    per_comment = recipe.per_comment if taught else PER_HELD_OUT
+    twins = list(_logged(comments, trained, per_comment, rng, yes, no))
     twins += _computed(comments, trained, recipe, n_computed, rng, yes, no, taught=taught)
     return balance(twins, TOLERANCE)
 
@@ -171,7 +174,7 @@ def _all_twins(
 def _logged(
     comments: Sequence[Pooled],
     trained: Sequence[str],
-    recipe: ModerationRecipe,
+    per_comment: int,
     rng: random.Random,
     yes: Counter[Key],
     no: Counter[Key],
@@ -182,7 +185,7 @@ def _logged(
     rng.shuffle(labelled)
     removed: list[tuple[Pooled, Key]] = []
     for comment in labelled:
-        for _ in range(recipe.per_comment if comment.broken else 0):
+        for _ in range(per_comment if comment.broken else 0):
             rule = min(sorted(comment.broken), key=lambda r: yes[r])
             yes[rule] += 1
             removed.append((comment, rule))
@@ -295,7 +298,8 @@ def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> 
     items: list[Item] = []
     for comment, break_it, keep_it in twins:
         seen[comment.id] += 1
-        group = f"{side}:{comment.id}:{seen[comment.id]}"
+        twin = f"{side}:{comment.id}:{seen[comment.id]}"
+        group = f"{side}:{comment.id}:{-(-seen[comment.id] // TOGETHER)}" if side == "train" else twin
         for key, broken in ((break_it, True), (keep_it, False)):
             rule = word(key, rng)
             meta = {"rule": key[1], "truth": "log" if key[0] else "code", "comment": comment.id}
@@ -303,7 +307,7 @@ def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> 
             meta |= {"asked": "\n".join(rule.lines()), "text": comment.text}
             answer = "yes" if broken else "no"
             items.append(
-                Item(f"{group}:{answer}", messages=example(comment.comment, rule, broken), group=group, meta=meta)
+                Item(f"{twin}:{answer}", messages=example(comment.comment, rule, broken), group=group, meta=meta)
             )
     return items
 

@@ -87,7 +87,7 @@ class ModerationRecipe(Strict):
         True, description="A comment that was removed for one rule keeps the others of its community"
     )
     per_comment: Annotated[int, Field(ge=1, le=10)] = Field(
-        2, description="Twins of a removed comment, each with another kept rule"
+        2, description="For training: twins of a removed comment, each with another kept rule"
     )
     mixed: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="Share of the log's comments that also stand under two computed rules"
