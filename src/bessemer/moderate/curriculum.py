@@ -50,14 +50,17 @@ def margins_of(judge: Judge, groups: Sequence[Sequence[Item]], progress: Progres
 
 
 def order_parts(judge: Judge, items: Sequence[Item], n: int, progress: Progress | None = None) -> list[Part]:
-    """`n` parts of equal size, the easiest first; twins stay together. Raises BessemerError for too few items."""
+    """`n` parts of equally many groups, the easiest first; what shares a group stays together.
+
+    Raises BessemerError for too few items.
+    """
     grouped: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         grouped[item.cluster].append(item)
     groups = list(grouped.values())
     if not 2 <= n <= len(groups):
         raise BessemerError(
-            f"{len(groups)} twins do not make {n} parts", where="--parts", fix="from 2 to the number of twins"
+            f"{len(groups)} groups of twins do not make {n} parts", where="--parts", fix="from 2 to their number"
         )
     margins = margins_of(judge, groups, progress)
     order = sorted(range(len(groups)), key=lambda g: (-margins[g], g))
@@ -78,7 +81,7 @@ def make_curriculum(
         parts = order_parts(judge, items, n, progress)
         report = {
             p.name: {
-                "twins": len(p.margins),
+                "twins": len(p.items) // 2,
                 "margin": [round(x, 3) for x in (max(p.margins), float(np.median(p.margins)), min(p.margins))],
             }
             for p in parts
