@@ -52,6 +52,23 @@ def test_weights_sum_to_the_loss_weights_however_the_batch_is_divided(
     assert largest <= max_tokens + max(batch.lengths_D)
 
 
+@given(st.lists(st.tuples(st.integers(2, 12), st.integers(1, 4), st.integers(1, 4)), min_size=4, max_size=20))
+def test_twins_are_not_parted_so_that_a_divided_step_still_shares_their_beginnings(
+    made: list[tuple[int, int, int]],
+) -> None:
+    """made: tokens of a comment, questions about it, tokens of each."""
+    rows = [
+        (0, tuple(segment([1000 * r + i for i in range(n)] + [100 * q + 50] * own, [False] * (n + own - 1) + [True])
+                  for q in range(questions)))
+        for r, (n, questions, own) in enumerate(made)
+    ]  # fmt: skip
+    batch = build_batch(rows, ["a"], {})
+    parts = [p for parts in divide(batch, 2, 64) for p in parts]
+    for row, (n, questions, own) in enumerate(made):
+        if n >= own + 2 and questions * (n + own) <= len(batch.tokens_N) // len(parts) // 4:
+            assert len([p for p in parts if row in p.rows_D and p.weights_N.any()]) == 1
+
+
 @given(documents, st.integers(1, 5))
 def test_ranks_share_the_rows_of_a_step_and_its_weights(made: list[tuple[int, int]], world: int) -> None:
     rows = [

@@ -263,19 +263,39 @@ def _shared(batch: Batch, own: slice, other: slice) -> int:
 def divide(batch: Batch, world: int, max_tokens: int) -> list[list[Batch]]:
     """A step's documents for each of `world` processes, in equally many parts of at most about `max_tokens` tokens.
 
-    Documents stay whole and in their order; the weights stay, so the losses of all parts add up to the step's. Where
-    there are too few documents, a part is the shortest one with nothing to predict. [world][parts]
+    Documents stay whole and in their order, and neighbours that begin alike stay together; the weights stay, so the
+    losses of all parts add up to the step's. Where there are too few documents, a part is the shortest one with nothing
+    to predict. [world][parts]
     """
     n_parts = -(-len(batch.tokens_N) // (world * max_tokens)) * world
     if n_parts == 1:
         return [[batch]]
     loads, members = [0] * n_parts, [list[int]() for _ in range(n_parts)]
-    for d in sorted(range(len(batch.lengths_D)), key=lambda d: (-batch.lengths_D[d], d)):  # the longest first
+    units = [(sum(batch.lengths_D[d] for d in own), own) for own in _alike(batch, len(batch.tokens_N) // n_parts // 4)]
+    for size, own in sorted(units, key=lambda unit: (-unit[0], unit[1])):  # the longest first
         lightest = loads.index(min(loads))
-        loads[lightest] += batch.lengths_D[d]
-        members[lightest].append(d)
+        loads[lightest] += size
+        members[lightest] += own
     parts = [_take(batch, sorted(m)) if m else _idle(batch) for m in members]
     return [parts[rank::world] for rank in range(world)]
+
+
+def _alike(batch: Batch, most: int) -> list[list[int]]:
+    """Neighbours of a row whose beginnings, half of them or more, are the same (twins), in runs of `most` tokens."""
+    spans = _spans(batch)
+    runs: list[list[int]] = []
+    size = 0
+    for d, span in enumerate(spans):
+        length = batch.lengths_D[d]
+        before = runs[-1][-1] if runs else d
+        near = bool(runs) and batch.rows_D[before] == batch.rows_D[d] and size + length <= most
+        if near and 2 * _shared(batch, span, spans[before]) >= min(length, batch.lengths_D[before]):
+            runs[-1].append(d)
+            size += length
+        else:
+            runs.append([d])
+            size = length
+    return runs
 
 
 def _take(batch: Batch, documents: Sequence[int]) -> Batch:
