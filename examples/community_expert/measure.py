@@ -376,13 +376,17 @@ def changes(before: Row, after: Row) -> dict[str, Difference]:
 
 def questions_digest(data: Path, out: Path, tests: str) -> str:
     """sha256 over everything that an arm is asked, with the right answers, and what the classifiers learn from."""
-    files = [f"{t}-{s}.jsonl" for t in prepare.TASKS for s in ("train", "development", "test")]
-    files += ["unseen.jsonl", *(f"{n}.jsonl" for n in OLD)]
-    held = [sha256_file(out / "data" / name) for name in files]
+    held = [tasks_digest(out), *(sha256_file(out / "data" / f"{name}.jsonl") for name in ("unseen", *OLD))]
     asked = [digest_items(list(Source(f"dataset:{tests}/{side}", "chat"))) for side in TWINS]
     every = [*policies().values(), load_policy(str(prepare.POLICIES / "unseen.yaml")), citing()]
     cite = [c["text"] for c in cite_comments(data)]
     return sha256_text(canonical_json([*held, *asked, *(p.digest for p in every), *cite]))
+
+
+def tasks_digest(out: Path) -> str:
+    """sha256 over what classifiers and encoders of their own learn from and are asked: no twins."""
+    names = [f"{task}-{side}.jsonl" for task in prepare.TASKS for side in ("train", "development", "test")]
+    return sha256_text(canonical_json([sha256_file(out / "data" / name) for name in names]))
 
 
 def write_arm(path: Path, arm: Row) -> None:

@@ -141,9 +141,10 @@ def main() -> None:
     prepare.prepare(data, out)
     expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
     tests = expert.prepared.reference
-    questions = measure.questions_digest(data, out, tests)
+    questions = dict.fromkeys([*UNTUNED, *ARMS], measure.questions_digest(data, out, tests))
+    questions["encoder"] = measure.tasks_digest(out)
     wanted = [(arm, seed, arm if arm in UNTUNED else f"{arm}-{seed}") for arm, seed in order(options)]
-    known = {name: arm for *_, name in wanted if (arm := elsewhere(options.answers, name, questions))}
+    known = {name: arm for of, _, name in wanted if (arm := elsewhere(options.answers, name, questions[of]))}
     asked_of: dict[str, list[Row]] = {}
     for arm, seed, name in wanted:
         if name not in known:
@@ -152,9 +153,9 @@ def main() -> None:
                 reference = build_data(data, out, dataset, tests).prepared.reference
                 train(recipe(out, name, seed, reference, tests, pre_training, replay))
             known[name] = (
-                {"name": name, "questions": questions, **encoder.answers(out, questions, seed)}
+                {"name": name, "questions": questions[arm], **encoder.answers(out, questions[arm], seed)}
                 if arm == "encoder"
-                else ask(name, data, out, tests, questions)
+                else ask(name, data, out, tests, questions[arm])
             )
             measure.write_arm(out / "arms" / f"{name}.json.gz", known[name])
         asked_of.setdefault(arm, []).append(known[name])

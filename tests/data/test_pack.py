@@ -75,13 +75,14 @@ def test_best_fit_fills_rows() -> None:
     assert Packer(512).pack(lengths).fill > 0.99
 
 
-def test_groups_longer_than_a_row_are_refused_with_numbers() -> None:
-    lengths, groups = np.array([20, 4, 20, 33]), np.array([7, 8, 7, 9])
+def test_items_longer_than_a_row_are_refused_with_numbers_not_groups_of_short_ones() -> None:
+    lengths, groups = np.array([20, 4, 20, 33, 40]), np.array([7, 8, 7, 9, 9])
     with pytest.raises(BessemerError) as caught:
         Packer(32, "fail").pack(lengths, groups, where="sources.chats", id_of=lambda i: f"file:{i}")
     said = str(caught.value)
-    assert "sources.chats: 2 of 3 items" in said and "the longest has 40; the first is file:0" in said
+    assert "sources.chats: 2 of 5 items" in said and "the longest has 40; the first is file:3" in said
     assert "row_tokens: 64" in said
+    assert held(Packer(32, "fail").pack(lengths[:3], groups[:3])) == {i: [(0, int(lengths[i]))] for i in range(3)}
 
 
 def test_of_a_group_longer_than_a_row_only_what_is_too_long_itself_is_dropped_with_its_group() -> None:

@@ -24,11 +24,13 @@ from bessemer.moderate.build import (
     _all_twins,
     _alternating,
     _computed,
+    _ingredients,
     _logged,
     _refuse_leaks,
     build,
 )
 from bessemer.moderate.logs import _case
+from bessemer.moderate.policy import policy_of
 from bessemer.moderate.pool import Pooled, _complete
 from bessemer.recipe.load import load
 from bessemer.recipe.moderation_recipe import Log, ModerationRecipe
@@ -129,6 +131,22 @@ def test_a_community_with_one_rule_gets_as_many_kept_cases_as_broken_ones() -> N
     assert Counter(key for _, key, _ in twins) == yes and Counter(key for _, _, key in twins) == no
     approved = [c.id for c, _, kept in twins if kept == rule]
     assert len(set(approved)) == 60  # each once
+
+
+@pytest.mark.parametrize("column", ["appeal", "rule", "time"])
+def test_a_column_that_no_row_has_is_an_error(tmp_path: Path, column: str) -> None:
+    with pytest.raises(
+        BessemerError, match="logs.log.columns: no row has a column 'slip'\n  fix: they have id, community"
+    ):
+        made(write_recipe(tmp_path), f"logs.log.columns.{column}=slip")
+
+
+def test_another_name_of_a_policy_makes_another_data_set(tmp_path: Path) -> None:
+    """Where a policy names no community, its name says whose rules it words."""
+    recipe = load(ModerationRecipe, write_recipe(tmp_path))
+    rules = [{"id": "a", "text": "Be kind."}]
+    one, other = (_ingredients(recipe, [], [policy_of({"name": n, "rules": rules})]) for n in ("board", "forum"))
+    assert one != other
 
 
 def test_answers_are_true(tmp_path: Path) -> None:
@@ -259,6 +277,8 @@ def test_by_time_the_latest_comments_are_held_out(tmp_path: Path) -> None:
     with pytest.raises(BessemerError, match="no time"):
         made(write_recipe(tmp_path), "split.by=time", "logs.log.columns.time=when")
     assert built.prepared.new
+    with pytest.raises(BessemerError, match="split.by: no row has a time"):
+        made(write_recipe(tmp_path), "split.by=time", "logs={}")
 
 
 def test_a_community_that_is_held_out(tmp_path: Path) -> None:

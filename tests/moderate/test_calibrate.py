@@ -62,6 +62,18 @@ def test_a_scale_stays_finite() -> None:
     assert Scale(1e-3).score(-1e6) == 0.0 and Scale(1e-3).score(1e6) == 1.0
 
 
+@pytest.mark.parametrize(("broken_at", "kept_at", "share"), [(2.0, 4.0, 0.04), (6.0, 6.0, 0.1), (-3.0, 3.0, 0.3)])
+def test_of_a_rule_that_is_unknown_or_read_the_wrong_way_round_scores_are_its_share(
+    broken_at: float, kept_at: float, share: float
+) -> None:
+    """A bias found beside a slope that is then cut says something else."""
+    rng = np.random.default_rng(0)
+    broken = rng.random(600) < share
+    odds = np.where(broken, rng.normal(broken_at, 1, 600), rng.normal(kept_at, 1, 600))
+    scale = fit_scale(odds, broken)
+    assert np.mean([scale.score(x) for x in odds.tolist()]) == pytest.approx(broken.mean(), abs=0.01)
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=80), st.sampled_from([0.6, 0.8, 0.9, 0.95]))
 @example([(1.0, False)] * 3 + [(1.0, True)] * 6 + [(5e-324, False), (0.0, False)], 0.6)  # neighbours
 def test_a_threshold_reaches_the_precision_and_no_smaller_one_does(

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from bessemer.data.moderation import Comment, ask, clean
+from bessemer.data import moderation
+from bessemer.data.moderation import MAX_CHARACTERS, MAX_CONTEXT, Comment, ask, clean
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
 from bessemer.infer.score import option_logprobs
@@ -61,6 +62,24 @@ def test_too_long(judge: Judge, policy: Policy) -> None:
     with pytest.raises(BessemerError, match="at most 10 are judged under 100 rules"):
         judge.prepare(Comment("x" * 5000), many)
     assert len(judge.prepare(Comment("x" * 2000), many).pieces) <= 10
+
+
+def test_a_huge_title_is_cut_before_it_is_read_under_every_rule(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[int] = []
+    monkeypatch.setattr(moderation, "clean", lambda text: cleaned.append(len(text)) or clean(text))
+    many = Policy(name="p", rules=[Rule(id=f"r{i}", text="Be kind.") for i in range(100)])
+    huge = "é" * 1_000_000
+    question = judge.prepare(Comment("hello", title=huge, parent=huge, community=huge), many)
+    assert max(cleaned) <= MAX_CHARACTERS and sum(n > MAX_CONTEXT for n in cleaned) == 3
+    short = Comment("hello", *("é" * MAX_CONTEXT for _ in range(3)))
+    assert question == judge.prepare(short, many)
+
+
+def test_of_a_policy_that_is_refused_nothing_is_kept_but_a_number(judge: Judge) -> None:
+    policy = Policy(name="big", rules=[Rule(id="long", text="Be kind.", includes=[words(600)] * 4)])
+    with pytest.raises(BessemerError, match="without the comment's text"):
+        judge.check(policy)
+    assert judge._longest[policy.digest] == 0
 
 
 def test_a_rule_longer_than_the_context(judge: Judge) -> None:

@@ -83,6 +83,10 @@ def test_stored_versions_never_change(policy: Policy, tmp_path: Path) -> None:
     assert load_policy("steel-talk@2") == policy
     (tmp_path / "p.md").write_text(MARKDOWN)
     assert load_policy(tmp_path / "p.md") == policy
+    store(parse_policy(YAML.replace("version: 2", "version: '10.1'"), where="p"))
+    assert load_policy("steel-talk@10.1").version == "10.1"
+    with pytest.raises(BessemerError, match="cannot be read"):
+        load_policy("absent.yaml")
 
 
 def test_a_stored_file_that_was_changed_is_refused(policy: Policy) -> None:

@@ -115,6 +115,14 @@ def test_a_comment_with_two_answers_for_one_rule_is_refused(policy: Policy, tmp_
         read_rows(str(path), policy)
 
 
+def test_a_column_that_no_comment_has_is_an_error(policy: Policy, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"body": "a b", "id": "1"}\n{"body": "c", "reply": "x"}\n')
+    assert [r.comment.parent for r in read_rows(str(path), policy, {"text": "body", "parent": "reply"})] == ["", "x"]
+    with pytest.raises(BessemerError, match="no row has a column 'replies'\n  fix: they have body, id, reply"):
+        read_rows(str(path), policy, {"text": "body", "parent": "replies"})
+
+
 def test_a_spreadsheet_computes_nothing(policy: Policy, tmp_path: Path) -> None:
     write_questions(tmp_path / "q.csv", asked(policy), "d")
     with (tmp_path / "q.csv").open(newline="") as file:

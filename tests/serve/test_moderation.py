@@ -158,6 +158,8 @@ def test_no_policy_at_all(http: httpx2.Client) -> None:
         ({"text": 5}, "invalid_value"),
         ({"txet": "x"}, "invalid_value"),
         ([{"type": "image_url", "image_url": {"url": "x"}}], "invalid_value"),
+        ([{"type": "text", "text": "hi", "parent": "a question"}], "invalid_value"),
+        ([{"type": "text", "text": 1}], "invalid_value"),
     ],
 )
 def test_bad_comments_alone(desk: Running, text: Any, code: str) -> None:

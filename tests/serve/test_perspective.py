@@ -76,6 +76,16 @@ def test_half_a_surrogate_pair_is_refused(desk: Running) -> None:
             assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
 
 
+def test_nulls_count_as_absent(desk: Running) -> None:
+    with desk.http() as http:
+        asked = body() | {"requestedAttributes": {"TOXICITY": {"scoreThreshold": None}}}
+        plain, nulls = (http.post(ANALYZE, json=x) for x in (body(), asked | {"context": None, "languages": None}))
+        assert (plain.status_code, nulls.status_code) == (200, 200)
+        assert plain.json()["attributeScores"] == nulls.json()["attributeScores"]
+        assert http.post(ANALYZE, json=body() | {"colour": None}).status_code == 200
+        assert http.post(ANALYZE, json=body() | {"colour": "red"}).status_code == 400
+
+
 def test_context_is_read(desk: Running) -> None:
     contexts: list[Any] = [
         None,

@@ -183,9 +183,9 @@ def _calibrate(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool
     ]
     columns = ["rule", "broken", "scale", "threshold", "wanted", "precision", "recall", "acted on", "unsure"]
     print_table(f"{policy.reference} on {judge.loaded.digest[:12]}, held-out numbers", columns, table, right=[3, 4])
-    for name, rule in found.facts["rules"].items():
-        if "why" in rule:
-            print(f"{name} only queues: {rule['why']}")
+    for rule in policy.rules:
+        if why := found.facts["rules"][rule.id].get("why"):
+            print(f"{rule.id} {'acts on nothing' if rule.action == 'flag' else 'only queues'}: {why}")
     print("of all comments: " + ", ".join(f"{o} {_percent(v)}" for o, v in found.facts["volumes"].items()))
     print(f"kept in {path}")
     return False

@@ -62,10 +62,19 @@ def ask(comment: str | Comment, rule: str | RuleText) -> tuple[Message, ...]:
     comment = Comment(comment) if isinstance(comment, str) else comment
     rule = RuleText(rule) if isinstance(rule, str) else rule
     about = (("Community", comment.community), ("Title", comment.title), ("Reply to", comment.parent))
-    lines = [f"{name}: {clean(text)[:MAX_CONTEXT]}" for name, text in about if text.strip()]
+    lines = [f"{name}: {_context(text)}" for name, text in about if text.strip()]
     return Message("system", SYSTEM), Message(
         "user", "\n".join([*lines, f"Comment: {clean(comment.text)}", *rule.lines()])
     )
+
+
+def shorten(comment: Comment) -> Comment:
+    """With no more of title, parent and community than is read, cleaned, so that many prompts clean little."""
+    return Comment(comment.text, *(_context(text) for text in (comment.title, comment.parent, comment.community)))
+
+
+def _context(text: str) -> str:
+    return clean(text[:MAX_CHARACTERS])[:MAX_CONTEXT]
 
 
 def example(comment: str | Comment, rule: str | RuleText, broken: bool) -> tuple[Message, ...]:

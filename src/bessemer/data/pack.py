@@ -2,7 +2,7 @@
 
 A row is a list of segments, each a part of one item, that never see each other. Items are placed by best fit,
 longest first: into the fullest row that still has room (Ding et al., "Fewer Truncations Improve Language
-Modeling", arXiv 2404.10830). Items of one group (twins) lie in one row.
+Modeling", arXiv 2404.10830). Items of one group (twins) lie in one row, where one can hold them.
 
     >>> import numpy as np
     >>> packed = Packer(row_tokens=8).pack(np.array([5, 3, 12, 4]))
@@ -131,7 +131,7 @@ class Packer:
         """
         by_group, first = _by_group(len(lengths), groups)
         if self.long == "fail":
-            self._refuse_long(lengths[by_group], first, where, lambda at: id_of(int(by_group[at])))
+            self._refuse_long(lengths, where, id_of)
         maker = _Rows(self.row_tokens)
         tally = {"split": 0, "truncated": 0, "dropped": 0, "lost": 0}
         order = shuffled(len(first) - 1, self.seed)
@@ -152,15 +152,12 @@ class Packer:
         arrays = (np.array(x, np.int64) for x in (maker.ends, maker.items, maker.starts, maker.lengths))
         return Packed(self.row_tokens, Counts(len(lengths), placed, **tally), *arrays)
 
-    def _refuse_long(
-        self, lengths: NDArray[Any], first: NDArray[np.int64], where: str, id_of: Callable[[int], str]
-    ) -> None:
-        sizes = np.diff(np.concatenate([[0], np.cumsum(lengths)])[first])
-        if (too_long := np.flatnonzero(sizes > self.row_tokens)).size:
-            longest = int(sizes.max())
+    def _refuse_long(self, lengths: NDArray[Any], where: str, id_of: Callable[[int], str]) -> None:
+        if (too_long := np.flatnonzero(lengths > self.row_tokens)).size:
+            longest = int(lengths.max())
             raise BessemerError(
-                f"{len(too_long)} of {len(sizes)} items (with those of their group) are longer than a row of "
-                f"{self.row_tokens} tokens; the longest has {longest}; the first is {id_of(int(first[too_long[0]]))}",
+                f"{len(too_long)} of {len(lengths)} items are longer than a row of {self.row_tokens} tokens; "
+                f"the longest has {longest}; the first is {id_of(int(too_long[0]))}",
                 where=where,
                 fix=f"row_tokens: {1 << (longest - 1).bit_length()} or more, or `long:` drop or truncate",
             )

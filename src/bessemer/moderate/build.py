@@ -23,6 +23,7 @@ from bessemer.moderate.pool import SIDES, Pooled, pool
 from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.track.screen import Screen
 
+BUILD = 2  # raised when the same ingredients give other twins than before
 TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
 APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
 PER_HELD_OUT = 5  # twins of a removed comment outside training, where no setting of training changes the questions
@@ -96,9 +97,10 @@ def _ingredients(recipe: ModerationRecipe, cases: Sequence[Case], policies: Sequ
     settings = recipe.model_dump(mode="json", exclude={"name", "logs", "comments", "policies"})
     return {
         "sources": {"cases": sha256_text(canonical_json([repr(c) for c in cases]))},
-        "policies": [p.digest for p in policies],
+        "policies": [(p.community or p.name, p.digest) for p in policies],
         "settings": settings,
-        "families": sha256_file(FILE),
+        "families": [sha256_file(FILE), sha256_file(FILE.with_suffix(".py"))],
+        "build": BUILD,
         "form": digest_items([Item("form", messages=example("comment", "rule", True))]),
     }
 

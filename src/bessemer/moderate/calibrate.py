@@ -172,7 +172,19 @@ def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Sca
         slope, bias = slope - size * float(step[0]), bias - size * float(step[1])
         if np.abs(size * step).max() < 1e-9:
             break
-    return Scale(1 / max(slope, SMALLEST_SLOPE), bias)
+    if slope < SMALLEST_SLOPE:  # a bias belongs to its slope
+        slope, bias = SMALLEST_SLOPE, _fit_bias(SMALLEST_SLOPE * odds, target, pull)
+    return Scale(1 / slope, bias)
+
+
+def _fit_bias(odds: Floats, target: Floats, pull: float) -> float:
+    """Where the gradient of the same penalised loss is 0; it rises with the bias, so halving finds it."""
+    low, high = -50.0, 50.0
+    while high - low > 1e-9:
+        bias = (low + high) / 2
+        gradient = float((1 / (1 + np.exp(-np.clip(odds + bias, -500, 500))) - target).sum() + pull * bias)
+        low, high = (low, bias) if gradient > 0 else (bias, high)
+    return (low + high) / 2
 
 
 def pick_threshold(

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean
+from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean, shorten
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
 from bessemer.infer.model import Loaded
 from bessemer.infer.score import Progress, branch_odds, option_ids
-from bessemer.moderate.policy import Policy, Rule
+from bessemer.moderate.policy import Policy
 
 PIECE_TOKENS = 512
 SMALLEST_ROOM = 64  # tokens that must be left for the comment
@@ -51,7 +51,7 @@ class Judge:
         self.loaded = loaded
         yes, no = option_ids(loaded, ANSWERS)
         self.options = (yes, no)
-        self._longest: dict[str, Rule] = {}  # by policy
+        self._longest: dict[str, int] = {}  # place of the longest rule, by policy
 
     def check(self, policy: Policy) -> None:
         """Raises BessemerError naming the first rule that leaves the model no room to read a comment."""
@@ -63,7 +63,7 @@ class Judge:
         Raises CommentError when the comment has no text or is too long.
         """
         _need_short(comment.text)
-        comment = replace(comment, community=comment.community or policy.community)
+        comment = shorten(replace(comment, community=comment.community or policy.community))
         text = clean(comment.text)
         _need_short(text)  # one character may stand for many
         if not text:
@@ -95,8 +95,8 @@ class Judge:
             if len(self._longest) >= KNOWN_POLICIES:
                 self._longest.clear()
             sizes = [len(self._ids(Comment("x"), rule.read)) for rule in policy.rules]
-            self._longest[policy.digest] = policy.rules[max(range(len(sizes)), key=sizes.__getitem__)]
-        longest, limit = self._longest[policy.digest], max_positions(self.loaded)
+            self._longest[policy.digest] = max(range(len(sizes)), key=sizes.__getitem__)
+        longest, limit = policy.rules[self._longest[policy.digest]], max_positions(self.loaded)
         used = len(self._ids(replace(comment, text="x"), longest.read))
         if used + SMALLEST_ROOM > limit:
             raise BessemerError(

@@ -10,7 +10,7 @@ from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, comment_of
 from bessemer.data.open import list_files, open_file, reading
 from bessemer.errors import BessemerError
-from bessemer.moderate.logs import APPROVED, REMOVED
+from bessemer.moderate.logs import APPROVED, REMOVED, Renamed
 from bessemer.moderate.policy import Policy
 
 
@@ -41,13 +41,14 @@ def read_rows(
 
 
 def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool) -> Iterator[Row]:
+    renamed = Renamed(columns)
     for file in list_files(address):
         with reading(file), open_file(file) as stream:
             for row in rows(file.name, stream):
                 place = f"{file.name}:{row.number}"
                 if isinstance(row, BadRow):
                     raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
-                values = {**row.values, **{ours: row.values.get(theirs) for ours, theirs in columns.items()}}
+                values = renamed.read(row.values)
                 if not isinstance(values.get("text"), str):
                     raise BessemerError(
                         f"the row has no text; its columns are {', '.join(map(repr, row.values))}",
@@ -63,6 +64,8 @@ def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool
                 identity = values.get("id")
                 name = place if identity in (None, "") else str(identity)
                 yield Row(name, comment_of(values), labels, _removed(values), str(values.get("group") or name))
+    if renamed.known:
+        renamed.refuse_absent(address)
 
 
 def _merged(rows: Iterator[Row], address: str) -> list[Row]:

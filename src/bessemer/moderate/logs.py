@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bessemer.data.curate.split import parse_time
@@ -44,15 +44,36 @@ class Case:
     group: str = ""
 
 
+@dataclass
+class Renamed:
+    """Rows under our names for their columns. A name that no row has is a slip: its values would all be missing."""
+
+    columns: Mapping[str, str]  # our name -> the file's
+    known: dict[str, None] = field(default_factory=dict[str, None])  # the file's, in their order
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if self.columns and not row.keys() <= self.known.keys():
+            self.known |= dict.fromkeys(row)
+        return {**row, **{ours: row.get(theirs) for ours, theirs in self.columns.items()}}
+
+    def refuse_absent(self, where: str) -> None:
+        """Raises BessemerError for a column that stood in no row read."""
+        absent = [name for name in self.columns.values() if name not in self.known]
+        if absent:
+            raise BessemerError(
+                f"no row has a column {absent[0]!r}", where=where, fix=f"they have {', '.join([*self.known][:20])}"
+            )
+
+
 def read_cases(name: str, source: Log | Comments, skipped: Counter[str], *, needs_time: bool = False) -> Iterator[Case]:
     """Rows that say nothing usable are counted in `skipped`, by reason.
 
     Raises BessemerError with file and line for a row that cannot be read, an action or an outcome that is unknown, or
-    a time that is none.
+    a time that is none; and for a column that no row has.
     """
     log = source if isinstance(source, Log) else None
     kind = "logs" if log else "comments"
-    columns = {str(ours): theirs for ours, theirs in source.columns.items()}
+    renamed = Renamed({str(ours): theirs for ours, theirs in source.columns.items()})
     n_rows = 0
     for file in list_files(source.from_, f"{kind}.{name}.from"):
         with reading(file), open_file(file) as stream:
@@ -61,7 +82,7 @@ def read_cases(name: str, source: Log | Comments, skipped: Counter[str], *, need
                 place = f"{file.name}:{row.number}"
                 if isinstance(row, BadRow):
                     raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
-                values = {**row.values, **{ours: row.values.get(theirs) for ours, theirs in columns.items()}}
+                values = renamed.read(row.values)
                 text = clean(str(values.get("text") or ""))
                 if not text or text.lower() in GONE:
                     skipped["no text (deleted, or nothing to see)"] += 1
@@ -71,6 +92,7 @@ def read_cases(name: str, source: Log | Comments, skipped: Counter[str], *, need
                 yield _case(identity, values, text, log, name, place, needs_time)
     if not n_rows:
         raise BessemerError("there are no rows", where=f"{kind}.{name}.from", fix="check the address")
+    renamed.refuse_absent(f"{kind}.{name}.columns")
 
 
 def _case(

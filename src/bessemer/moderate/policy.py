@@ -126,13 +126,16 @@ def _cleaned(value: Any) -> Any:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
+SUFFIXES = {".yaml", ".yml", ".md", ".markdown", ".json"}
+
+
 def load_policy(argument: str | Path) -> Policy:
-    """A file (.yaml, .yml, .md), else a stored `name@version`, or `name` for its newest version.
+    """A file (.yaml, .yml, .md, .markdown, .json), else a stored `name@version`, or `name` for its newest version.
 
     Raises BessemerError, of a file with all its mistakes.
     """
     path = Path(argument)
-    if not path.suffix and not path.exists():
+    if path.suffix.lower() not in SUFFIXES and not path.exists():
         return stored(str(argument))
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -73,6 +73,10 @@ def _sides(cases: Sequence[Case], labels: I64, parts: Parts, seed: int) -> list[
     if parts.by == "time":
         times = np.array([c.time if c.time is not None else np.nan for c in cases])
         known = times[~np.isnan(times)]
+        if not len(known):
+            raise BessemerError(
+                "no row has a time", where="split.by", fix="name its column (columns: {time: ...}), or split by hash"
+            )
         cuts = [
             parse_time(given, f"split.{name}_from") if given is not None else float(np.quantile(known, 1 - share))
             for name, given, share in (

@@ -105,9 +105,12 @@ def read_inputs(given: Any) -> list[Comment | RequestError]:
 
 
 def _parts(parts: Sequence[Any]) -> Comment | RequestError:
-    wrong = next((p for p in parts if p["type"] != "text" or not isinstance(p.get("text"), str)), None)
-    if wrong is not None:
+    if any(p["type"] != "text" for p in parts):
         return RequestError(400, "input: only text is judged", code="invalid_value", param="input")
+    if not all(p.keys() == {"type", "text"} and isinstance(p["text"], str) for p in parts):
+        return RequestError(
+            400, "input: a part has `type` and `text` and nothing else", code="invalid_value", param="input"
+        )
     return Comment("\n".join(p["text"] for p in parts))
 
 

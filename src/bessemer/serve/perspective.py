@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,44 +19,38 @@ from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
 from bessemer.serve.desk import Desk
 from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
-from bessemer.serve.schemas import Text
+from bessemer.serve.schemas import Strict, Text
 
 Json = dict[str, Any]
 ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
 
 
-class Loose(BaseModel):
-    """Unknown keys are errors, as everywhere; Google's clients send none."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class TextEntry(Loose):
+class TextEntry(Strict):
     text: str = ""
     type: Literal["PLAIN_TEXT", "TEXT_TYPE_UNSPECIFIED"] = "PLAIN_TEXT"
 
 
-class ArticleAndParent(Loose):
+class ArticleAndParent(Strict):
     article: TextEntry = TextEntry()
     parentComment: TextEntry = TextEntry()
 
 
-class Context(Loose):
-    entries: list[TextEntry] = []
+class Context(Strict):
+    entries: list[TextEntry] = Field(default_factory=list[TextEntry])
     articleAndParentComment: ArticleAndParent = ArticleAndParent()
 
 
-class Wanted(Loose):
+class Wanted(Strict):
     scoreType: ScoreType = "PROBABILITY"
     scoreThreshold: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-class Both(Loose):
+class Both(Strict):
     """What both requests share. Languages are taken as they are said: no rule depends on them."""
 
     comment: TextEntry
     context: Context = Context()
-    languages: list[Text] = []
+    languages: list[Text] = Field(default_factory=list[Text])
     clientToken: Text = ""
     sessionId: str = ""
     communityId: Text = ""
@@ -76,12 +70,12 @@ class AnalyzeRequest(Both):
     doNotStore: StrictBool = False
 
 
-class Value(Loose):
+class Value(Strict):
     value: Annotated[float, Field(ge=0, le=1)]
     type: ScoreType = "PROBABILITY"
 
 
-class Scores(Loose):
+class Scores(Strict):
     summaryScore: Value
 
 
