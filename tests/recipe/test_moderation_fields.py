@@ -17,6 +17,7 @@ from tests.recipe.flips import fields
 
 MODELS = {"": ModerationRecipe, "logs": Log, "comments": Comments, "computed": Computed, "split": Parts}
 BY_TIME = ("split.by=time", "comments={}")
+BARE = ("logs.log.from={folder}/bare.jsonl", "logs.log.columns={text: body}")  # says neither community nor rule
 FLIPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     # field: (a value that differs, what else must hold before and after)
     "name": ("other", ()),
@@ -27,8 +28,8 @@ FLIPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "seed": ("2", ()),
     "logs.from": ("{folder}/other.jsonl", ()),
     "logs.columns": ("{text: body, rule: reason, title: id}", ()),
-    "logs.community": ("mill", ("logs.log.columns.community=nothing",)),
-    "logs.rule": ("no-iron", ("logs.log.columns.rule=nothing",)),
+    "logs.community": ("mill", BARE),
+    "logs.rule": ("no-iron", BARE),
     "logs.removed": ("[approvecomment]", ()),
     "comments.from": ("{folder}/both.jsonl", ()),
     "comments.columns": ("{text: body}", ("comments.more.from={folder}/both.jsonl",)),
@@ -76,6 +77,8 @@ def test_a_field_changes_the_data(tmp_path: Path, field: str) -> None:
         {"text": f"{r['body']} {a}{b}rd"} for r, a in zip(log_rows(90, 7), "bcdfgh" * 15, strict=True) for b in "aeiou"
     ]
     write_rows(tmp_path / "rare.jsonl", rare)
+    bare = [{k: v for k, v in r.items() if k not in {"community", "reason"}} for r in log_rows(300)]
+    write_rows(tmp_path / "bare.jsonl", bare)
     value, given = FLIPS[field]
     first, _, rest = field.partition(".")
     where = {"logs": f"logs.log.{rest}", "comments": f"comments.more.{rest}"}.get(first, field)
