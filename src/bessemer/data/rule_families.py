@@ -145,7 +145,7 @@ def _no_end(text: str) -> bool:
 
 
 def _other_script(text: str) -> bool:
-    names = (unicodedata.name(c, "LATIN") for c in text if c.isalpha())
+    names = (unicodedata.name(c, "LATIN") for c in text if c.isalpha() and not c.isascii())
     return any(not name.startswith(("LATIN", "MODIFIER")) for name in names)
 
 

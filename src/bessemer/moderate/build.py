@@ -196,7 +196,7 @@ def _logged(
     used: set[str] = set()
     yield from _approved(approved, used, APPROVED, trained, rng, yes, no)
     for comment, break_it in removed:
-        kept = [*sorted(comment.kept), *(("", n) for n in trained if not families()[n].breaks(comment.text))]
+        kept = [*sorted(comment.kept), *(("", n) for n in trained if n not in comment.computed)]
         if not kept:
             yes[break_it] -= 1
             continue
@@ -224,7 +224,7 @@ def _approved(
     """Each approved comment once, until `share` of a rule's kept cases are theirs."""
     for comment in comments:
         open_ = [r for r in sorted(comment.kept) if no[r] < share * yes[r]]
-        broken = [("", n) for n in trained if families()[n].breaks(comment.text)] if open_ else []
+        broken = [("", n) for n in trained if n in comment.computed] if open_ else []
         if not broken or comment.id in used:
             continue
         keep_it = max(open_, key=lambda r: (r in comment.hard, yes[r] - no[r], rng.random()))
@@ -258,7 +258,7 @@ def _computed(
 
     def truths() -> Iterator[tuple[Pooled, Truths[Key]]]:
         for comment in usable:
-            broken = tuple(("", name) for name in used if families()[name].breaks(comment.text))
+            broken = tuple(("", name) for name in used if name in comment.computed)
             yield comment, Truths(broken, tuple(key for name in used if (key := ("", name)) not in broken))
 
     def weight(key: Key) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from bessemer.data.curate.near import I64, mix, near_duplicates
 from bessemer.data.curate.split import parse_time, united
 from bessemer.data.moderation import Comment
+from bessemer.data.rule_families import families
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 from bessemer.moderate.logs import Case
@@ -33,6 +35,11 @@ class Pooled:
     broken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     kept: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     hard: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """The families of computed rules that it breaks."""
+        return frozenset(name for name, family in families().items() if family.breaks(self.text))
 
 
 def pool(cases: Sequence[Case], parts: Parts, *, others_kept: bool, seed: int, left_out: Counter[str]) -> list[Pooled]:
