@@ -53,15 +53,21 @@ def closing_lines(card: dict[str, Any], release: store.StoredRelease | None, fol
 
 
 def _example(card: dict[str, Any]) -> list[str]:
+    """The first sample that the model has learnt to answer; where none is, the first."""
     if not card["samples"]:
         return []
-    sample = card["samples"][0]
+    sample = next(filter(_learnt, card["samples"]), card["samples"][0])
     lines = ["  then ask, as it was trained:"]
     for message in sample["messages"]:
         for line in f"{message['role']}: {message['content']}".splitlines():
             lines.append(f"    {line}")
     lines.append(f"    -> wanted {sample['wanted']}; before {sample['before']}, now {sample['after']}")
     return lines
+
+
+def _learnt(sample: dict[str, Any]) -> bool:
+    before, after = (str(sample[when]).startswith(f"{sample['wanted']} (") for when in ("before", "after"))
+    return after and not before
 
 
 def explain(thing: str) -> dict[str, Any]:
