@@ -16,6 +16,12 @@ from bessemer.data.render import Renderer, eos_ids
 from bessemer.errors import BessemerError
 from bessemer.infer import attention
 
+RESCALES = (  # names under which models keep a change of their logits
+    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logits_scaling", "logit_scale",
+    "lm_head_multiplier", "output_multiplier",
+)  # fmt: skip
+SAME = {torch.float32: 1e-5, torch.bfloat16: 0.05}  # relative: experts compute in other groups, hence round otherwise
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -120,12 +126,46 @@ def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.
             where=str(folder),
             fix="check the folder; a newer transformers may know the architecture",
         ) from None
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
+    for name in RESCALES:
+        if getattr(config.get_text_config(decoder=True), name, None) not in (None, 1, 1.0):
             raise BessemerError(
                 f"the model rescales its logits ({name}), which is not supported yet", where=str(folder)
             )
     model.to(machine.device).eval().requires_grad_(False)
     renderer = Renderer(folder, end_of_text)
     generation = model.generation_config.to_dict() if model.generation_config else {}
-    return Loaded(model, renderer, machine, digest, frozenset(eos_ids(renderer, generation)))
+    loaded = Loaded(model, renderer, machine, digest, frozenset(eos_ids(renderer, generation)))
+    _check_as_packed(loaded, folder)
+    return loaded
+
+
+@torch.no_grad()
+def _check_as_packed(loaded: Loaded, folder: Path) -> None:
+    """Refuse a model whose layers see past a document's beginning, or whose logits are not its head's own.
+
+    Packed rows are right only where every layer mixes tokens through our attention: convolutions, recurrences and state
+    spaces would carry one document into the next, with a healthy loss. A list of architectures would be out of date, so
+    a short document of random ids is read behind two different ones.
+    """
+    model, device = loaded.model, loaded.machine.device
+    n_ids, n, tokens = model.get_input_embeddings().weight.shape[0], 8, torch.Generator().manual_seed(0)
+    first_L, other_L, then_L = (torch.randint(n_ids, (n,), generator=tokens).to(device) for _ in range(3))
+    positions_N, layout = torch.arange(n, device=device).repeat(2), loaded.layout([n, n])
+    rows_NC = [loaded.hidden(torch.cat([before_L, then_L]), positions_N, layout) for before_L in (first_L, other_L)]
+    alone_LC, moved_LC = (row_NC[n:].float() for row_NC in rows_NC)
+    kind = type(model).__name__
+    if not (moved_LC - alone_LC).norm() <= SAME[loaded.machine.dtype] * alone_LC.norm():
+        raise BessemerError(
+            f"{kind} carries what stands before a document into it (its last hidden states change by "
+            f"{float((moved_LC - alone_LC).norm() / alone_LC.norm()):.1%}), so documents cannot be packed",
+            where=str(folder),
+            fix="take one whose layers mix tokens by transformers' attention alone; no hybrid or recurrent one is",
+        )
+    logits_NV = model(
+        input_ids=torch.cat([other_L, then_L])[None], position_ids=positions_N[None], documents=layout, use_cache=False
+    ).logits[0]
+    own_NV = loaded.head(rows_NC[1][None])[0]
+    if not (logits_NV - own_NV).float().norm() <= SAME[loaded.machine.dtype] * own_NV.float().norm():
+        raise BessemerError(
+            f"{kind} changes its logits behind its output layer, which is not supported yet", where=str(folder)
+        )
