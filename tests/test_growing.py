@@ -19,7 +19,7 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import read_json
-from bessemer.growing import SHAPES, SPECIAL, grow, read_recipe
+from bessemer.growing import SHAPES, SPECIAL, grow, make_start, read_recipe
 from bessemer.plan.defaults import Chosen, choose, end_of_start, optimizer_state_of
 from bessemer.plan.resolve import prepare as make_plans
 from bessemer.recipe.load import parse_recipe
@@ -251,6 +251,17 @@ def test_what_is_no_family_is_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(BessemerError, match="a family has the stages pre"):
         grow("nano-1m", Screen(quiet=True), recipe=path)
+
+
+def test_the_tokenizer_is_made_of_the_columns_that_are_trained(tmp_path: Path) -> None:
+    path = corpora(tmp_path / "corpora")
+    recipe = yaml.safe_load(path.read_text())
+    rows = [{"text": "zzqx " * 8, "body": f"furnace and steel {i}"} for i in range(300)]
+    write_jsonl(Path(recipe["sources"]["own"]["from"]), rows)
+    recipe["sources"]["own"]["columns"] = {"text": "body"}
+    make_start(SHAPES["nano-1m"], parse_recipe(yaml.safe_dump(recipe), where="own"), tmp_path / "start")
+    words = json.loads((tmp_path / "start" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert any("urnace" in word for word in words) and not any("zzqx" in word for word in words)
 
 
 def test_the_recipe_of_nano_is_sound_for_every_size(tmp_path: Path) -> None:

@@ -211,6 +211,23 @@ def test_a_model_that_changed_after_it_was_measured_is_not_released(
     assert not (home / "releases/story").exists()
 
 
+def test_a_lost_measurement_is_made_again_and_changes_no_weight(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    """It loads the weights of the first stage, frozen as that one was; the next stage must not train those."""
+    home = tmp_path / "home"
+    shutil.copytree(finished[0], home)
+    shutil.rmtree(home / "releases")
+    run = home / "runs/story"
+    for name in ("02-sft", "model", "measured"):
+        shutil.rmtree(run / name)
+    for name in ("result.json", "scorecard.json"):
+        (run / name).unlink()
+    again = bessemer(home, "run", str(recipe))
+    assert again.returncode == 0, again.stderr
+    assert weights_digest(home) == weights_digest(finished[0])
+
+
 def test_a_release_that_is_to_be_signed_is_not_made_unsigned(
     tmp_path: Path, recipe: Path, finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from bessemer.data.sources import read_items
+from bessemer.data.sources import Source
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
@@ -146,7 +146,7 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     names = recipe.used_by(recipe.stages[0])
-    texts = (item.text for n in names for item in read_items(recipe.sources[n].from_, kind="documents", where=n))
+    texts = (item.text for n in names for item in Source.of(recipe.sources[n], f"sources.{n}"))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -65,7 +65,7 @@ class Training:
         self.prepared, self.folder, self.stop_asked, self.world = prepared, folder, stop_asked, world
         self.say: Callable[[str], None] = say if world.leads else lambda text: None
         self.recipe, self.plan = prepared.recipe, prepared.plan
-        self._trainable: Trainable | None = None
+        self._trainable: tuple[int, Trainable] | None = None  # for which stage
         self._windows: dict[str, list[Window]] = {}
 
     def stage_folder(self, n: int) -> Path:
@@ -76,16 +76,18 @@ class Training:
         return overlay_of(self.folder, self.plan, n)
 
     def weights(self, n: int) -> Trainable:
-        """Weights ready for stage n, loaded once."""
-        if self._trainable is None:
-            self._trainable = prepare_weights(
+        """Weights ready for stage n, loaded once. Those of another stage have its freeze and adapters: they go."""
+        if self._trainable is None or self._trainable[0] != n:
+            self.forget_weights()
+            made = prepare_weights(
                 self.prepared.checkpoint,
                 self.overlay(n),
                 what_is_trained(self.recipe.stages[n], self.recipe.seed),
                 keep_start=bool(self.prepared.stages[n].anchored),
                 world=self.world,
             )
-        return self._trainable
+            self._trainable = n, made
+        return self._trainable[1]
 
     def forget_weights(self) -> None:
         """Free their memory: someone else trains next."""

@@ -535,3 +535,16 @@ def test_documents_are_checked_too(family: Renderer) -> None:
 def test_bytes_of_windows_add_up(family: Renderer) -> None:
     ids = np.array(family.encode_texts(["Grüße aus Köln 😀"])[0])
     assert family.decode(ids.tolist()) == "Grüße aus Köln 😀"
+
+
+def test_the_vocabulary_reaches_to_the_largest_id(tiny_model: Path, tmp_path: Path) -> None:
+    """Ids may have gaps: 16 bits hold them where the largest fits, not where their number does."""
+    import json
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"][max(tokenizer["model"]["vocab"])] = 69_999
+    path.write_text(json.dumps(tokenizer))
+    assert Renderer(tmp_path / "model").n_vocabulary == 70_000

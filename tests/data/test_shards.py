@@ -202,7 +202,7 @@ def test_rows_are_made_once_and_kept(renderer: Renderer) -> None:
     tokens = build(chats(40), renderer)
     packed = tokens.pack(Packer(64, "fail", 1), grouped=True)
     assert tokens.pack(Packer(64, "fail", 1), grouped=True).digest == packed.digest
-    assert [p.name for p in tokens.folder.glob("rows-*")] == ["rows-64-fail-1-grouped"]
+    assert [p.name for p in tokens.folder.glob("rows*")] == ["rows2-64-fail-1-grouped"]
     for i in range(0, 40, 2):
         assert packed.rows_of(i) == packed.rows_of(i + 1)
 
@@ -256,7 +256,7 @@ def test_processes_that_pack_the_same_rows_wait_for_each_other(renderer: Rendere
 def test_rows_that_lack_an_array_are_refused(renderer: Renderer) -> None:
     tokens = build(documents(20), renderer)
     tokens.pack(Packer(64), grouped=False)
-    (folder,) = tokens.folder.glob("rows-*")
+    (folder,) = tokens.folder.glob("rows*")
     about = read_json(folder / "packed.json")
     del about["files"]["starts.npy"]
     write_json(folder / "packed.json", about)

@@ -140,7 +140,7 @@ def test_a_killed_making_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bessemer.data.start._generation", die)
+        patch.setattr("bessemer.data.start.generation_config", die)
         with pytest.raises(KeyboardInterrupt):
             resolve_start(str(base), str(template))
     assert not [p for p in (bessemer_home / "cache" / "models").iterdir() if p.suffix != ".lock"]

@@ -203,3 +203,14 @@ def test_parts_are_safetensors_that_the_library_reads(trained: tuple[Trainable, 
     read = load_file(part)
     assert all(torch.equal(read[name], master) for name, master in trainable.masters.items())
     assert {str(t.dtype) for t in read.values()} == {"torch.float32"}
+
+
+def test_a_damaged_old_one_does_not_end_a_healthy_run(trained: tuple[Trainable, Optimizers], tmp_path: Path) -> None:
+    said: list[str] = []
+    save(tmp_path, 1, *trained, {"due": True})
+    (tmp_path / "step-0000001" / "state.json").write_text('{"step": 1, "du')
+    writer = checkpoint.Writer(tmp_path, World(), say=said.append)
+    for step in (2, 3, 4):
+        writer.save(step, *trained, {"due": True})
+    writer.wait()
+    assert not said and [int(p.name[-1]) for p in checkpoint.complete(tmp_path)] == [4, 3]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bessemer.families.fetch import resolve
+from bessemer.infer.model import load
 from bessemer.train.export import export_model
+from tests.tiny import make_tiny_base
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 2.0), (0.5, 1.5), (0.25, 1.25)])
@@ -25,3 +29,39 @@ def test_exported_weights_lie_between_start_and_trained(
     torch.testing.assert_close(new[name], old[name] * expected)
     assert all(torch.equal(new[n], old[n]) for n in old if n != name)
     assert (tmp_path / "model" / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
+
+
+def test_a_base_with_a_chat_template_stops_where_its_answers_end(tiny_model: Path, tmp_path: Path) -> None:
+    """As Qwen's come: a template is there, and every end is the end of the text."""
+    base = make_tiny_base(tiny_model, tmp_path / "base")
+    shutil.copyfile(tiny_model / "chat_template.jinja", base / "chat_template.jinja")
+    start = resolve(str(base))
+    export_model(start, None, tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    assert load(tmp_path / "model").eos == load(base).eos == {0, 2}
+
+
+def test_a_config_that_names_the_end_of_an_answer_stays(tiny_model: Path, tmp_path: Path) -> None:
+    export_model(resolve(str(tiny_model)), None, tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == 2
+
+
+def test_a_routing_bias_is_not_rounded(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, Glm4MoeConfig
+
+    ids = {k: v for k, v in json.loads((tiny_model / "config.json").read_text()).items() if k.endswith("_id")}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "first_k_dense_replace": 0}
+    experts = {"moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 1}
+    model = AutoModelForCausalLM.from_config(
+        Glm4MoeConfig(**sizes, **heads, **experts, **ids, vocab_size=512, topk_group=1)
+    )
+    (name,) = (n for n, _ in model.named_buffers() if n.endswith("e_score_correction_bias"))
+    model.get_buffer(name).normal_()
+    model.save_pretrained(tmp_path / "start")
+    for path in tiny_model.glob("*token*"):
+        shutil.copyfile(path, tmp_path / "start" / path.name)
+    export_model(resolve(str(tmp_path / "start")), None, tmp_path / "model", dtype=torch.bfloat16)
+    old, new = (load_file(tmp_path / folder / "model.safetensors") for folder in ("start", "model"))
+    assert torch.equal(new[name], old[name]) and new["model.norm.weight"].dtype == torch.bfloat16
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"

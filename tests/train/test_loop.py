@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
-from bessemer.data.batch import NO_TARGET, Batch, StageData
+from bessemer.data.batch import NO_TARGET, Batch, StageData, build_batch
+from bessemer.data.shards import Segment
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint
 from bessemer.recipe.schema import Recipe, Schedule
 from bessemer.track.metrics import MetricsFile, read_metrics
-from bessemer.train import loop
-from bessemer.train.loop import Hooks, StageRun, train_stage, train_step
+from bessemer.train import checkpoint, loop
+from bessemer.train.loop import Hooks, StageRun, compute_gradient, train_stage, train_step
 from bessemer.train.optimizers import make_optimizer
+from bessemer.train.preflight import check_first_step
 from bessemer.train.schedule import learning_rate
 from bessemer.train.speed import flops
 from bessemer.train.weights import Trainable, Trained, merged, prepare
@@ -325,6 +329,41 @@ def test_a_foreign_tokenizer_is_refused_at_the_first_step(recipe: Recipe, start:
         trainable.loaded.head.weight.mul_(40)  # sure of itself and wrong, as with shuffled tokens
     with pytest.raises(BessemerError, match="nats a token; guessing would be"):
         train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+
+
+def test_replay_does_not_hide_a_foreign_tokenizer(start: Checkpoint) -> None:
+    """Against its own predictions the start's loss is zero, whatever the tokens mean."""
+    trainable = prepare(start, None, keep_start=True)
+    with torch.no_grad():
+        trainable.loaded.head.weight.mul_(3)
+        for name, value in trainable.start.items():
+            value.copy_(trainable.masters[name])
+    numbers = np.random.default_rng(0)
+    own, general = (Segment(name, numbers.integers(3, 300, n), np.ones(n, bool)) for name, n in (("a", 60), ("b", 240)))
+    batch = build_batch([(0, (own,)), (1, (general,))], ["own", "general"], {}, frozenset({"general"}))
+    gradient = compute_gradient(trainable, batch, "cpt", 1.0)
+    with pytest.raises(BessemerError, match="nats a token; guessing would be"):
+        check_first_step("a", trainable, batch, gradient.loss, gradient.norm, gradient.per_source, untouched=True)
+
+
+def test_a_last_checkpoint_that_cannot_be_written_does_not_cost_the_stage(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    full, real, said = {(data.n_steps - 1) // 4 * 4}, checkpoint.write_hashed, list[str]()
+
+    def write(path: Path, content: Any) -> Any:
+        if int(path.parent.name[-7:]) in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_hashed", write)
+    train_stage(stage_run(recipe, data, tmp_path), trainable, replace(hooks(tmp_path), say=said.append))
+    assert any("No space left" in text and "all steps are done" in text for text in said)
+    full.add(data.n_steps)
+    with pytest.raises(BessemerError, match="No space left"):  # where checkpoints are what is wanted
+        kept = replace(stage_run(recipe, data, tmp_path / "kept"), keep_all=True, checkpoint_every=100)
+        train_stage(kept, data_of(recipe, start, 0)[1], hooks(tmp_path))
 
 
 def test_a_weight_without_gradient_is_refused_at_the_first_step(

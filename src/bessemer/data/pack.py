@@ -27,6 +27,7 @@ from bessemer.files import check_files, digest_files, new_folder, read_json, sha
 
 Long = Literal["split", "drop", "truncate", "fail"]
 WINDOW = 1 << 16  # groups that are sorted and placed together: bounds memory, fills no worse
+VERSION = 2  # raised where the same items become other rows: those of before are not taken for them
 ARRAYS = ("ends", "items", "starts", "lengths")
 
 
@@ -103,7 +104,8 @@ def load_packed(folder: Path) -> Packed:
 class Packer:
     """row_tokens: length of a row. long: what happens to an item longer than a row. seed: the items' order.
 
-    split: cut into full rows and a rest, nothing is lost. drop: left out. truncate: its end is cut off.
+    split: cut into full rows and a rest, nothing is left out (of a piece but the first, the first token is context, no
+    target). drop: left out. truncate: its end is cut off.
     fail: an error. Dropped and truncated items are counted. A group longer than a row is taken apart; with `drop`
     it goes as a whole where one of its items is too long.
     """

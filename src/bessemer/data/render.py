@@ -34,6 +34,7 @@ class _Mark:
 
 
 START, END, CUT = _Mark(), _Mark(), _Mark()
+PROBE = Item("chat_template", messages=(Message("user", "Alpha"), Message("assistant", "zero")))
 Encode = Callable[[Sequence[str]], list[list[int]]]
 Program = list[int | str | Hole | _Mark]  # control tokens, the template's words, holes for contents, marks
 
@@ -84,7 +85,7 @@ class Renderer:
         self.end_of_text_id: int | None = self._with_special.token_to_id(end) if end else None
         if self.end_of_text_id is None:
             raise BessemerError(f"the tokenizer has no end-of-text token ({end!r})", where=str(folder))
-        self.n_vocabulary = self._with_special.get_vocab_size(with_added_tokens=True)
+        self.n_vocabulary = max(self._with_special.get_vocab(with_added_tokens=True).values()) + 1  # ids may have gaps
         self._folder = folder
         self._made: tuple[Any, ChatTemplate] | None = None
         self._programs: dict[Any, Program] = {}
@@ -99,6 +100,17 @@ class Renderer:
         template = getattr(self.chat, "chat_template", None) or ""
         text = template if isinstance(template, str) else json.dumps(template)
         return {i: t.content for i, t in added.items() if t.special or (t.content.strip() and t.content in text)}
+
+    @cached_property
+    def answer_end(self) -> int | None:
+        """The control token that ends a trained answer; None without a template in which answers can be told apart."""
+        if not self.chat.chat_template:
+            return None
+        try:
+            (job,) = self.jobs_of(PROBE)
+        except BessemerError:
+            return None
+        return end_of(job)
 
     def _all_text(self) -> str:
         """The tokenizer with every control token marked special, so that it can be told to read them as text."""
@@ -411,8 +423,17 @@ def _assemble(layout: Sequence[Any], encoded: Iterator[list[int]]) -> tuple[list
     return ids, spans
 
 
+def end_of(job: Job) -> int:
+    """The control token that ends the first trained answer."""
+    end = job.program[job.program.index(END) - 1]
+    assert isinstance(end, int)  # the renderer sees to it
+    return end
+
+
 def eos_ids(renderer: Renderer, generation_config: dict[str, Any]) -> set[int]:
-    """Ids that end a generation: the tokenizer's end token, the end of text, and what the model's config names."""
+    """Ids that end a generation: the tokenizer's end token, the end of text, what the model's config names, and what
+    ends an answer of the chat template. Base checkpoints with a template (Qwen) name only the end of text."""
     named = generation_config.get("eos_token_id")
     ids = set(named) if isinstance(named, list) else {named}
-    return {i for i in ids | {renderer.chat.eos_token_id, renderer.end_of_text_id} if i is not None}
+    ends = {renderer.chat.eos_token_id, renderer.end_of_text_id, renderer.answer_end}
+    return {i for i in ids | ends if i is not None}

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from bessemer.data.fast import EnginesDiffer
 from bessemer.data.items import Item
-from bessemer.data.pack import Packed, Packer, load_packed
+from bessemer.data.pack import VERSION, Packed, Packer, load_packed
 from bessemer.data.render import Example
 from bessemer.errors import BessemerError
 from bessemer.files import (
@@ -208,7 +208,7 @@ class TokenSet:
 
     def pack(self, packer: Packer, *, grouped: bool, where: str = "") -> Packed:
         """The set's rows for these settings: made once, kept beside the tokens, memory-mapped."""
-        key = f"rows-{packer.row_tokens}-{packer.long}-{packer.seed}{'-grouped' if grouped else ''}"
+        key = f"rows{VERSION}-{packer.row_tokens}-{packer.long}-{packer.seed}{'-grouped' if grouped else ''}"
         folder = self.folder / key
         if not folder.exists():
             with exclusive(self.folder / ".rows.lock", f"the rows of {self.reference}", wait=lambda _: None):

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bessemer.data.items import Item, Message
-from bessemer.data.render import END, Renderer
+from bessemer.data.render import PROBE, Renderer, end_of
 from bessemer.data.template import Hole
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint, Files, resolve, tuned_papers
@@ -33,10 +32,9 @@ from bessemer.files import (
     write_text,
 )
 
-WHERE = "chat_template"
+WHERE = PROBE.id
 FAMILY = "family"
 FILE, SETTINGS, GENERATION = "chat_template.jinja", "tokenizer_config.json", "generation_config.json"
-PROBE = Item(WHERE, messages=(Message("user", "Alpha"), Message("assistant", "zero")))
 MARKS = re.compile(r"""<[^\s<>'"{}]+>""")  # <|im_end|>, <end_of_turn>, </s>
 
 
@@ -131,7 +129,7 @@ def _make(folder: Path, found: Checkpoint, template: Template) -> None:
         renderer = Renderer(tmp, found.end_of_text)
         end = _checked(renderer, found, template)
         ids = [i for token in (*template.ends, end) if (i := renderer.token_id(token)) is not None]
-        write_json(tmp / GENERATION, _generation(found.path, ids))
+        write_json(tmp / GENERATION, generation_config(found.path, ids))
 
 
 def _checked(renderer: Renderer, found: Checkpoint, template: Template) -> str:
@@ -169,12 +167,10 @@ def _written(renderer: Renderer) -> tuple[tuple[str, ...], str]:
         for op in job.program
         if isinstance(op, (int, str, Hole))
     )
-    end = job.program[job.program.index(END) - 1]
-    assert isinstance(end, int)  # the renderer sees to it
-    return pieces, renderer.control[end]
+    return pieces, renderer.control[end_of(job)]
 
 
-def _generation(start: Path, ends: Iterable[int]) -> dict[str, Any]:
+def generation_config(start: Path, ends: Iterable[int]) -> dict[str, Any]:
     """The start's generation config, which also stops at `ends`; without one, what transformers makes of its config."""
     path = start / GENERATION
     config = read_json(start / "config.json")

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,22 @@ def size_of(checkpoint: Checkpoint) -> Size:
         config.get("intermediate_size", 4 * hidden),
         vocabulary,
     )
+
+
+def context_of(checkpoint: Checkpoint) -> int:
+    """How many positions the start was trained on; without a limit where its config names none.
+
+    Rotations of the kinds `dynamic` and `longrope` change for all documents of a pass as soon as one is longer than the
+    original context, so that is the limit there.
+    """
+    config: dict[str, Any] = read_json(checkpoint.path / "config.json")
+    config = config.get("text_config", config)
+    most = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) in {"dynamic", "longrope"}:
+        original = "original_max_position_embeddings"
+        return min(most, rope.get(original) or config.get(original) or most)
+    return most
 
 
 def trained_parameters(size: Size, stage: Stage) -> int:

@@ -7,7 +7,7 @@ when a run is resumed.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,6 +77,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
     sets = tokenise(recipe, renderer, say)
     refuse_overlap(sets, tasks | probes)
     stages = [build_stage(recipe, s, sets, where=f"stages[{n}]") for n, s in enumerate(recipe.stages)]
+    refuse_beyond_context(stages, checkpoint)
     size = estimate.size_of(checkpoint)
     identity_part: Plan = {
         "recipe": without_addresses(dump_recipe(recipe)),
@@ -109,6 +110,22 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
         "estimate": {},
     }
     return Prepared(plan, recipe, checkpoint, renderer, stages, tasks, probes)
+
+
+def refuse_beyond_context(stages: Sequence[StageData], checkpoint: Checkpoint) -> None:
+    """Positions that the start never learnt, or (rotations that follow the longest document) learnt otherwise.
+
+    Raises BessemerError for a document that reaches further in a row.
+    """
+    context = estimate.context_of(checkpoint)
+    for n, stage in enumerate(stages):
+        for source in stage.sources:
+            if (longest := int(source.packed.lengths.max())) > context:
+                raise BessemerError(
+                    f"a document of {source.name} has {longest} tokens in a row; {checkpoint.name} reads {context}",
+                    where=f"stages[{n}].row_tokens",
+                    fix=f"row_tokens: {context}",
+                )
 
 
 def without_addresses(recipe: Plan) -> Plan:

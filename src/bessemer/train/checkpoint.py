@@ -57,17 +57,9 @@ class Writer:
     def save(self, step: int, trainable: Trainable, optimizer: Optimizers, state: dict[str, Any]) -> None:
         """Copy everything and begin to write `folder/step-N`.
 
-        One failure before this is said and passed over: the disk may have room again, and these weights are good.
-        Raises what the writing before this one raised when the one before it had failed, too.
+        Raises as `settle` does.
         """
-        try:
-            self.wait()
-            self._failed_before = False
-        except BessemerError as error:
-            if self._failed_before:
-                raise
-            self._failed_before = True
-            self.say(f"{error.what}; this step's is written instead")
+        self.settle("this step's is written instead")
         tensors = {name: part.copied() for name, part in _parts(trainable, optimizer)}
         header = {ROWS: json.dumps({n: [p.first, list(p.shape)] for n, p in _parts(trainable, optimizer)})}
         final = self.folder / f"step-{step:07d}"
@@ -80,6 +72,23 @@ class Writer:
             target=self._write, args=(tmp, final, tensors, header, {"step": step, **state}), name="checkpoint"
         )
         self._thread.start()
+
+    def settle(self, instead: str) -> None:
+        """Until nothing is being written.
+
+        One failure is said and passed over: the disk may have room again, and the weights in memory are good. Raises
+        what the writing raised when the one before it had failed, too.
+        """
+        if self._thread is None:
+            return
+        try:
+            self.wait()
+            self._failed_before = False
+        except BessemerError as error:
+            if self._failed_before:
+                raise
+            self._failed_before = True
+            self.say(f"{error.what}; {instead}")
 
     def wait(self) -> None:
         """Until nothing is being written. Raises what the writing raised."""
@@ -159,13 +168,21 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterat
 def purge(folder: Path) -> None:
     """Remove all but the newest KEEP, the newest one to go back to, the one that forgot least, and pinned ones."""
     found = complete(folder)
-    states = {p: read_json(p / "state.json") for p in found}
+    states = {p: _state(p) for p in found}
     measured = {p: state.get("forgotten") for p, state in states.items()}
     best = min((p for p in found if measured[p] is not None), key=lambda p: measured[p], default=None)
     to_go_back_to = next((p for p in found if states[p].get("due", True)), None)
     for old in found[KEEP:]:
         if old not in {best, to_go_back_to} and not (old / PINNED).exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """Of a damaged checkpoint, that nobody goes back to it: it must not end a healthy run."""
+    try:
+        return read_json(path / "state.json")
+    except BessemerError:
+        return {"due": False}
 
 
 # -- reading --------------------------------------------------------------------------------------------------------

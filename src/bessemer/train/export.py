@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from bessemer.data.render import Renderer
+from bessemer.data.start import GENERATION, generation_config
 from bessemer.errors import BessemerError
 from bessemer.families.check import tokenizer_digest
 from bessemer.families.fetch import Checkpoint
-from bessemer.files import new_folder
+from bessemer.files import new_folder, read_json, write_json
 from bessemer.infer.model import detect_machine
 
 
@@ -56,16 +58,35 @@ def export_model(
         _lay_over(dict(model.named_parameters()), overlay, share)
     if add is not None:
         _add(dict(model.named_parameters()), _tied(model), start, add)
-    model.to(dtype or detect_machine().dtype)
+    _round(model, dtype or detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
         model.save_pretrained(tmp)
         papers = add.plus if add is not None else start
-        if add is not None and "generation_config.json" in papers.files:
-            (tmp / "generation_config.json").unlink(missing_ok=True)
+        if add is not None and GENERATION in papers.files:
+            (tmp / GENERATION).unlink(missing_ok=True)
         for name in papers.files:
             if not name.endswith((".safetensors", ".safetensors.index.json")) and not (tmp / name).exists():
                 shutil.copyfile(papers.path / name, tmp / name)
+        _stop_after_answers(tmp, start.end_of_text)
+
+
+def _stop_after_answers(folder: Path, end_of_text: str) -> None:
+    """Whoever serves the model stops where its chat template ends an answer; a base's config may not say so."""
+    end, path = Renderer(folder, end_of_text).answer_end, folder / GENERATION
+    if end is None:
+        return
+    made, named = generation_config(folder, [end]), read_json(path).get("eos_token_id") if path.exists() else None
+    if made["eos_token_id"] not in (named, [named]):
+        write_json(path, made)
+
+
+def _round(model: Any, dtype: torch.dtype) -> None:
+    """Parameters in `dtype`, but for those that transformers itself keeps in fp32; buffers (routing biases) stay."""
+    kept = tuple(model._keep_in_fp32_modules_strict or ())
+    for name, parameter in model.named_parameters():
+        if not any(part in name.split(".") for part in kept):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -> None:

@@ -224,7 +224,7 @@ class _Stage:
 
     def roll_back(self, step: int, batch: Batch) -> None:
         """Back to the newest good checkpoint; the steps since then, this one included, never count."""
-        self.writer.wait()
+        self.writer.settle("an older one is gone back to")
         self.trainable.world.wait()
         path, _ = checkpoint.newest_good(self.run.folder, due=True)  # where an undisturbed training goes back to
         self.agree(path)
@@ -305,4 +305,9 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
                 where=run.name,
                 fix="run the same command again to continue",
             )
-    stage.writer.wait()
+    try:
+        stage.writer.wait()
+    except BessemerError as error:
+        if run.keep_all:
+            raise
+        hooks.say(f"  {error.what}; all steps are done, and the stage's weights are written instead")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from bessemer.data.batch import NO_TARGET, Batch
 from bessemer.errors import BessemerError
 from bessemer.train.weights import Trainable
@@ -40,7 +42,8 @@ def check_first_step(
             fix="check the start checkpoint's weights; BESSEMER_DTYPE=float32 rules out the precision",
         )
     guessing = math.log(trainable.loaded.head.weight.shape[0])
-    mean = sum(total for total, _ in per_source.values()) / max(1, sum(n for _, n in per_source.values()))
+    learnt = [found for source, found in per_source.items() if source not in _anchored(batch)] or per_source.values()
+    mean = sum(total for total, _ in learnt) / max(1, sum(n for _, n in learnt))
     if untouched and mean > guessing + WORSE_THAN_GUESSING:
         raise BessemerError(
             f"the untouched model's loss is {mean:.2f} nats a token; guessing would be {guessing:.2f}",
@@ -48,6 +51,12 @@ def check_first_step(
             fix="tokenizer, template and weights must belong together: bessemer data show RECIPE --mask",
         )
     _check_gradients(trainable, where)
+
+
+def _anchored(batch: Batch) -> set[int]:
+    """Sources whose targets are the start's own predictions: there its loss is zero, whatever the tokens mean."""
+    begins_D = np.cumsum([0, *batch.lengths_D[:-1]])
+    return {int(batch.sources_N[at]) for at, kept in zip(begins_D, batch.anchored_D, strict=True) if kept}
 
 
 def _check_gradients(trainable: Trainable, where: str) -> None:

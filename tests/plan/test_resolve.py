@@ -1,0 +1,46 @@
+"""What would fail later, or train something else than was meant, is refused before anything is spent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bessemer.errors import BessemerError
+from bessemer.plan.resolve import prepare
+from bessemer.recipe.load import load_recipe
+from tests.story import write_story
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+FACTORS = {"long_factor": [2.0] * 12, "short_factor": [1.0] * 12}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512, **FACTORS}
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({}, 2048),
+        ({"rope_parameters": LONGROPE}, 512),
+        ({"rope_parameters": DYNAMIC, "original_max_position_embeddings": 1024}, 1024),
+    ],
+)
+@pytest.mark.usefixtures("bessemer_home")
+def test_a_document_longer_than_the_start_reads_is_refused(
+    rope: dict[str, object], context: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = json.loads((model / "config.json").read_text()) | rope
+    (model / "config.json").write_text(json.dumps(config))
+    path = write_story(tmp_path / "story", model)
+    rows = ({"text": "furnace steel iron mill " * 900 + str(i)} for i in range(12))
+    (path.parent / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = yaml.safe_load(path.read_text())
+    recipe["stages"][0] |= {"row_tokens": 3000, "tokens": 20_000}
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(BessemerError, match=f"a document of own has 3000 tokens in a row; .* reads {context}") as found:
+        prepare(load_recipe(path))
+    assert f"row_tokens: {context}" in str(found.value)
