@@ -58,7 +58,7 @@ def test_statistics_of_a_source(tiny_model: Path) -> None:
 def test_a_conversation_that_is_rendered_twice_is_one_item() -> None:
     class Twice:
         def render(self, items: list[Item]) -> list[Example]:
-            one = Example("x", "", np.zeros(4, np.int32), np.ones(4, np.bool_), 0)
+            one = Example("x", "", np.zeros(4, np.int32), np.ones(4, np.bool_))
             return [one, one] * len(items)
 
     found = statistics([Item("a", "one"), Item("b", "two")], Twice())

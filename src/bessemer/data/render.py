@@ -64,7 +64,6 @@ class Example:
     group: str
     ids_L: NDArray[np.int32]
     supervised_L: NDArray[np.bool_]
-    n_bytes: int  # UTF-8 length of the text the ids stand for (documents)
 
 
 class Renderer:
@@ -311,7 +310,7 @@ class Renderer:
         for item, ids in zip(items, self._encoder.encode_much([i.text for i in items]), strict=True):
             ids_L = np.concatenate([begin, ids, end_1])
             supervised_L = np.ones(len(ids_L), np.bool_)
-            examples.append(Example(item.id, item.cluster, ids_L, supervised_L, len(item.text.encode())))
+            examples.append(Example(item.id, item.cluster, ids_L, supervised_L))
         return examples
 
     def _render_chat(self, items: Sequence[Item]) -> list[Example]:
@@ -329,7 +328,7 @@ class Renderer:
             supervised_L = np.zeros(len(ids), np.bool_)
             for start, end in spans:
                 supervised_L[start:end] = True
-            examples.append(Example(id, group, np.array(ids, np.int32), supervised_L, 0))
+            examples.append(Example(id, group, np.array(ids, np.int32), supervised_L))
         return examples
 
     def jobs_of(self, item: Item) -> list[Job]:

@@ -45,7 +45,11 @@ def noise_of_shares(disagreement: float = DISAGREEMENT, *, design_effect: float 
 def noise_of_auroc(
     positive_share: float, *, auroc: float = AUROC, correlation: float = CORRELATION, design_effect: float = 1.0
 ) -> Noise:
-    """Of AUROC before anything was measured; the two areas correlate as `correlation` says."""
+    """Of AUROC before anything was measured; the two areas correlate as `correlation` says.
+
+    The variance is Hanley and McNeil's (1982, doi 10.1148/radiology.143.1.7063747) for many items and normal scores;
+    their exponential ones made it a third too large for the skewed classes of the tests.
+    """
     _need(0 < positive_share < 1, f"a share of positives of {positive_share:g}", "both classes")
     _need(0 < auroc < 1, f"an AUROC of {auroc:g}", "between 0 and 1")
     _need(-1 <= correlation < 1, f"a correlation of {correlation:g}", "below 1")
@@ -54,16 +58,6 @@ def noise_of_auroc(
     spread = math.sqrt(variance * 2 * (1 - correlation) * design_effect)
     basis = f"AUROC {auroc:g} with {positive_share:.0%} positives, two models that correlate {correlation:g}"
     return Noise(spread, design_effect, basis)
-
-
-def auroc_error(auroc: float, n_positive: int, n_negative: int) -> float:
-    """Standard error of one area from its value alone, where the scores of both classes are normal and equally wide.
-
-    The variance is Hanley and McNeil's (1982, doi 10.1148/radiology.143.1.7063747); their exponential scores, though,
-    made it a third too large for the skewed classes of the tests.
-    """
-    whole = auroc * (1 - auroc) + (n_positive + n_negative - 2) * _placement_variance(auroc)
-    return math.sqrt(whole / (n_positive * n_negative))
 
 
 def _placement_variance(auroc: float) -> float:

@@ -188,11 +188,6 @@ class TaskItem(Strict):
         return self.answers or [str(self.answer)]
 
     @property
-    def question_text(self) -> str:
-        """Everything but the answer, for overlap with training data."""
-        return "\n".join(filter(None, [*(m.content for m in self.messages), self.prompt, self.text, *self.choices]))
-
-    @property
     def answer_text(self) -> str:
         given = self.choices[self.answer] if isinstance(self.answer, int) and self.choices else self.answer
         return "\n".join(filter(None, [*self.answers, "" if given is None else str(given), self.good, self.reference]))

@@ -62,9 +62,6 @@ class Guard:
         self.in_a_row = 0
         return self.roll_backs <= ROLL_BACKS
 
-    def leaves_out(self, step: int) -> bool:
-        return any(first <= step < end for first, end in self.left_out)
-
     def state(self) -> dict[str, Any]:
         return {
             "losses": list(self.losses),

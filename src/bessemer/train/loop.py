@@ -103,8 +103,9 @@ def compute_gradient(
         part_loss.backward()
         loss += part_loss.item()
         sources_S = torch.from_numpy(part.sources_N[part.targets_N != NO_TARGET])
+        losses_S = losses_S.cpu()
         for source in sources_S.unique().tolist():
-            mine = losses_S.cpu()[sources_S == source]
+            mine = losses_S[sources_S == source]
             total, count = per_source.get(source, (0.0, 0))
             per_source[source] = (total + mine.double().sum().item(), count + len(mine))
     norm = trainable.clip(clip)
