@@ -169,7 +169,7 @@ def purge(folder: Path) -> None:
     """Remove all but the newest KEEP, the newest one to go back to, the one that forgot least, and pinned ones."""
     found = complete(folder)
     states = {p: _state(p) for p in found}
-    measured = {p: state.get("forgotten") for p, state in states.items()}
+    measured: dict[Path, Any] = {p: state.get("forgotten") for p, state in states.items()}
     best = min((p for p in found if measured[p] is not None), key=lambda p: measured[p], default=None)
     to_go_back_to = next((p for p in found if states[p].get("due", True)), None)
     for old in found[KEEP:]:
