@@ -24,8 +24,9 @@ import measure
 import page
 import prepare
 
+from bessemer.errors import StoppedByUserError
 from bessemer.evaluate.stats import Interval
-from bessemer.launch.here import quiet_libraries
+from bessemer.launch.here import quiet_libraries, stop_requests
 from bessemer.launch.place import Place
 from bessemer.launch.start import start
 from bessemer.moderate.build import Built, build
@@ -116,7 +117,9 @@ def build_data(data: Path, out: Path, name: str, tests: str = "") -> Built:
 
 
 def train(values: Row) -> str:
-    start(parse_recipe(yaml.safe_dump(values), where=values["name"]), Place(), Screen(), lambda: False)
+    screen, asked = Screen(), parse_recipe(yaml.safe_dump(values), where=values["name"])
+    with stop_requests(screen.say) as stop_asked:
+        start(asked, Place(), screen, stop_asked)
     return values["name"]
 
 
@@ -241,4 +244,8 @@ def order(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StoppedByUserError as stopped:  # Ctrl-C while an arm is trained
+        print(f"error: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
