@@ -278,6 +278,21 @@ def test_what_cannot_be_measured_is_refused(told: Story, tmp_path: Path) -> None
         examine(["clean", "clean"], [str(told.task)], [], Screen(quiet=True), by="Ada")
 
 
+def test_nothing_is_opened_for_what_could_have_been_known_before(told: Story, tmp_path: Path) -> None:
+    loaded = load_task(told.task)
+    if "scarce" not in seal.names():
+        seal.create("scarce", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", limit=1)
+    quiet = Screen(quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BessemerError, match="lets 1 models be scored; 0 were, and 2 more are asked for"):
+        examine(["clean"], ["seal:scarce"], [], quiet, by="Ada")
+    with pytest.raises(BessemerError, match="two tasks have one name"):
+        examine(["clean"], ["seal:scarce"], ["seal:scarce"], quiet, by="Ada")
+    with pytest.raises(BessemerError, match="cannot be written"):
+        examine(["clean"], ["seal:scarce/public", "seal:words"], [], quiet, by="Ada", out=tmp_path / "file" / "out")
+    assert not submissions("scarce")
+
+
 def test_a_release_that_another_checkpoint_was_added_to_is_not_fully_known(
     tiny_model: Path, bessemer_home: Path
 ) -> None:

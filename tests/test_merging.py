@@ -135,6 +135,20 @@ def test_bad_input(told: Path) -> None:
         merge("nobody", [1.0], Screen(quiet=True))
 
 
+def test_a_run_that_was_only_planned_stays_so(
+    tiny_model: Path,
+    bessemer_home: Path,
+    tmp_path: Path,
+    here: Callable[..., Any],  # noqa: F811
+) -> None:
+    story = write_story(tmp_path / "story", tiny_model, name="planned")
+    assert here("plan", str(story), "--no-measure").code == 0
+    before = sorted((bessemer_home / "runs/planned").rglob("*"))
+    with pytest.raises(BessemerError, match="is not trained yet"):
+        merge("planned", [0.5], Screen(quiet=True))
+    assert sorted((bessemer_home / "runs/planned").rglob("*")) == before
+
+
 def test_shares_that_would_share_a_folder_are_refused(told: Path) -> None:
     with pytest.raises(BessemerError, match="0.3334 is finer than a thousandth"):
         merge("story", [0.333, 0.3334], Screen(quiet=True))

@@ -37,7 +37,7 @@ from bessemer.evaluate.result import (
 from bessemer.evaluate.submissions import submissions_of
 from bessemer.evaluate.tasks import LoadedTask, Task, with_rows
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import canonical_json, read_json, sha256_text
+from bessemer.files import canonical_json, need_writable, read_json, sha256_text
 from bessemer.registry import store
 from bessemer.registry.evaluation import write_evaluation
 from bessemer.registry.lineage import consumed
@@ -167,6 +167,21 @@ def find_task(argument: str, role: str) -> Asked:
     return Asked(name, role, None, name)
 
 
+def need_openings(asked: Sequence[Asked], subjects: Sequence[Subject]) -> None:
+    """Raises BessemerError, before any opening (none can be taken back), where a seal has too few left."""
+    for name in (a.seal for a in asked if a.seal):
+        found = seal.load(name)
+        limit, known = found.commitment["limit"], {s.model for s in submissions_of(found.entries)}
+        new = {s.digest: s.name for s in subjects if s.digest not in known}
+        if limit is not None and len(known) + len(new) > limit:
+            raise BessemerError(
+                f"the commitment lets {limit} models be scored; {len(known)} were, and {len(new)} more are asked for "
+                f"({', '.join(new.values())})",
+                where=f"seal {name}",
+                fix="leave models out, or make a new seal; nothing was opened",
+            )
+
+
 def spec_of(found: seal.Seal) -> Task:
     """The task of a seal, without its items."""
     given = {k: v for k, v in found.task.items() if k != "scorer_sha256"}
@@ -207,6 +222,10 @@ def examine(
     if any(t.startswith(INSPECT) for t in (*targets, against)):
         return _examine_logs(targets, against, by, out)
     asked = [find_task(t, GAIN) for t in tasks] + [find_task(t, KEEP) for t in keep]
+    if len({a.name for a in asked}) < len(asked):
+        raise BessemerError(
+            "two tasks have one name", where=", ".join(a.name for a in asked), fix="name each once, in one role"
+        )
     if not asked:
         raise BessemerError(
             "there is nothing to measure", fix="--tasks TASK, and --keep TASK for what must not be lost"
@@ -215,6 +234,10 @@ def examine(
     if len({s.digest for s in subjects}) < len(subjects):
         raise BessemerError("two of the models are the same", where=", ".join(targets), fix="name each one once")
     other = find_subject(against) if against else base_of(subjects[0])
+    need_openings(asked, [*subjects, *([other] if other else [])])
+    probes, retain = _probes(subjects)
+    if out is not None:
+        need_writable(out.absolute().parent)
     before = ask(other, asked, screen, by=by) if other else {}
     after = [ask(s, asked, screen, by=by) for s in subjects]
     blocks = [
@@ -228,7 +251,6 @@ def examine(
         )
         for a in asked
     ]
-    probes, retain = _probes(subjects)
     facts = {
         "created": ledger.now(),
         "by": by,

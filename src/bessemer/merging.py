@@ -23,7 +23,7 @@ from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
 from bessemer.run import Plan, digest_of, need_measured, need_signer, release_model
 from bessemer.stage import overlay_of
-from bessemer.track.runs import PLAN, lock_path, run_folder
+from bessemer.track.runs import DONE, PLAN, lock_path, run_folder
 from bessemer.track.screen import Screen
 from bessemer.train.export import Difference, export_model
 
@@ -80,6 +80,8 @@ def merge(
     with exclusive(lock_path(run), f"the run {run}"):
         plan: Plan = read_json(folder / PLAN)
         recipe = Recipe.model_validate(plan["recipe"])
+        if left := [s["name"] for s in plan["stages"] if not (folder / s["name"] / DONE).exists()]:
+            raise BessemerError(f"{', '.join(left)} is not trained yet", where=f"run {run}", fix="bessemer run RECIPE")
         points = [_measured(folder, plan, recipe, share, added, screen) for share in sorted(set(shares))]
         best = choose(points)
         found: dict[str, Any] = {
@@ -124,8 +126,8 @@ def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, added: Add
     start = _start(plan)
     if not model.exists():
         with screen.step(f"merge at {share:g}"):
-            model.parent.mkdir(parents=True, exist_ok=True)
             overlay = overlay_of(folder, plan, len(recipe.stages))
+            model.parent.mkdir(parents=True, exist_ok=True)
             if added:
                 export_model(start, overlay, model, recipe.merge, add=Difference(added.plus, added.minus, share))
             else:

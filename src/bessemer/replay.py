@@ -29,6 +29,7 @@ from bessemer.files import canonical_json, exclusive, home, need_writable, sha25
 from bessemer.infer.model import Loaded, load
 from bessemer.infer.sampling import Row, draw, next_logits, sample_together
 from bessemer.recipe.data_recipe import DataRecipe
+from bessemer.recipe.schema import need_name
 from bessemer.track.screen import Screen
 from bessemer.units import show_count
 
@@ -56,6 +57,9 @@ def sample(start: str, name: str, asked: Asked, screen: Screen) -> Prepared:
 
     Raises BessemerError for an unknown start, or for conversations with a model that has no chat template.
     """
+    need_name(name)
+    if asked.tokens < 1:
+        raise BessemerError(f"{asked.tokens} tokens are none", where="--tokens", fix="1 or more")
     base = resolve(start)
     facts = {"start": base.name, "digest": base.digest, **asdict(asked)}
     if asked.openings:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -335,3 +336,50 @@ def test_no_command_leaves_traces_in_the_working_folder(tmp_path: Path) -> None:
     bessemer("releases", cwd=tmp_path)
     bessemer("families", "list", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- output that nobody reads, places that cannot be written ----------------------------------------------------
+
+
+def test_a_closed_stdout_is_no_defect() -> None:
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{COMMAND} recipe schema | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "141\n" and not done.stderr
+
+
+def test_a_run_goes_on_when_nobody_looks_any_more(story: Path, tmp_path: Path) -> None:
+    """`bessemer run ... 2>&1 | head -2`, a terminal that is gone."""
+    home = tmp_path / "home"
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{COMMAND} run {shlex.quote(str(story))} 2>&1 | head -2; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, check=False, env={**os.environ, "BESSEMER_HOME": str(home)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] in {"0", "141"}, done.stdout
+    assert json.loads((home / "runs" / "story" / "result.json").read_text())["release"] == "story@1"
+
+
+@pytest.mark.parametrize("args", ["recipe init rows.jsonl --out file/r.yaml", "policy add p.yaml"])
+def test_a_place_that_cannot_be_written_is_no_traceback(args: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", ({"text": f"iron and steel {n}"} for n in range(60)))
+    (tmp_path / "p.yaml").write_text("name: steel\ncommunity: iron\nrules:\n  - {id: ore, text: No ore.}\n")
+    (tmp_path / "file").write_text("")
+    done = bessemer(*args.split(), cwd=tmp_path, BESSEMER_HOME=str(tmp_path / "file"))
+    assert done.code == EXIT_CODES["user"] and "Traceback" not in done.err and "file" in done.err, done.err
+
+
+@pytest.mark.parametrize("args", [["run"], ["data", "show", "--first", "x", "rows.jsonl"], ["recipe", "nothing"]])
+def test_usage_errors_are_json_too(args: list[str]) -> None:
+    done = bessemer(*args, "--json")
+    assert done.code == EXIT_CODES["user"] and json.loads(done.out)["error"]["what"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/abs", "Bad Name", ""])
+def test_a_name_that_is_no_name_writes_nowhere(name: str, tmp_path: Path) -> None:
+    home = {"BESSEMER_HOME": str(tmp_path / "home")}
+    curriculum = bessemer("review", "curriculum", "bessemer:rules/trained", "--model", "x@1", "--name", name, **home)
+    sample = bessemer("data", "sample", "smollm2-135m@post", "--name", name, **home)
+    for done in (curriculum, sample):
+        assert done.code == EXIT_CODES["user"] and "is no name" in done.err, done.err
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -33,6 +34,9 @@ from bessemer.cli import (
 )
 from bessemer.errors import EXIT_CODES, BessemerError
 from bessemer.files import home
+
+CLOSED = 128 + signal.SIGPIPE  # as the shell says it of other programs
+PATH_FIX = "give it to this user, or name another place; what was finished is kept"
 
 app = typer.Typer(
     help="Your own expert model from an open base: mixed, measured, pinned, served on your own machine.",
@@ -83,30 +87,42 @@ def main() -> None:
     """Entry point of the command."""
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
     except BessemerError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": error.fields()}))
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _refuse(error)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
-        sys.exit(EXIT_CODES["interrupted"])
+        _end(BessemerError("stopped").fields(), "stopped", EXIT_CODES["interrupted"])
     except ModuleNotFoundError as error:
-        print(f"error: the Python package {error.name!r} is missing", file=sys.stderr)
-        print("  fix: pip install 'bessemer[all]'  (or [train], [serve])", file=sys.stderr)
-        sys.exit(EXIT_CODES["user"])
+        fix = "pip install 'bessemer[all]', or the extra that the README names beside the command"
+        _refuse(BessemerError(f"the Python package {error.name!r} is missing", fix=fix))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free space, or set BESSEMER_HOME to a larger disk; what was finished is kept"
+            _refuse(BessemerError("the disk is full", where=str(error.filename or home()), fix=fix))
+        if error.filename is None:
             raise
-        print(f"error: {error.filename or home()}: the disk is full", file=sys.stderr)
-        print("  fix: free space, or set BESSEMER_HOME to a larger disk; what was finished is kept", file=sys.stderr)
-        sys.exit(EXIT_CODES["user"])
+        _refuse(BessemerError(error.strerror or type(error).__name__, where=str(error.filename), fix=PATH_FIX))
+    except SystemExit as ended:  # nobody reads stdout any more (`| head`): the libraries end with 1, a defect's code
+        sys.exit(CLOSED if ended.code == 1 else ended.code)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # the library's usage errors
+            if "--json" in sys.argv:
+                print(json.dumps({"error": BessemerError(error.format_message()).fields()}))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
             sys.exit(EXIT_CODES["user"])
         raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(error: BessemerError) -> NoReturn:
+    _end(error.fields(), f"error: {error}", error.exit_code)
+
+
+def _end(fields: dict[str, Any], said: str, code: int) -> NoReturn:
+    """With --json also on stdout, for programs."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": fields}))
+    print(said, file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -77,10 +77,12 @@ def curriculum(
     from bessemer.launch.here import quiet_libraries
     from bessemer.moderate.curriculum import make_curriculum
     from bessemer.moderate.judge import Judge
+    from bessemer.recipe.schema import need_name
     from bessemer.serve.server import open_model
     from bessemer.track.screen import Screen
 
     quiet_libraries()
+    need_name(name)  # before the model is loaded
     items = read_items(data, kind="chat", where="review curriculum")
     judge = Judge(open_model(model)[0])
     with Screen().step(f"{len(items)} examples looked at") as advance:

@@ -62,7 +62,9 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
         train, test = ([r.line for r in read if r.held_out == side] for side in (False, True))
         if not train or not test:
             raise BessemerError(
-                f"{len(read)} rows are too few to hold some out", where=str(path), fix="give 20 or more"
+                f"{len(read)} rows are too few to hold some out, since rows of one text or group stay together",
+                where=str(path),
+                fix="give 20 or more that differ",
             )
         targets = {part: folder / f"{source}.{part}.jsonl" for part in ("train", "test")}
         planned += [(targets["train"], "\n".join(train) + "\n"), (targets["test"], "\n".join(test) + "\n")]

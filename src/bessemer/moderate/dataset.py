@@ -10,10 +10,12 @@ from bessemer.data.curate.parts import write_part
 from bessemer.data.curate.prepare import FORMAT, MANIFEST, Prepared, datasets_folder, versions
 from bessemer.data.items import Item
 from bessemer.files import canonical_json, digest_files, exclusive, new_folder, sha256_text, write_json
+from bessemer.recipe.schema import need_name
 
 
 def held(name: str) -> AbstractContextManager[None]:
-    """Hold the name while a version is made."""
+    """Hold the name while a version is made. Raises BessemerError when it is no name of a data set."""
+    need_name(name)
     return exclusive(datasets_folder() / name / ".lock", f"data set {name}")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from bessemer.errors import BessemerError
 from bessemer.units import parse_count
 
 _COUNT_SCHEMA = {
@@ -20,7 +21,17 @@ _COUNT_SCHEMA = {
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_COUNT_SCHEMA)]
 Share = Annotated[float, Field(gt=0, le=1)]
 MAX_NAME = 64
-Name = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}$")]
+_NAME = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}$"
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+def need_name(name: str) -> None:
+    """Raises BessemerError for what cannot be a folder's name in `BESSEMER_HOME`."""
+    if not re.fullmatch(_NAME, name):
+        fix = f"small letters, digits, and . _ - after the first, at most {MAX_NAME}"
+        raise BessemerError(f"{name!r} is no name", where="--name", fix=fix)
+
+
 _SECRET = re.compile(
     r"://[^/?#@]*:[^/?#]*@|[?&](?:[^=&]*(?:signature|token|secret|password|credential)|sig|(?:api_?)?key)=",
     re.IGNORECASE,

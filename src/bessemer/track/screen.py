@@ -32,11 +32,18 @@ Advance = Callable[[float, str], None]  # (share done since the last call, note)
 See = Callable[[dict[str, Any]], None]  # an event of metrics.jsonl
 
 
+class _Console(Console):
+    """Where nobody looks any more (`2>&1 | head`), what runs goes on with its log; the library would end it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Screen:
     """Prints to stderr, so that stdout stays free for results (`--json`)."""
 
     def __init__(self, *, quiet: bool = False, log: Path | None = None) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = _Console(stderr=True, quiet=quiet, highlight=False)
         self._log = log
         self.seconds: dict[str, float] = {}
 
@@ -45,7 +52,10 @@ class Screen:
 
     def say(self, text: str, style: str = "") -> None:
         """One line. `text` is never read as markup."""
-        self.console.print(f"[{style}]{escape(text)}[/]" if style else escape(text), soft_wrap=True)
+        try:
+            self.console.print(f"[{style}]{escape(text)}[/]" if style else escape(text), soft_wrap=True)
+        except OSError:  # a terminal that is gone
+            self.console.quiet = True
         self._write(text)
 
     def _write(self, text: str) -> None:
