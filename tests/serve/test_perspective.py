@@ -163,6 +163,14 @@ def test_a_policy_by_name(desk: Running) -> None:
         assert http.post(f"{ANALYZE}?policy=steel-talk@9", json=asked).json()["policy"] == "steel-talk@9"
 
 
+def test_a_mistyped_query_is_refused(desk: Running) -> None:
+    """`polcy=x` would be answered by the server's own policy."""
+    asked = {"comment": {"text": "iron"}, "requestedAttributes": {"ORE": {}}}
+    with desk.http() as http:
+        answer = http.post("/v1alpha1/comments:analyze?polcy=x", json=asked)
+        assert answer.status_code == 400 and "'polcy' is unknown" in answer.json()["error"]["message"]
+
+
 def test_suggested_scores_come_back_as_training_data(desk: Running) -> None:
     def suggest(http: httpx2.Client, text: str, **scores: float) -> Any:
         values = {name: {"summaryScore": {"value": v}} for name, v in scores.items()}

@@ -156,6 +156,17 @@ def test_bodies_that_are_no_request(http: httpx2.Client, content: bytes) -> None
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_body_that_is_not_called_json(http: httpx2.Client) -> None:
+    """What `curl -d` sends when no type is given."""
+    content, headers = b'{"model": "tiny@1", "messages": []}', {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = http.post("/v1/chat/completions", content=content, headers=headers)
+    assert answer.status_code == 400 and "Content-Type is not application/json" in answer.json()["error"]["message"]
+
+
+def test_health_may_be_asked_for_its_head_alone(http: httpx2.Client) -> None:
+    assert http.head("/health").status_code == 200
+
+
 def test_a_conversation_that_the_template_refuses(
     http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, loaded: Any
 ) -> None:

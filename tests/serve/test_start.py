@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
@@ -61,6 +63,56 @@ def test_it_serves_and_ends_cleanly(tiny_model: Path, bessemer_home: Path, numbe
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert errors == ""
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream", "moderation"])
+def test_who_is_still_answered_at_a_stop_is_told(tiny_model: Path, bessemer_home: Path, kind: str) -> None:
+    """After the time of grace, with an error in the schema's shape, and the process ends as one that was stopped."""
+    make_tiny_release(tiny_model, bessemer_home)
+    slow = (  # answers that take for ever on any machine
+        "import time, bessemer.serve.jobs, bessemer.serve.server as s, bessemer.moderate.judge as j\n"
+        "s.GRACE_S = 1\n"
+        "take = bessemer.serve.jobs.Job.run\n"
+        "def run(self, loaded, cancelled):\n"
+        "    for piece in take(self, loaded, lambda: False):\n"
+        "        yield piece\n"
+        "        print('working')\n"
+        "        time.sleep(0.5)\n"
+        "bessemer.serve.jobs.Job.run = run\n"
+        "j.Judge.odds = lambda *_: print('working') or time.sleep(99)\n"
+        "from bessemer.cli.main import main\n"
+        "main()"
+    )
+    policy = bessemer_home / "policy.yaml"
+    policy.write_text("name: steel\ncommunity: iron\nrules:\n  - {id: ore, text: No ore.}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, "serve", "tiny", "--port", "0", "--policy", str(policy)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        shown = ""
+        while "curl" not in shown:
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            shown += line
+        url = re.search(r"http://127\.0\.0\.1:\d+", shown)
+        assert url
+        headers = {"Authorization": f"Bearer {(bessemer_home / 'keys' / 'serve.token').read_text().strip()}"}
+        body: dict[str, object] = {"model": "tiny@1", "prompt": "iron", "max_tokens": 500, "stream": kind == "stream"}
+        path, body = ("moderations", {"input": "iron"}) if kind == "moderation" else ("completions", body)
+        with ThreadPoolExecutor(1) as beside:
+            asked = beside.submit(httpx2.post, f"{url[0]}/v1/{path}", json=body, headers=headers, timeout=120)
+            while process.stdout.readline() != "working\n":
+                assert not asked.done(), asked.result().text
+            process.send_signal(signal.SIGTERM)
+            answer = asked.result()
+        assert answer.status_code == (200 if kind == "stream" else 503), answer.text
+        assert '"server_stopping"' in answer.text
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0 and errors == "", errors
     finally:
         process.kill()
 

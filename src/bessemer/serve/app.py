@@ -27,6 +27,7 @@ from bessemer.serve.desk import Desk
 from bessemer.serve.fleet import Backend, Fleet, Open
 from bessemer.serve.guard import OPEN_PATH, Guard
 from bessemer.serve.jobs import Job, Piece, chat_job, completion_job
+from bessemer.serve.leaving import CLIENT_LEFT, while_there
 from bessemer.serve.moderation import add_moderation
 from bessemer.serve.perspective import add_perspective
 from bessemer.serve.problems import DIGEST_HEADER, RequestError, from_validation, internal_error
@@ -34,7 +35,6 @@ from bessemer.serve.schemas import ChatRequest, CompletionRequest
 from bessemer.serve.worker import QueueFullError, Ticket, Worker
 
 MAX_WAITING = 64
-CLIENT_LEFT = 499  # nginx's word for it; nobody reads the answer
 NO_TELEMETRY: Any = dict.fromkeys(("auto_configure", "tracing", "metrics", "logs", "operation_spans"), False)
 RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 log = logging.getLogger(__name__)
@@ -94,9 +94,13 @@ class Served:
     worker: Worker
     desk: Desk
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Whoever still waits for an answer is told that none will come."""
         self.worker.close()
         self.fleet.close()
+
+    def close(self) -> None:
+        self.stop()
         self.desk.close()
 
     def card(self, backend: Backend) -> dict[str, Any]:
@@ -134,25 +138,23 @@ class Served:
         if body.stream:
             events = answer.stream(aiter(ticket), body.stream_options.include_usage)
             return _Events(_guarded(events), ticket, answer.loaded.digest)
-        whole = asyncio.ensure_future(answer.whole(aiter(ticket)))
-        gone = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+            whole = await while_there(request, answer.whole(aiter(ticket)))
             headers = {DIGEST_HEADER: answer.loaded.digest}
-            return JSONResponse(whole.result(), headers=headers) if whole.done() else Response(status_code=CLIENT_LEFT)
+            return JSONResponse(whole, headers=headers) if whole else Response(status_code=CLIENT_LEFT)
+        except RequestError:
+            raise
         except Exception:
             log.exception("a request failed")
             raise internal_error() from None
         finally:
             ticket.close()
-            whole.cancel()
-            gone.cancel()
 
 
 def _add_routes(app: FastAPI, served: Served) -> None:
     fleet = served.fleet
 
-    @app.get(OPEN_PATH)
+    @app.api_route(OPEN_PATH, methods=["GET", "HEAD"])
     async def health() -> dict[str, Any]:
         return {"status": "ok", "release": fleet.main.release.reference, "digest": fleet.main.digest}
 
@@ -227,11 +229,8 @@ async def _guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for event in events:
             yield event
+    except RequestError as error:
+        yield f"data: {json.dumps(error.body())}\n\n"
     except Exception:
         log.exception("a stream failed")
         yield f"data: {json.dumps(internal_error().body())}\n\n"
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bessemer.moderate.judge import Judge, Question
-from bessemer.serve.worker import QueueFullError
+from bessemer.serve.problems import stopping
+from bessemer.serve.worker import JOIN_S, QueueFullError
 
 MAX_WAITING = 512  # comments
 MAX_WAITING_TOKENS = 8_000_000  # of their prompts, which are held in memory
@@ -52,9 +53,10 @@ class Batcher:
         self.max_waiting = max_waiting
         self._judge = judge
         self._waiting: deque[_Entry] = deque()
+        self._batch: Sequence[_Entry] = ()  # is being judged
         self._tokens = 0  # that wait
         self._change = threading.Condition()
-        self._closed = False
+        self._closed = self._stopped = False
         self._comment_s = 0.05  # what a comment took lately
         self._thread = threading.Thread(target=self._run, name="bessemer-judge", daemon=True)
         self._thread.start()
@@ -99,6 +101,18 @@ class Batcher:
             self._closed = True
             self._change.notify()
 
+    def stop(self) -> None:
+        """Tell those that wait, or are being judged, that there will be no answer, and let the thread end."""
+        with self._change:
+            if self._stopped:
+                return
+            self._stopped = self._closed = True
+            for entry in (*self._waiting, *self._batch):
+                entry.answer(None, stopping())
+            self._set_waiting([])
+            self._change.notify()
+        self._thread.join(JOIN_S)
+
     def _run(self) -> None:
         while True:
             with self._change:
@@ -106,7 +120,7 @@ class Batcher:
                     self._change.wait()
                 if not self._waiting:
                     return
-                batch = self._next_batch()
+                batch = self._batch = self._next_batch()
             begun = time.monotonic()
             self._answer(batch)
             self._comment_s += 0.2 * ((time.monotonic() - begun) / len(batch) - self._comment_s)

@@ -92,7 +92,7 @@ class Desk:
             known = isinstance(asked, str)
             raise RequestError(
                 404 if known else 400,
-                str(error).replace("\n  fix: ", "; "),
+                "; ".join(filter(None, [error.what, error.fix])) if known else str(error).replace("\n  fix: ", "; "),
                 code="policy_not_found" if known else "invalid_policy",
                 param="policy",
             ) from None

@@ -61,6 +61,11 @@ class Backend:
             if self._batcher is not None:
                 self._batcher.close()
 
+    def stop(self) -> None:
+        with self._lock:
+            if self._batcher is not None:
+                self._batcher.stop()
+
 
 @dataclass(frozen=True)
 class _State:
@@ -121,7 +126,7 @@ class Fleet:
     def close(self) -> None:
         self._closed.set()
         for backend in self.backends:
-            backend.close()
+            backend.stop()
 
     # -- following the route ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from pydantic import Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
@@ -20,6 +20,7 @@ from bessemer.moderate.decisions import Outcome, appeal
 from bessemer.moderate.policy import CATEGORIES, Policy
 from bessemer.serve.desk import Desk, Verdict
 from bessemer.serve.fleet import Backend
+from bessemer.serve.leaving import CLIENT_LEFT, while_there
 from bessemer.serve.problems import DIGEST_HEADER, RequestError
 from bessemer.serve.schemas import Strict
 from bessemer.serve.worker import QueueFullError, Worker
@@ -54,12 +55,14 @@ class AppealRequest(Strict):
 
 def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
     @app.post("/v1/moderations")
-    async def moderations(body: ModerationRequest) -> Response:
+    async def moderations(body: ModerationRequest, request: Request) -> Response:
         policy = desk.policy(body.policy)
         comments = read_inputs(body.input)
         first = next((c.text for c in comments if isinstance(c, Comment)), "")
         backend = desk.fleet.pick(body.model, first)
-        verdicts = await desk.judge(backend, policy, comments)
+        verdicts = await while_there(request, desk.judge(backend, policy, comments))
+        if verdicts is None:
+            return Response(status_code=CLIENT_LEFT)
         if len(verdicts) == 1 and (error := verdicts[0].error):
             raise error
         reasons = await _reasons(backend, policy, verdicts, worker) if body.reason else {}

@@ -18,10 +18,12 @@ from bessemer.moderate.decide import Finding
 from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
 from bessemer.serve.desk import Desk
+from bessemer.serve.leaving import CLIENT_LEFT, while_there
 from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
 from bessemer.serve.schemas import Strict, Text
 
 Json = dict[str, Any]
+QUERY = {"policy", "model", "key", "alt", "fields", "prettyPrint", "quotaUser"}  # from key on: of all Google's APIs
 ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
 
 
@@ -83,14 +85,27 @@ class SuggestRequest(Both):
     attributeScores: Annotated[dict[str, Scores], Field(min_length=1, max_length=200)]
 
 
+def _need_known(request: Request) -> None:
+    """A mistyped `policy` would be answered by another one."""
+    if unknown := sorted(request.query_params.keys() - QUERY):
+        raise RequestError(
+            400, f"the query parameter {unknown[0]!r} is unknown or not supported here, so it is refused",
+            code="unsupported_parameter", param=unknown[0],
+        )  # fmt: skip
+
+
 def add_perspective(app: FastAPI, desk: Desk) -> None:
     @app.post(f"{GOOGLE}comments:analyze")
     async def analyze(body: AnalyzeRequest, request: Request) -> Response:
+        _need_known(request)
         policy = desk.policy(request.query_params.get("policy"))
         rules = {name: _rule(policy, name) for name in body.requestedAttributes}
         comment = body.read()
         backend = desk.fleet.pick(request.query_params.get("model", ""), comment.text)
-        (verdict,) = await desk.judge(backend, policy, [comment], private=body.doNotStore)
+        verdicts = await while_there(request, desk.judge(backend, policy, [comment], private=body.doNotStore))
+        if verdicts is None:
+            return Response(status_code=CLIENT_LEFT)
+        (verdict,) = verdicts
         if verdict.decision is None:
             raise verdict.error or RequestError(500, "no decision", code="internal_error")
         findings = {f.rule: f for f in verdict.decision.findings}
@@ -112,6 +127,7 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
 
     @app.post(f"{GOOGLE}comments:suggestscore")
     def suggestscore(body: SuggestRequest, request: Request) -> Json:
+        _need_known(request)
         policy = desk.policy(request.query_params.get("policy"))
         labels = {_rule(policy, name).id: s.summaryScore.value >= 0.5 for name, s in body.attributeScores.items()}
         backend = desk.fleet.pick(request.query_params.get("model", ""), body.comment.text)

@@ -53,6 +53,13 @@ def internal_error() -> RequestError:
     )  # fmt: skip
 
 
+def stopping() -> RequestError:
+    return RequestError(
+        503, "the server is being stopped; ask again later", code="server_stopping", kind="server_error",
+        headers={"Connection": "close", "Retry-After": "5"},
+    )  # fmt: skip
+
+
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> RequestError:
     """The first mistake of a request that pydantic refused."""
     first = errors[0]
@@ -62,6 +69,9 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> RequestError:
     if first["type"] == "extra_forbidden":
         message = f"the parameter {'.'.join(path)!r} is unknown or not supported here, so it is refused"
         return RequestError(400, message, code="unsupported_parameter", param=".".join(path))
+    if not path and first["type"] in {"model_attributes_type", "dict_type"}:
+        message = "the body is no JSON object, or its Content-Type is not application/json"
+        return RequestError(400, message, code="invalid_json")
     param = _param(path) if path else None
     message = f"{param}: {first['msg']}" if param else str(first["msg"]).removeprefix("Value error, ")
     code = "missing_parameter" if first["type"] == "missing" else "invalid_value"

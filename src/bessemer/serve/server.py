@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import importlib.util
+import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("torch", "transformers", "fastapi", "uvicorn")
 GRACE_S = 5  # answers under way get this long when the server is stopped
+LATE_S = 15  # and this long to be told that there will be none
 
 
 def need_extras() -> None:
@@ -74,10 +78,33 @@ def run(
         server_header=False,
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=GRACE_S + LATE_S,
     )
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """What is not answered after GRACE_S is refused; left alone, it would be cut off without a word."""
+            late = asyncio.create_task(_later(GRACE_S, app.state.served.stop))
+            await super().shutdown(sockets)
+            late.cancel()
+
     with _quiet_signals():
-        uvicorn.Server(config).run(sockets=[taken])
+        Server(config).run(sockets=[taken])
+    _end_what_computes()
+
+
+def _end_what_computes() -> None:
+    """A comment that is being judged cannot be interrupted, and native code must not outlive the interpreter."""
+    computing = any(t.name in {"bessemer-model", "bessemer-judge"} for t in threading.enumerate())
+    if computing and threading.current_thread() is threading.main_thread():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+async def _later(seconds: float, what: Callable[[], None]) -> None:
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(what)
 
 
 def open_model(reference: str, trusted: Path | None = None) -> tuple[Loaded, StoredRelease]:

@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from bessemer.serve.problems import stopping
+
+JOIN_S = 2.0  # how long a stop waits for what a thread is computing
 T = TypeVar("T")
 Cancelled = Callable[[], bool]
 Work = Callable[[Cancelled], Iterator[T]]
@@ -53,12 +56,16 @@ class Worker:
             self._waiting.remove(job)
 
     def close(self) -> None:
-        """Cancel everything and let the thread end."""
+        """Cancel everything, tell those that wait, and let the thread end: native code must not outlive Python."""
         with self._change:
+            if self._closed:
+                return
             self._closed = True
             for job in self._waiting:
-                job.cancelled.set()
+                job.refuse()
+            self._waiting.clear()
             self._change.notify()
+        self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         while True:
@@ -115,9 +122,14 @@ class _Job(Generic[T]):
                 if cancelled():
                     break
                 self._send(_Item(item))
+            if closed():
+                self.refuse()
         except BaseException as error:  # whatever it is, the request that waits must hear of it
             self._send(_Failed(error))
         self._send(None)
+
+    def refuse(self) -> None:
+        self._send(_Failed(stopping()))
 
     def _send(self, event: _Item[T] | _Failed | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
