@@ -127,6 +127,18 @@ def test_whatever_changes_is_noticed(
         check_signature(signed.path, keys[1])
 
 
+@pytest.mark.parametrize("signed_at_all", [True, False])
+def test_a_key_that_is_none_is_not_the_release_s_fault(
+    signed: store.StoredRelease, tmp_path: Path, signed_at_all: bool
+) -> None:
+    if not signed_at_all:
+        (signed.path / SIGNATURE).unlink()
+    (tmp_path / "text").write_text("no key")
+    for key in (tmp_path / "none", tmp_path / "text"):
+        with pytest.raises(BessemerError, match="name the public key"):
+            check_signature(signed.path, key)
+
+
 def test_a_signed_release_in_the_place_of_another_is_none(
     signed: store.StoredRelease, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:

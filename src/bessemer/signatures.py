@@ -89,17 +89,16 @@ def signer_of(folder: Path) -> str | None:
 
 def check_signature(folder: Path, key: Path) -> None:
     """Raises BessemerError unless the private half of this public key signed exactly these files."""
-    path = folder / SIGNATURE
-    if not path.exists():
-        raise BessemerError(
-            f"not signed, and only what {key} signed is trusted", where=str(folder), fix="bessemer sign RELEASE --key"
-        )
-    library = _library()
+    path, library = folder / SIGNATURE, _library()
     verifying = _usable(
         key,
         lambda: library.verifying.Config().use_elliptic_key_verifier(public_key=key),
         fix=f"name the public key (PEM) of who signs your releases: --trust, --key or {TRUSTED_KEY}",
     )
+    if not path.exists():
+        raise BessemerError(
+            f"not signed, and only what {key} signed is trusted", where=str(folder), fix="bessemer sign RELEASE --key"
+        )
     try:
         with redirect_stdout(sys.stderr):  # it prints warnings
             verifying.set_hashing_config(_hashing(folder)).verify(folder, path)

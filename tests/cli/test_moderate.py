@@ -90,6 +90,17 @@ def test_labels_that_say_nothing(place: Path, here: Here, row: dict[str, Any], w
     assert done.code == EXIT_CODES["user"] and what in done.err and "l.jsonl:1" in done.err
 
 
+def test_nothing_is_judged_for_what_could_have_been_known_before(
+    place: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bessemer.moderate.judge.Judge.odds", None)
+    asked = ("moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1")
+    few = here(*asked, "--calibrate", str(comments(place / "few.jsonl", 3)))
+    assert few.code == 4 and "3 comments are too few" in few.err
+    drift = here(*asked, "--drift", str(comments(place / "same.jsonl", 120)))
+    assert drift.code == 4 and "was not calibrated for this model" in drift.err
+
+
 def test_one_thing_at_a_time(place: Path, here: Here) -> None:
     ask = ["moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1"]
     done = here(*ask)

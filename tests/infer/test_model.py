@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bessemer.errors import BessemerError
-from bessemer.infer.model import load
+from bessemer.infer.model import detect_machine, load
 
 SIZES = {
     "hidden_size": 64,
@@ -91,3 +91,10 @@ def test_so_are_those_changed_under_a_name_nobody_knows(tiny_model: Path, monkey
     monkeypatch.setattr(LlamaForCausalLM, "forward", capped)
     with pytest.raises(BessemerError, match="changes its logits behind its output layer"):
         load(tiny_model, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("device", ["foo", "mps:0", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_is_none_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BESSEMER_DEVICE", device)
+    with pytest.raises(BessemerError, match="BESSEMER_DEVICE.*cannot be used"):
+        detect_machine()

@@ -35,7 +35,7 @@ def gradients(trainable: Trainable, data: StageData, step: int, objective: str) 
 
 
 @needs_compiler
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.full)])
 def test_compiled_gradients_are_those_of_the_code_as_written(recipe: Recipe, start: Checkpoint, method: str) -> None:
     """Both objectives, anchored documents and prompts with a common beginning among them, lengths that differ."""
     trained = Trained(method=method, rank=4)  # type: ignore[arg-type]

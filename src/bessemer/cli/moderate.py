@@ -46,7 +46,7 @@ def moderate(
             f"{len(asked)} things to do", where="moderate", fix="give COMMENTS, --dry-run, --calibrate or --drift"
         )
     verb, path = asked[0]
-    judge, rules, judged = judge_file(path, policy, model, columns_of(column), labels=verb == "calibrate")
+    judge, rules, judged = judge_file(path, policy, model, columns_of(column), verb)
     doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
     if doing(judge, rules, judged, json):
         raise typer.Exit(EXIT_CODES["hold"])
@@ -63,10 +63,11 @@ def columns_of(given: list[str] | None) -> dict[str, str]:
 
 
 def judge_file(
-    path: Path, policy: str, model: str, columns: dict[str, str], *, labels: bool = False
+    path: Path, policy: str, model: str, columns: dict[str, str], verb: str = "judge"
 ) -> tuple[Judge, Policy, Judged]:
-    """Every comment of a file, by every rule."""
+    """Every comment of a file, by every rule. What `calibrate` and `drift` need is looked at before the judging."""
     from bessemer.launch.here import quiet_libraries
+    from bessemer.moderate.calibrate import need_calibration, need_labels
     from bessemer.moderate.dry_run import judge_rows
     from bessemer.moderate.judge import Judge
     from bessemer.moderate.labelled import read_rows
@@ -76,9 +77,13 @@ def judge_file(
 
     quiet_libraries()
     screen, rules = Screen(), load_policy(policy)
-    rows = read_rows(str(path), rules, columns, labels=labels)
+    rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
+    if verb == "calibrate":
+        need_labels(rules, rows)
     with screen.step(f"model {model}"):
         judge = Judge(open_model(model)[0])
+    if verb == "drift":
+        need_calibration(rules, judge.loaded.digest)
     with screen.step(f"{len(rows)} comments judged by {len(rules.rules)} rules") as advance:
         return judge, rules, judge_rows(judge, rules, rows, lambda share: advance(share, ""))
 
@@ -193,17 +198,10 @@ def _calibrate(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool
 
 def _drift(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.data.moderation import clean
-    from bessemer.errors import BessemerError
-    from bessemer.moderate.calibrate import load_calibration
+    from bessemer.moderate.calibrate import need_calibration
     from bessemer.moderate.drift import drift
 
-    known = load_calibration(policy, judge.loaded.digest)
-    if known is None:
-        raise BessemerError(
-            f"{policy.reference} was not calibrated for this model",
-            where="--drift",
-            fix="bessemer moderate --calibrate",
-        )
+    known = need_calibration(policy, judge.loaded.digest)
     odds = {rule.id: [o[r] for o in judged.odds] for r, rule in enumerate(policy.rules)}
     moves = drift(known.reference, odds, [clean(row.comment.text) for row in judged.rows])
     if json:

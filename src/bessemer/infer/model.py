@@ -37,7 +37,7 @@ def detect_machine() -> Machine:
 
     BESSEMER_DEVICE and BESSEMER_DTYPE (float32, bfloat16) override the choice.
     """
-    device = torch.device(os.environ.get("BESSEMER_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(os.environ.get("BESSEMER_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         native, name = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
     else:
@@ -49,6 +49,18 @@ def detect_machine() -> Machine:
         raise BessemerError(f"{wanted!r} is no precision", where="BESSEMER_DTYPE", fix="float32 or bfloat16")
     dtype = getattr(torch, wanted) if wanted else torch.bfloat16 if native else torch.float32
     return Machine(device, dtype, name)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    known = device is not None and device.type in {"cpu", "cuda"}
+    if device is None or not known or (device.type == "cuda" and not torch.cuda.is_available()):
+        why = "this torch sees no GPU" if known else "cpu, cuda or cuda:N"
+        raise BessemerError(f"{name!r} cannot be used: {why}", where="BESSEMER_DEVICE", fix="cpu, or leave it empty")
+    return device
 
 
 def _cpu_flags() -> set[str]:

@@ -56,21 +56,34 @@ class Calibration:
         return Reference.from_json(self.facts["reference"])
 
 
-def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float]], model_digest: str) -> Calibration:
-    """odds: of each comment, by rule. Raises BessemerError when no rule has labels of both kinds."""
-    table = np.array(odds, np.float64)
-    marks = np.array([[_mark(row.labels.get(rule.id)) for rule in policy.rules] for row in rows])
-    groups = [row.group or row.id for row in rows]
-    if len(set(groups)) < 2 * FOLDS:
+def need_labels(policy: Policy, rows: Sequence[Row]) -> None:
+    """Raises BessemerError for rows that nothing can be measured on, before anyone judges them."""
+    groups, marks = {row.group or row.id for row in rows}, {row.labels.get(r.id) for row in rows for r in policy.rules}
+    if len(groups) < 2 * FOLDS:
         raise BessemerError(
-            f"{len(set(groups))} comments are too few",
-            where="calibration",
-            fix="a few hundred at least, drawn at random",
+            f"{len(groups)} comments are too few", where="calibration", fix="a few hundred at least, drawn at random"
         )
-    if not ((marks == 1).any() and (marks == 0).any()):
+    if not {True, False} <= marks:
         raise BessemerError(
             "all labels are the same", where="calibration", fix="label comments that break rules and that do not"
         )
+
+
+def need_calibration(policy: Policy, digest: str) -> Calibration:
+    """Raises BessemerError when there is none of this policy for this model."""
+    if (known := load_calibration(policy, digest)) is None:
+        raise BessemerError(
+            f"{policy.reference} was not calibrated for this model", fix="bessemer moderate --calibrate LABELLED"
+        )
+    return known
+
+
+def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float]], model_digest: str) -> Calibration:
+    """odds: of each comment, by rule. Raises BessemerError when no rule has labels of both kinds."""
+    need_labels(policy, rows)
+    table = np.array(odds, np.float64)
+    marks = np.array([[_mark(row.labels.get(rule.id)) for rule in policy.rules] for row in rows])
+    groups = [row.group or row.id for row in rows]
     order = {group: i % FOLDS for i, group in enumerate(sorted(set(groups), key=sha256_text))}
     fold = np.array([order[group] for group in groups])
     final = _fit(policy, table, marks)
