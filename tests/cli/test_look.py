@@ -69,3 +69,21 @@ def test_trace_needs_a_question(here: Here, story: Path) -> None:
     done = here("trace", "--document", documents[0]["id"])
     assert done.code == 0 and "in no step that was done" in done.out
     assert "no run and no release has a source with this document" in here("trace", "--document", "nobody").out
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["show", "SOURCE", "--stage", 2], "--stage"),
+        (["show", "SOURCE", "--set", "seed=2", "--first", 9], "--set, --first"),
+        (["show", "SOURCE", "--start", "nope"], "--start says nothing about a source without --mask"),
+        (["show", "RECIPE", "--kind", "chat"], "--kind"),
+        (["show", "RECIPE", "--first", 99_999], "--first: the stage has"),
+        (["stats", "SOURCE", "--set", "seed=2"], "--set"),
+        (["stats", "RECIPE", "--kind", "chat"], "--kind"),
+    ],
+)
+def test_options_that_nobody_would_read_are_refused(here: Here, story: Path, args: list[object], named: str) -> None:
+    things = {"SOURCE": story.parent / "own.jsonl", "RECIPE": story}
+    done = here("data", *(things.get(str(a), a) for a in args))
+    assert done.code == 4 and named in done.err, done.err

@@ -148,3 +148,16 @@ def test_addresses_without_secrets_are_fine(address: str) -> None:
 def test_a_day_that_does_not_exist_is_no_valid_yaml() -> None:
     with pytest.raises(BessemerError, match="no valid YAML"):
         parse_recipe("name: 2025-02-30")
+
+
+def test_yes_is_no_number() -> None:
+    """YAML reads it as true, which is 1 to Python."""
+    changes = ("seed=true", "sources.chat.max_epochs=yes", "stages[1].rows=yes")
+    found = problems(GOOD, *changes)
+    assert found.keys() == {"seed", "sources.chat.max_epochs", "stages[1].rows"}
+    assert "is no number" in found["seed"]
+
+
+def test_broken_yaml_in_an_override_says_so() -> None:
+    (found,) = problems(GOOD, "name=[x").values()
+    assert "YAML" in found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,17 +39,32 @@ def show(
 ) -> None:
     """Decoded rows of a recipe's stage, or items of a source: what the model really sees."""
     if not _is_recipe(thing):
+        _refuse_others(
+            thing, {"--stage": stage != 1, "--set": bool(set_), "--first": first, "--start": start and not mask}
+        )
         _show_source(thing, kind, n, mask, start, json)
         return
+    _refuse_others(thing, {"--kind": kind != "documents", "--start": start})
     recipe, renderer, data = _stage(thing, set_ or [], stage)
     from bessemer.data.look import show_rows
 
+    if first >= len(data.mixture):
+        raise BessemerError(f"the stage has {len(data.mixture)} rows", where="--first", fix="count from 0")
     shown = show_rows(data, renderer.decode_all, first, n)
     if json:
         print_json([vars(s) for s in shown])
         return
-    print(f"{recipe.name}, stage {stage}: rows {first} to {first + n - 1} of {len(data.mixture)}")
+    last = min(first + n, len(data.mixture)) - 1
+    print(f"{recipe.name}, stage {stage}: rows {first} to {last} of {len(data.mixture)}")
     _print_documents(shown, mask)
+
+
+def _refuse_others(thing: str, given: Mapping[str, object]) -> None:
+    """Options that would be read by nobody."""
+    if unused := [name for name, there in given.items() if there]:
+        what = "a recipe" if _is_recipe(thing) else "a source"
+        more = " without --mask" if unused == ["--start"] and not _is_recipe(thing) else ""
+        raise BessemerError(f"{', '.join(unused)} says nothing about {what}{more}", where=thing, fix="leave it out")
 
 
 def _show_source(address: str, kind: str, n: int, mask: bool, start: str, json: bool) -> None:
@@ -157,6 +172,8 @@ def stats(
     from bessemer.data.look import statistics
 
     found: dict[str, Statistics] = {}
+    others = {"--kind": kind != "documents", "--start": start} if _is_recipe(thing) else {"--set": bool(set_)}
+    _refuse_others(thing, others)
     if _is_recipe(thing):
         from bessemer.data.stage import open_sources
         from bessemer.families.own_data import with_family_data

@@ -177,6 +177,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Probl
                 node.pop(parts[-1], None)  # `--set stages[0].tokens=` takes the key out: back to the default
             else:
                 node[parts[-1] if isinstance(node, dict) else int(parts[-1])] = value
+        except BessemerError as error:
+            problems.append(Problem(f"--set {text}", error.what, error.fix))
         except (IndexError, ValueError, TypeError, AttributeError):
             problems.append(Problem(f"--set {text}", f"the recipe has no place {path_text}"))
     return problems
@@ -186,7 +188,8 @@ def parse(model: type[Model], text: str, *, where: str, overrides: Sequence[str]
     """A recipe of any kind. Raises RecipeError with all mistakes, or BessemerError when the text is no YAML mapping."""
     raw = _parse_yaml(text, where)
     if not isinstance(raw, dict):
-        raise BessemerError("a recipe is a mapping of keys to values", where=where, fix="bessemer recipe init")
+        fix = "bessemer recipe init" if model is Recipe else ""
+        raise BessemerError("it is no mapping of keys to values", where=where, fix=fix)
     recipe_raw = cast(dict[str, Any], raw)
     problems = apply_overrides(recipe_raw, overrides)
     try:
@@ -198,9 +201,25 @@ def parse(model: type[Model], text: str, *, where: str, overrides: Sequence[str]
             extra = _independent_cross_checks(recipe_raw, {p.where for p in problems})
             problems += [p for p in extra if (p.where, p.what) not in known]
         raise RecipeError(where, problems) from None
+    problems += _booleans_for_numbers(recipe_raw, recipe.model_dump(by_alias=True))
     if problems:
         raise RecipeError(where, problems)
     return recipe
+
+
+def _booleans_for_numbers(raw: Any, read: Any, at: str = "") -> list[Problem]:
+    """`seed: yes` would be read as 1. read: the same places after reading."""
+    pairs: list[tuple[Any, Any, str]] = []
+    if isinstance(raw, dict) and isinstance(read, dict):
+        inner = cast(dict[str, Any], read)
+        asked = cast(dict[str, Any], raw).items()
+        pairs = [(value, inner[key], f"{at}.{key}" if at else key) for key, value in asked if key in inner]
+    elif isinstance(raw, list) and isinstance(read, list | tuple):
+        both = zip(cast(list[Any], raw), cast(Sequence[Any], read), strict=False)
+        pairs = [(value, found, f"{at}[{i}]") for i, (value, found) in enumerate(both)]
+    elif isinstance(raw, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        return [Problem(at, f"{'yes (true)' if raw else 'no (false)'} is no number")]
+    return [problem for pair in pairs for problem in _booleans_for_numbers(*pair)]
 
 
 def parse_recipe(text: str, *, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -214,9 +233,9 @@ def load(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) ->
     try:
         text = path.read_text()
     except OSError as error:
-        raise BessemerError(f"the recipe cannot be read ({error.strerror})", where=str(path)) from None
+        raise BessemerError(f"it cannot be read ({error.strerror})", where=str(path)) from None
     except UnicodeDecodeError:
-        raise BessemerError("the recipe is no UTF-8 text", where=str(path)) from None
+        raise BessemerError("it is no UTF-8 text", where=str(path)) from None
     return parse(model, text, where=str(path), overrides=overrides)
 
 
