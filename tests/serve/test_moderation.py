@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from bessemer.serve.app import create_app
 from bessemer.serve.guard import MAX_BATCH_BYTES
 from tests.moderate.conftest import YAML
 from tests.serve.attacks import attacked
-from tests.serve.conftest import DIGEST, MODEL, TOKEN, Running, running
+from tests.serve.conftest import DIGEST, MODEL, TOKEN, Running, eventually, running
 from tests.serve.test_refusals import _refused as refused
 
 POLICY = parse_policy(YAML, where="policy.yaml")
@@ -398,3 +399,23 @@ def test_requests_together_may_hold_only_so_much(desk: Running, monkeypatch: pyt
         assert full.json()["error"]["code"] == "rate_limit_exceeded"
         for _ in range(30):  # what was answered is no longer held
             assert http.post("/v1/moderations", json={"input": "x" * 300}).status_code == 200
+
+
+def test_a_client_that_leaves_leaves_the_line(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who time out and ask again must not multiply the load."""
+    batcher = desk.app.state.served.fleet.main.batcher
+    odds, go_on = batcher._judge.odds, threading.Event()
+
+    def slow(questions: Any) -> Any:
+        go_on.wait(60)
+        return odds(questions)
+
+    monkeypatch.setattr(batcher._judge, "odds", slow)
+    with desk.http() as http, ThreadPoolExecutor(1) as beside:
+        first = beside.submit(http.post, "/v1/moderations", json={"input": "iron"})
+        eventually(lambda: len(batcher._batch) == 1)
+        with pytest.raises(httpx2.ReadTimeout), desk.http() as leaving:
+            leaving.post("/v1/moderations", json={"input": "steel"}, timeout=2)
+        eventually(lambda: batcher.n_waiting == 0)
+        go_on.set()
+        assert first.result().status_code == 200
