@@ -34,6 +34,17 @@ def _refused(*arguments: str) -> str:
     return ended.stderr
 
 
+def _shown(process: subprocess.Popen[str]) -> str:
+    """What a server says when it is ready."""
+    assert process.stdout is not None
+    shown = ""
+    while "curl" not in shown:
+        line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        shown += line
+    return shown
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_and_ends_cleanly(tiny_model: Path, bessemer_home: Path, number: signal.Signals) -> None:
     make_tiny_release(tiny_model, bessemer_home)
@@ -42,12 +53,7 @@ def test_it_serves_and_ends_cleanly(tiny_model: Path, bessemer_home: Path, numbe
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
-        assert process.stdout is not None
-        shown = ""
-        while "curl" not in shown:
-            line = process.stdout.readline()
-            assert line, process.stderr.read() if process.stderr else ""
-            shown += line
+        shown = _shown(process)
         found = re.search(r"http://127\.0\.0\.1:\d+/v1", shown)
         assert found
         file = bessemer_home / "keys" / "serve.token"
@@ -92,12 +98,7 @@ def test_who_is_still_answered_at_a_stop_is_told(tiny_model: Path, bessemer_home
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
-        assert process.stdout is not None
-        shown = ""
-        while "curl" not in shown:
-            line = process.stdout.readline()
-            assert line, process.stderr.read() if process.stderr else ""
-            shown += line
+        shown = _shown(process)
         url = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert url
         headers = {"Authorization": f"Bearer {(bessemer_home / 'keys' / 'serve.token').read_text().strip()}"}
@@ -105,7 +106,7 @@ def test_who_is_still_answered_at_a_stop_is_told(tiny_model: Path, bessemer_home
         path, body = ("moderations", {"input": "iron"}) if kind == "moderation" else ("completions", body)
         with ThreadPoolExecutor(1) as beside:
             asked = beside.submit(httpx2.post, f"{url[0]}/v1/{path}", json=body, headers=headers, timeout=120)
-            while process.stdout.readline() != "working\n":
+            while process.stdout and process.stdout.readline() != "working\n":
                 assert not asked.done(), asked.result().text
             process.send_signal(signal.SIGTERM)
             answer = asked.result()

@@ -172,9 +172,8 @@ def stats(
     from bessemer.data.look import statistics
 
     found: dict[str, Statistics] = {}
-    others = {"--kind": kind != "documents", "--start": start} if _is_recipe(thing) else {"--set": bool(set_)}
-    _refuse_others(thing, others)
     if _is_recipe(thing):
+        _refuse_others(thing, {"--kind": kind != "documents", "--start": start})
         from bessemer.data.stage import open_sources
         from bessemer.families.own_data import with_family_data
         from bessemer.recipe.load import load_recipe
@@ -184,6 +183,7 @@ def stats(
         for name, source in open_sources(recipe).items():
             found[name] = statistics(source, renderer)
     else:
+        _refuse_others(thing, {"--set": bool(set_)})
         found[thing] = statistics(_items(thing, kind), _renderer(start) if start else None)
     if json:
         print_json({name: vars(s) for name, s in found.items()})

@@ -6,7 +6,7 @@ import errno
 import json
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -90,7 +90,9 @@ def main() -> None:
     except BessemerError as error:
         _refuse(error)
     except (KeyboardInterrupt, typer.Abort):
-        _end(BessemerError("stopped").fields(), "stopped", EXIT_CODES["interrupted"])
+        _tell_programs(BessemerError("stopped"))
+        print("stopped", file=sys.stderr)
+        sys.exit(EXIT_CODES["interrupted"])
     except ModuleNotFoundError as error:
         fix = "pip install 'bessemer[all]', or the extra that the README names beside the command"
         _refuse(BessemerError(f"the Python package {error.name!r} is missing", fix=fix))
@@ -105,8 +107,7 @@ def main() -> None:
         sys.exit(CLOSED if ended.code == 1 else ended.code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # the library's usage errors
-            if "--json" in sys.argv:
-                print(json.dumps({"error": BessemerError(error.format_message()).fields()}))  # type: ignore[attr-defined]
+            _tell_programs(BessemerError(error.format_message()))  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
             sys.exit(EXIT_CODES["user"])
         raise
@@ -114,15 +115,14 @@ def main() -> None:
 
 
 def _refuse(error: BessemerError) -> NoReturn:
-    _end(error.fields(), f"error: {error}", error.exit_code)
+    _tell_programs(error)
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
-def _end(fields: dict[str, Any], said: str, code: int) -> NoReturn:
-    """With --json also on stdout, for programs."""
+def _tell_programs(error: BessemerError) -> None:
     if "--json" in sys.argv:
-        print(json.dumps({"error": fields}))
-    print(said, file=sys.stderr)
-    sys.exit(code)
+        print(json.dumps({"error": error.fields()}))
 
 
 if __name__ == "__main__":
