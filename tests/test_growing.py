@@ -271,7 +271,7 @@ def test_the_recipe_of_nano_is_sound_for_every_size(tmp_path: Path) -> None:
         assert made.stages[0].tokens > made.stages[1].tokens > made.stages[2].tokens  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("text", "what"), [(None, "cannot be read"), ("a: [", "no valid YAML"), ("- 1", "a mapping")])
+@pytest.mark.parametrize(("text", "what"), [(None, "cannot be read"), ("a: [", "no valid YAML"), ("- 1", "no mapping")])
 def test_a_recipe_that_cannot_be_read_is_refused(text: str | None, what: str, tmp_path: Path) -> None:
     path = tmp_path / "family.yaml"
     if text is not None:
