@@ -41,7 +41,7 @@ from bessemer.files import canonical_json, need_writable, read_json, sha256_text
 from bessemer.registry import store
 from bessemer.registry.evaluation import write_evaluation
 from bessemer.registry.lineage import consumed
-from bessemer.track.runs import BEGUN, PLAN, runs_folder
+from bessemer.track.runs import BEGUN, PLAN, run_names, runs_folder
 from bessemer.track.screen import Screen
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def find_subject(name: str) -> Subject:
     try:
         return _of_checkpoint(resolve(name))
     except BessemerError as error:
-        runs = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
+        runs = ", ".join(run_names()) or "none"
         raise BessemerError(error.what, where=error.where, fix=f"{error.fix}; runs: {runs}") from None
 
 

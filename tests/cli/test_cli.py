@@ -68,6 +68,47 @@ def test_lists_load_no_torch(verb: str) -> None:
     assert not loads(verb.split()) & {"torch", "transformers", "tokenizers"}
 
 
+@pytest.mark.parametrize(
+    ("verb", "papers", "content"),
+    [
+        ("runs", ["runs/{}/plan.lock.json", "runs/{}/error.json"], "{"),
+        ("releases", ["releases/{}/1/manifest.json"], "{"),
+        ("releases", ["releases/{}/1/manifest.json"], "[]"),
+        ("policy list", ["policies/{}/1/policy.json"], "{"),
+        ("seal list", ["seals/{}/commitment.json"], "[]"),
+        ("contest list", ["contests/{}/contest.json"], '{"name": 1}'),
+    ],
+)
+def test_what_is_damaged_hides_no_others(bessemer_home: Path, verb: str, papers: list[str], content: str) -> None:
+    for name in ("first", "second"):
+        for paper in papers:
+            path = bessemer_home / paper.format(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    done = bessemer(*verb.split())
+    assert done.code == 0 and done.out.count("DAMAGED") == 2 and "second" in done.out, done
+    told = json.loads(bessemer(*verb.split(), "--json").out)
+    assert [bool(entry["fault"]["what"]) for entry in told] == [True, True]
+
+
+def test_all_that_a_recipe_names_and_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    """`recipe check` looks for it, so that nobody learns of the second mistake by repairing the first."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\nstart: smollm3-9b@post\n"
+        "sources:\n  own: {from: nowhere/*.jsonl, kind: chat}\n"
+        "  known: {from: 'bessemer:python/docstring', role: general}\n  far: {from: 'hf:nobody/none'}\n"
+        "stages: [{objective: sft, mixture: {own: .8, known: .1, far: .1}, tokens: 10k, lr: 1e-4}]\n"
+        "probes: {old: {from: 'dataset:house@3'}}\ntasks: {new: {from: held.jsonl, metric: auroc}}\n"
+    )
+    for verb in (["recipe", "check"], ["plan"]):
+        done = bessemer(*verb, path)
+        assert done.code == EXIT_CODES["user"] and "5 mistakes" in done.err, done
+        for place in ("start", "sources.own.from", "sources.known.from", "probes.old.from", "tasks.new.from"):
+            assert f"  {place}: " in done.err
+    assert "smollm3-3b" in done.err and "bessemer:python/docstrings" in done.err
+
+
 def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "bessemer", "runs", "show", "none"], capture_output=True, check=False)
     assert done.returncode == EXIT_CODES["user"] and done.stderr.startswith(b"error: ")

@@ -117,7 +117,8 @@ def test_policies(place: Path, here: Here) -> None:
     assert checked[0] == checked[1] and checked[0]["reference"] == "steel-talk@2"
     assert here("policy", "add", f"{place}/policy.md").code == 0
     listed = json.loads(here("policy", "list", "--json").out)
-    assert listed == [{"reference": "steel-talk@2", "digest": checked[0]["digest"], "rules": ["no-links", "kind"]}]
+    facts = {"reference": "steel-talk@2", "digest": checked[0]["digest"], "rules": ["no-links", "kind"]}
+    assert listed == [{**facts, "community": checked[0]["community"], "fault": None}]
     assert "Covered: shortened links" in here("policy", "check", "steel-talk").out
 
 

@@ -119,6 +119,9 @@ def test_what_a_bucket_does_not_have_is_one_clear_error(s3: Any, monkeypatch: py
             read_items(address)
     with pytest.raises(BessemerError, match="holds no files that are read"):
         read_items("s3://forge/data/*.txt")
+    for address in ("s3:///x.jsonl", "s3://", "s3://A_b/x.jsonl"):
+        with pytest.raises(BessemerError, match=r"cannot be read|does not exist"):
+            read_items(address)
     with pytest.raises(BessemerError, match="'.pdf' files are not read"):
         read_items("s3://forge/data/notes.pdf")
 
@@ -193,8 +196,26 @@ def test_parquet_of_a_web_server_whether_it_answers_ranges_or_not(web: tuple[str
 def test_a_missing_page_and_a_dead_server(web: tuple[str, Path]) -> None:
     with pytest.raises(BessemerError, match=r"none.jsonl: it does not exist"):
         read_items(f"{web[0]}/none.jsonl")
-    with pytest.raises(BessemerError, match=r"cannot be read .*|it does not exist"):
+    with pytest.raises(BessemerError, match=r"cannot be read .*[Cc]onnect"):
         read_items(f"http://127.0.0.1:{free_port()}/x.jsonl")
+
+
+class Forbids(Quiet):
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+    do_HEAD = do_GET
+
+
+def test_what_a_web_server_refuses_is_said(tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forbids)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(BessemerError, match="x.jsonl: cannot be read .*403.*\n.*permissions"):
+            read_items(f"http://127.0.0.1:{server.server_port}/x.jsonl")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class Breaks(Quiet):
@@ -235,6 +256,11 @@ def test_any_file_system_of_fsspec(tmp_path: Path) -> None:
         assert Source("memory://forge/data").digest() != first
     finally:
         memory.rm("/forge", recursive=True)
+
+
+def test_a_server_that_does_not_answer_is_one_clear_error() -> None:
+    with pytest.raises(BessemerError, match=r"x.jsonl: cannot be read .*refused"):
+        read_items(f"ftp://127.0.0.1:{free_port()}/x.jsonl")
 
 
 def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

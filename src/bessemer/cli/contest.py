@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
 from bessemer.cli.run import Cpus, Gpus, On, Workers
 from bessemer.units import show_count
 
@@ -57,21 +57,25 @@ def run(
 @app.command("list")
 def list_(json: Json = False) -> None:
     """List the contests here."""
+    from bessemer.registry.contest import names
+
+    found = read_each(names(), _facts)
+    if json:
+        print_json(found)
+        return
+    rows = rows_of(found, lambda f: [f["name"], f["created"], ", ".join(f["contestants"])])
+    title = "Contests" if rows else "No contests yet: bessemer contest run FILE"
+    print_table(title, ["name", "created", "contestants"], rows)
+
+
+def _facts(name: str) -> dict[str, Any]:
     from bessemer.files import read_json
     from bessemer.registry.contest import CARD, contests_folder
 
-    found = [(p.parent.name, read_json(p)) for p in sorted(contests_folder().glob(f"*/{CARD}"))]
-    if json:
-        print_json(
-            [
-                {"name": name, "created": card["created"], "folder": str(contests_folder() / name)}
-                for name, card in found
-            ]
-        )
-        return
-    rows = [[name, card["created"], ", ".join(e["name"] for e in card["entrants"])] for name, card in found]
-    title = "Contests" if rows else "No contests yet: bessemer contest run FILE"
-    print_table(title, ["name", "created", "contestants"], rows)
+    folder = contests_folder() / name
+    card = read_json(folder / CARD)
+    contestants = [e["name"] for e in card["entrants"]]
+    return {"name": name, "created": card["created"], "contestants": contestants, "folder": str(folder)}
 
 
 @app.command()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 Policy = Annotated[str, typer.Argument(help="A file (.yaml, .md), or a stored name@version.", metavar="POLICY")]
@@ -39,11 +39,22 @@ def add(policy: Policy) -> None:
 @app.command("list")
 def list_(json: Json = False) -> None:
     """Stored policies."""
-    from bessemer.moderate.policy import list_stored
+    from bessemer.moderate.policy import references
 
-    found = list_stored()
+    found = read_each(references(), _facts, "reference")
     if json:
-        print_json([{"reference": p.reference, "digest": p.digest, "rules": [r.id for r in p.rules]} for p in found])
+        print_json(found)
         return
-    rows = [[p.reference, p.digest[:12], p.community, ", ".join(r.id for r in p.rules)] for p in found]
-    print_table("Policies", ["policy", "hash", "community", "rules"], rows)
+    rows = rows_of(
+        found, lambda f: [f["reference"], f["digest"][:12], f["community"], ", ".join(f["rules"])], "reference"
+    )
+    title = "Policies" if rows else "No policies yet: bessemer policy add FILE"
+    print_table(title, ["policy", "hash", "community", "rules"], rows)
+
+
+def _facts(reference: str) -> dict[str, Any]:
+    from bessemer.moderate.policy import stored
+
+    found = stored(reference)
+    rules = [r.id for r in found.rules]
+    return {"reference": found.reference, "digest": found.digest, "community": found.community, "rules": rules}

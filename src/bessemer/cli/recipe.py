@@ -22,10 +22,12 @@ def schema() -> None:
 
 @app.command()
 def check(recipe: RecipePath, set_: Set = None, json: Json = False) -> None:
-    """Check a recipe and report every mistake; nothing is fetched or trained."""
+    """Check a recipe and report every mistake; nothing is fetched or trained, no data is opened."""
+    from bessemer.data.sources import need_found
     from bessemer.recipe.load import dump_recipe, load_recipe
 
     loaded = load_recipe(recipe, set_ or [])
+    need_found(loaded)
     print_json(dump_recipe(loaded)) if json else print(f"{recipe}: fine ({loaded.name})")
 
 

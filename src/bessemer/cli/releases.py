@@ -7,43 +7,47 @@ from typing import Annotated, Any
 
 import typer
 
-from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
 
 
 def releases(json: Json = False) -> None:
     """List the releases in the local registry."""
-    from bessemer.registry.store import list_releases
-    from bessemer.signatures import signer_of
+    from bessemer.registry import store
 
-    found = list_releases()
+    found = read_each(store.references(), _facts, "release")
     if json:
-        listed: list[dict[str, Any]] = [
-            {
-                "release": r.reference,
-                "digest": r.digest,
-                "signed_by": signer_of(r.path),
-                "path": str(r.path),
-                "created": r.manifest["created"],
-                "verdict": r.manifest["verdict"],
-                "base": r.manifest["base"]["name"],
-            }
-            for r in found
-        ]
-        print_json(listed)
+        print_json(found)
         return
-    rows = [
-        [
-            r.reference,
-            r.digest[:12],
-            (signer_of(r.path) or "no")[:12],
-            r.manifest["verdict"],
-            r.manifest["base"]["name"],
-            r.manifest["created"],
-        ]
-        for r in found
-    ]
+    rows = rows_of(
+        found,
+        lambda f: [
+            f["release"],
+            f["digest"][:12],
+            (f["signed_by"] or "no")[:12],
+            f["verdict"],
+            f["base"],
+            f["created"],
+        ],
+        "release",
+    )
     title = "Releases" if rows else "No releases yet: bessemer run RECIPE"
     print_table(title, ["release", "digest", "signed by", "verdict", "base", "created"], rows)
+
+
+def _facts(reference: str) -> dict[str, Any]:
+    from bessemer.registry.store import find_release
+    from bessemer.signatures import signer_of
+
+    release = find_release(reference)
+    return {
+        "release": release.reference,
+        "digest": release.digest,
+        "signed_by": signer_of(release.path),
+        "path": str(release.path),
+        "created": release.manifest["created"],
+        "verdict": release.manifest["verdict"],
+        "base": release.manifest["base"]["name"],
+    }
 
 
 def sign(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
 from bessemer.cli.run import Cpus, Gpus, On, Time, Track, Wait, Workers, launch
 
 Name = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
@@ -19,15 +19,16 @@ def runs(context: typer.Context, json: Json = False) -> None:
     """List the runs: planned, queued, running, stopped, failed, interrupted (killed), finished."""
     if context.invoked_subcommand:
         return
-    from bessemer.launch.control import look_at_all
+    from bessemer.launch.control import glance
+    from bessemer.track.runs import run_names
 
-    found = look_at_all()
+    found = read_each(run_names(), glance)
     if json:
         print_json(found)
         return
     columns = ["name", "state", "last", "verdict", "release", "job"]
     title = "Runs" if found else "No runs yet: bessemer run RECIPE"
-    print_table(title, columns, [[run[column] for column in columns] for run in found])
+    print_table(title, columns, rows_of(found, lambda run: [run[c] for c in columns]))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bessemer.cli.options import Json, print_json, print_table
+from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
 
 if TYPE_CHECKING:
     from bessemer.evaluate.seal import Seal
@@ -59,24 +59,22 @@ def create(
 @app.command("list")
 def list_(json: Json = False) -> None:
     """List the seals here, and whether each is sound."""
-    from bessemer.errors import BessemerError
     from bessemer.evaluate import seal
 
-    found: list[dict[str, Any]] = []
-    for name in seal.names():
-        try:
-            found.append(_facts(seal.load(name)) | {"fault": None})
-        except BessemerError as error:  # one damaged seal hides no others
-            found.append({"name": name, "fault": error.fields()})
+    found = read_each(seal.names(), lambda name: _facts(seal.load(name)))
     if json:
         print_json(found)
         return
-    rows = [
-        [f["name"], "DAMAGED", f["fault"]["what"], "", ""]
-        if f["fault"]
-        else [f["name"], f["created"], f"{f['counts']['public']} + {f['counts']['sealed']}", _states(f), f["head"][:12]]
-        for f in found
-    ]
+    rows = rows_of(
+        found,
+        lambda f: [
+            f["name"],
+            f["created"],
+            f"{f['counts']['public']} + {f['counts']['sealed']}",
+            _states(f),
+            f["head"][:12],
+        ],
+    )
     title = "Seals" if rows else "No seals yet: bessemer seal create TASK"
     print_table(title, ["name", "created", "public + sealed", "models", "head"], rows)
 

@@ -285,9 +285,11 @@ def _remote(address: str, where: str) -> list[File]:
         raise BessemerError(
             f"no address ({error})", where=where or address, fix="check what stands before ://"
         ) from None
+    except Exception as error:  # some connect at once
+        raise _unreadable(address, error) from None
     try:
         found, base = _find(fs, path)
-    except _transport_errors() as error:
+    except Exception as error:  # each driver raises its own library's errors
         raise _unreadable(address, error) from None
     _need_unsealed_remote(fs, found, where)
     return [_remote_file(fs, name, info, base) for name, info in sorted(found.items())] or _nothing(address, where)
@@ -340,6 +342,7 @@ def _transport_errors() -> tuple[type[BaseException], ...]:
         ("aiohttp", "ClientError"),
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
+        ("ftplib", "Error"),
     )
     found = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
     return (OSError, TimeoutError, *found)
@@ -365,6 +368,9 @@ def _need_readable_kind(name: str, where: str) -> None:
 
 
 def _unreadable(where: str, error: BaseException) -> BessemerError:
+    cause = error.__cause__  # fsspec says "not found" whatever goes wrong with a web server
+    if cause and type(cause).__module__.startswith("aiohttp") and getattr(cause, "status", 0) not in {404, 410}:
+        error = cause
     said = getattr(error, "strerror", None) or str(error).partition("\n")[0] or "no details"
     missing = isinstance(error, FileNotFoundError)
     return BessemerError(

@@ -23,9 +23,10 @@ from bessemer.data.columns import TARGETS, Columns, Unusable, plain
 from bessemer.data.formats import BINARY, CHUNK, NUMBERED, WHOLE, BadRow, rows
 from bessemer.data.items import KINDS, Item, digest_items
 from bessemer.data.open import File, check_bytes, digest_of, list_files, need, open_file, reading
-from bessemer.errors import BessemerError
+from bessemer.errors import BessemerError, Problem, RecipeError
+from bessemer.families.fetch import need_known
 from bessemer.files import canonical_json, home, need_writable, sha256_text
-from bessemer.recipe.schema import DataSource
+from bessemer.recipe.schema import DataSource, Recipe, is_family
 
 POLICIES = ("fail", "skip", "quarantine")
 LISTED = 1000  # refused rows of a file that are listed; all are counted
@@ -204,6 +205,29 @@ class Source:
                 if isinstance(item, Item) and item.id == id and (earlier.name, place.number) != (file.name, row.number):
                     return f"{id!r}, first in {_place(earlier, place.number, 0)}"
         return repr(id)
+
+
+def need_found(recipe: Recipe) -> None:
+    """Look for the start and for the files behind every address, without fetching or opening any.
+
+    Raises BessemerError with all that are not there at once.
+    """
+    held_out = [
+        *(Source(task.from_, task.kind, where=f"tasks.{name}.from") for name, task in recipe.tasks.items()),
+        *(Source(probe.from_, where=f"probes.{name}.from") for name, probe in recipe.probes.items()),
+    ]
+    mixed = (Source.of(asked, f"sources.{name}") for name, asked in recipe.sources.items() if not is_family(asked))
+    here = [s for s in (*mixed, *held_out) if "://" not in s.address and not s.address.startswith("hf:")]
+    faults: list[BessemerError] = []
+    for look in (lambda: need_known(recipe.start), *(source.files for source in here)):
+        try:
+            look()
+        except BessemerError as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise RecipeError(recipe.name, [Problem(fault.where, fault.what, fault.fix) for fault in faults])
 
 
 def _raw(values: Any) -> bytes:

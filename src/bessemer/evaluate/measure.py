@@ -23,8 +23,7 @@ def read_held_out(recipe: Recipe) -> tuple[dict[str, list[Item]], dict[str, list
     """(tasks, probes): their items. Raises BessemerError for items that cannot be measured."""
     tasks: dict[str, list[Item]] = {}
     for name, task in recipe.tasks.items():
-        kind = "chat" if task.metric == "auroc" else "documents"
-        tasks[name] = read_items(task.from_, kind=kind, where=f"tasks.{name}.from")
+        tasks[name] = read_items(task.from_, kind=task.kind, where=f"tasks.{name}.from")
         if task.metric == "auroc":
             answers(tasks[name], f"tasks.{name}")
     probes = {

@@ -62,6 +62,7 @@ def resolve(start: str) -> Checkpoint:
     Raises BessemerError when it is unknown, cannot be fetched, has no safetensors weights, needs code of its own, its
     terms are not accepted, or its bytes or tokenizer differ from what was pinned.
     """
+    need_known(start)
     path = Path(start).expanduser()
     if path.is_dir():
         need_signed(path.absolute())
@@ -76,16 +77,23 @@ def resolve(start: str) -> Checkpoint:
         return _known(_need_digest(found, entry, found.origin) if entry.digest else found, entry)
     if carried:
         return _from_import(carried)
-    if "://" in start:
-        return _first_pin(start, _from_url(start))
-    if start.startswith((".", "/", "~")) or not HUB_ID.match(start):
+    return _first_pin(start, _from_url(start)) if "://" in start else _from_hub(start)
+
+
+def need_known(start: str) -> None:
+    """Raises BessemerError for a start that neither lies here nor names something to fetch. Fetches nothing."""
+    path = Path(start).expanduser()
+    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()) or "://" in start:
+        return
+    if "@" in start and "/" not in start:
+        catalogue.find(start)
+    elif not imported.find(start) and (start.startswith((".", "/", "~")) or not HUB_ID.match(start)):
         raise BessemerError(
             f"{start!r} is no folder, no GGUF file, no hub id (owner/name) and no checkpoint of the catalogue",
             where="start",
             fix=f"families: {', '.join(dict.fromkeys(f.family for f in catalogue.families()))} "
             "(`bessemer families list`)",
         )
-    return _from_hub(start)
 
 
 def _from_catalogue(entry: catalogue.Entry) -> Checkpoint:

@@ -19,7 +19,6 @@ from bessemer.track.runs import (
     STOP,
     WORKERS_LOG,
     describe_run,
-    list_runs,
     lock_path,
     run_folder,
 )
@@ -27,19 +26,16 @@ from bessemer.track.runs import (
 POLL_S = 0.3
 
 
-def look(name: str) -> dict[str, Any]:
-    """`describe_run`, with `queued` for a run whose job waits, and the steps of each stage."""
-    folder = run_folder(name)
-    return {**_with_queue(describe_run(folder)), "stages": _stages(folder)}
-
-
-def look_at_all() -> list[dict[str, Any]]:
-    return [_with_queue(run) for run in list_runs()]
-
-
-def _with_queue(run: dict[str, Any]) -> dict[str, Any]:
+def glance(name: str) -> dict[str, Any]:
+    """`describe_run`, with `queued` for a run whose job waits."""
+    run = describe_run(run_folder(name))
     waits = run["job"] and run["state"] not in {"running", "finished"} and slurm.queued(Path(run["folder"]))
     return {**run, "state": "queued"} if waits else run
+
+
+def look(name: str) -> dict[str, Any]:
+    """`glance`, and the steps of each stage."""
+    return {**glance(name), "stages": _stages(run_folder(name))}
 
 
 def _stages(folder: Path) -> list[dict[str, Any]]:

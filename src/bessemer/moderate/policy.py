@@ -242,10 +242,11 @@ def store(policy: Policy) -> Path:
     return path
 
 
-def list_stored() -> list[Policy]:
-    """By name, and by when they were stored."""
+def references() -> list[str]:
+    """name@version of what is stored, by name, and by when it was stored; without reading any."""
     paths = (home() / "policies").glob("*/*/policy.json")
-    return [_read(p) for p in sorted(paths, key=lambda p: (p.parent.parent.name, _age(p)))]
+    paths = sorted(paths, key=lambda p: (p.parent.parent.name, _age(p)))
+    return [f"{p.parent.parent.name}@{p.parent.name}" for p in paths]
 
 
 def stored(reference: str) -> Policy:
@@ -258,8 +259,7 @@ def stored(reference: str) -> Policy:
     known = sorted((folder / name).glob("*/policy.json"), key=_age) if re.fullmatch(_NAME, name) else []
     found = [path for path in known if path.parent.name == version] if version else known[-1:]
     if not found:
-        names = sorted(f"{p.parent.parent.name}@{p.parent.name}" for p in folder.glob("*/*/policy.json"))
-        listed = ", ".join(names) or "none yet; `bessemer policy add FILE` stores one"
+        listed = ", ".join(references()) or "none yet; `bessemer policy add FILE` stores one"
         raise BessemerError(f"there is no policy {reference[:80]!r}", where=str(folder), fix=f"stored: {listed}")
     return _read(found[0])
 

@@ -21,6 +21,7 @@ from bessemer.data.items import Item, digest_items
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet, text_hash
 from bessemer.data.shares import mean_shares
+from bessemer.data.sources import need_found
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
@@ -69,6 +70,7 @@ def stage_name(number: int, objective: str) -> str:
 def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prepared:
     """Resolve a recipe completely. Raises BessemerError for whatever would fail later."""
     need_writable(home())
+    need_found(recipe)
     recipe = with_family_data(recipe)
     checkpoint = resolve_start(recipe.start, recipe.chat_template)
     check_tokenizer(checkpoint.path)

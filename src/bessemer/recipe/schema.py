@@ -229,6 +229,11 @@ class Task(Strict):
         None, description="SHIP needs the lower end of the AUROC's interval above this"
     )
 
+    @property
+    def kind(self) -> Literal["chat", "documents"]:
+        """What its items are, in a source's words."""
+        return "chat" if self.metric == "auroc" else "documents"
+
 
 class Recipe(Strict):
     """A run, from a start checkpoint to a release."""

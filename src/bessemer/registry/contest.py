@@ -67,6 +67,11 @@ def contests_folder() -> Path:
     return home() / "contests"
 
 
+def names() -> list[str]:
+    """The contests here, sorted, without reading any."""
+    return sorted(p.parent.name for p in contests_folder().glob(f"*/{CARD}"))
+
+
 def write_contest(
     contest: Mapping[str, Any], tasks: Sequence[Contested], entrants: Sequence[Entrant], *, created: str, by: str
 ) -> Path:
@@ -97,7 +102,7 @@ def find_contest(name: str) -> Path:
         folder = path.parent if path.name == CARD else path
         if (folder / CARD).is_file():
             return folder
-    known = ", ".join(p.parent.name for p in sorted(contests_folder().glob(f"*/{CARD}"))) or "none yet"
+    known = ", ".join(names()) or "none yet"
     raise BessemerError(f"there is no contest {name!r}", where=str(contests_folder()), fix=f"here: {known}")
 
 

@@ -47,10 +47,18 @@ def versions(name: str) -> list[int]:
     return sorted(int(v) for v in found if v.isdigit())
 
 
-def list_releases() -> list[StoredRelease]:
-    """Every complete release, by name and version, without checking bytes."""
+def references() -> list[str]:
+    """name@version of every complete release, by name and version, without reading any."""
     names = sorted(p.name for p in folder().glob("*") if p.is_dir()) if folder().exists() else []
-    return [_read(name, version) for name in names for version in versions(name)]
+    return [f"{name}@{version}" for name in names for version in versions(name)]
+
+
+def list_releases() -> list[StoredRelease]:
+    """Every complete release, by name and version, without checking bytes.
+
+    Raises BessemerError when the manifest of one cannot be read.
+    """
+    return [find_release(reference) for reference in references()]
 
 
 def find_release(reference: str) -> StoredRelease:
@@ -61,7 +69,7 @@ def find_release(reference: str) -> StoredRelease:
     name, _, version = reference.partition("@")
     known = versions(name) if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) else []
     if not known or (version and version not in map(str, known)):
-        listed = ", ".join(r.reference for r in list_releases()) or "none yet; `bessemer run RECIPE` makes one"
+        listed = ", ".join(references()) or "none yet; `bessemer run RECIPE` makes one"
         raise BessemerError(f"there is no release {reference!r}", where=str(folder()), fix=f"releases: {listed}")
     return _read(name, int(version) if version else known[-1])
 

@@ -9,7 +9,7 @@ from bessemer.errors import BessemerError
 from bessemer.files import read_json
 from bessemer.registry import store
 from bessemer.signatures import signer_of
-from bessemer.track.runs import PLAN, runs_folder
+from bessemer.track.runs import PLAN, run_names, runs_folder
 from bessemer.units import show_count
 
 
@@ -81,7 +81,10 @@ def explain(thing: str) -> dict[str, Any]:
     try:
         return _explain_release(store.find_release(thing))
     except BessemerError:
-        runs = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
+        name = thing.partition("@")[0]
+        if any(reference.partition("@")[0] == name for reference in store.references()):
+            raise  # there are such releases: which, or what is wrong with it
+        runs = ", ".join(run_names()) or "none"
         raise BessemerError(
             f"there is no release or run {thing!r}", fix=f"runs: {runs}; see `bessemer releases`"
         ) from None

@@ -48,8 +48,7 @@ def run_folder(name: str) -> Path:
     """The folder of a run that has a plan. Raises BessemerError when there is none."""
     folder = runs_folder() / name
     if not (folder / PLAN).exists():
-        known = ", ".join(p.parent.name for p in sorted(runs_folder().glob(f"*/{PLAN}"))) or "none"
-        raise BessemerError(f"there is no run {name!r}", fix=f"runs: {known}")
+        raise BessemerError(f"there is no run {name!r}", fix=f"runs: {', '.join(run_names()) or 'none'}")
     return folder
 
 
@@ -124,6 +123,6 @@ def describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def list_runs() -> list[dict[str, Any]]:
-    """`describe_run` of every run, by name."""
-    return [describe_run(path.parent) for path in sorted(runs_folder().glob(f"*/{PLAN}"))]
+def run_names() -> list[str]:
+    """Of every run that has a plan, sorted."""
+    return sorted(path.parent.name for path in runs_folder().glob(f"*/{PLAN}"))
