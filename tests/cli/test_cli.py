@@ -109,6 +109,21 @@ def test_all_that_a_recipe_names_and_is_not_there_is_told_at_once(tmp_path: Path
     assert "smollm3-3b" in done.err and "bessemer:python/docstrings" in done.err
 
 
+def test_without_stdout_and_stderr_it_works_all_the_same() -> None:
+    command = f"exec {shlex.quote(str(COMMAND))} runs >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("package", "extra"), [("sklearn", "moderate"), ("lm_eval", "lm-eval"), ("ray.train", "ray")])
+def test_a_missing_package_is_told_with_its_extra(package: str, extra: str) -> None:
+    program = (
+        "import sys\nfrom bessemer.cli import main\n"
+        f"def app(**_): raise ModuleNotFoundError(name={package!r})\nmain.app = app\nmain.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and f"pip install 'bessemer[{extra}]'" in done.stderr
+
+
 def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "bessemer", "runs", "show", "none"], capture_output=True, check=False)
     assert done.returncode == EXIT_CODES["user"] and done.stderr.startswith(b"error: ")

@@ -30,9 +30,9 @@ def test_show_marks_what_is_learnt_without_colours(here: Here, story: Path) -> N
 
 def test_show_reads_a_source_without_a_model_and_with_one(here: Here, story: Path, tiny_model: Path) -> None:
     rules = story.parent / "rules.jsonl"
-    done = here("data", "show", rules, "--kind", "chat", "--n", 1)
+    done = here("data", "show", rules, "--n", 1)
     assert done.code == 0 and "user: " in done.out and "assistant: yes" in done.out
-    masked = here("data", "show", rules, "--kind", "chat", "--n", 1, "--mask", "--start", tiny_model)
+    masked = here("data", "show", rules, "--n", 1, "--mask", "--start", tiny_model)
     assert masked.code == 0 and "⟦yes<|im_end|>⟧" in masked.out
 
 

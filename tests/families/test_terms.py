@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue, fetch, terms
 from bessemer.families.schema import Terms, Wheel
 from bessemer.files import read_json
-from tests.cli.conftest import here  # noqa: F401 - a fixture
+from tests.cli.conftest import COMMAND, here  # noqa: F401 - a fixture
 from tests.families.archives import use_index, write_wheel
 
-HTML = b"<html><style>p {}</style><body><h1>House  Terms</h1><script>evil()</script><p>Be kind &amp; fair.</p></body>"
+TEXT = "<h1>House  Terms</h1><script>evil()</script><p>Be kind &amp; fair.</p>"
+MENUS = "<nav>Docs</nav><article><nav>Models</nav><button>Send feedback</button>{}</article><footer>Imprint</footer>"
+HTML = f"<html><style>p {{}}</style><body>{MENUS.format(TEXT)}</body>".encode()
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(bessemer_home: Path) -
 def test_the_text_is_shown_without_tags_and_its_sha256_is_kept(entry: catalogue.Entry, bessemer_home: Path) -> None:
     assert entry.terms
     text = terms.text_of(entry.terms)
-    assert text == "House Terms\nBe kind & fair.\n"
+    assert text == terms._plain(TEXT) == "House Terms\nBe kind & fair.\n"
     with pytest.raises(BessemerError, match="nobody has accepted"):
         terms.need_accepted(entry)
     record = terms.accept(entry.terms, text)
@@ -50,6 +53,13 @@ def test_the_text_is_shown_without_tags_and_its_sha256_is_kept(entry: catalogue.
     moved = replace(entry, terms=entry.terms.model_copy(update={"url": "https://example.org/newer"}))
     with pytest.raises(BessemerError, match="nobody has accepted"):
         terms.need_accepted(moved)  # other terms under the same name
+
+
+def test_without_a_terminal_nobody_is_asked_and_the_way_out_is_told(bessemer_home: Path) -> None:
+    args = [COMMAND, "families", "accept", "llama3-1b@pre"]
+    done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "nobody is here to accept them" in done.stderr and "--yes" in done.stderr
+    assert not (bessemer_home / "licences").exists()
 
 
 def test_the_command_asks_and_takes_no_for_an_answer(

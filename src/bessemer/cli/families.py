@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,9 +78,20 @@ def accept(
     terms = terms_of(name)
     text = text_of(terms)
     print(text or f"{terms.name}\n{terms.url}")
-    if not yes and not typer.confirm(f"Do you accept the {terms.name}?"):
+    if not yes and not _agrees(f"Do you accept the {terms.name}?", name):
         raise BessemerError(f"the {terms.name} was not accepted", where=name, fix="nothing was fetched")
     print(f"accepted: {do_accept(terms, text)}")
+
+
+def _agrees(question: str, name: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        if sys.stdin and sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise BessemerError(
+            "nobody is here to accept them", where=name, fix="read them, then add --yes; nothing was fetched"
+        ) from None
 
 
 @app.command()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bessemer.recipe.schema import Recipe
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-Kind = Annotated[str, typer.Option(help="Kind of a source that is given by address.")]
+Kind = Annotated[str, typer.Option(help="documents, chat, preference or prompts; default: as the first row looks.")]
 Thing = Annotated[str, typer.Argument(metavar="SOURCE|RECIPE", help="An address, or a recipe (.yaml).")]
 
 
@@ -32,7 +32,7 @@ def show(
     n: Annotated[int, typer.Option("--n", min=1, help="How many rows (of a recipe) or items (of a source).")] = 3,
     stage: Annotated[int, typer.Option(min=1, help="Stage of a recipe.")] = 1,
     first: Annotated[int, typer.Option(min=0, help="First row.")] = 0,
-    kind: Kind = "documents",
+    kind: Kind = "",
     start: Annotated[str, typer.Option(help="Checkpoint whose tokenizer reads a source with --mask.")] = "",
     set_: Set = None,
     json: Json = False,
@@ -44,7 +44,7 @@ def show(
         )
         _show_source(thing, kind, n, mask, start, json)
         return
-    _refuse_others(thing, {"--kind": kind != "documents", "--start": start})
+    _refuse_others(thing, {"--kind": kind, "--start": start})
     recipe, renderer, data = _stage(thing, set_ or [], stage)
     from bessemer.data.look import show_rows
 
@@ -163,7 +163,7 @@ def _print_mixture(number: int, rows: list[dict[str, Any]], course: list[Course]
 
 def stats(
     thing: Thing,
-    kind: Kind = "documents",
+    kind: Kind = "",
     start: Annotated[str, typer.Option(help="Checkpoint whose tokenizer counts tokens of a source.")] = "",
     set_: Set = None,
     json: Json = False,
@@ -173,7 +173,7 @@ def stats(
 
     found: dict[str, Statistics] = {}
     if _is_recipe(thing):
-        _refuse_others(thing, {"--kind": kind != "documents", "--start": start})
+        _refuse_others(thing, {"--kind": kind, "--start": start})
         from bessemer.data.stage import open_sources
         from bessemer.families.own_data import with_family_data
         from bessemer.recipe.load import load_recipe
@@ -220,9 +220,9 @@ def _is_recipe(thing: str) -> bool:
 
 
 def _items(address: str, kind: str) -> Iterable[Item]:
-    from bessemer.data.sources import Source
+    from bessemer.data.sources import Source, look_of
 
-    return Source(address, kind, where=address)
+    return Source(address, kind or look_of(address), where=address)
 
 
 def _renderer(start: str, chat_template: str | None = None) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import signal
 import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -85,6 +89,9 @@ def options(
 
 def main() -> None:
     """Entry point of the command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it (`>&-`)
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
     except BessemerError as error:
@@ -94,8 +101,7 @@ def main() -> None:
         print("stopped", file=sys.stderr)
         sys.exit(EXIT_CODES["interrupted"])
     except ModuleNotFoundError as error:
-        fix = "pip install 'bessemer[all]', or the extra that the README names beside the command"
-        _refuse(BessemerError(f"the Python package {error.name!r} is missing", fix=fix))
+        _refuse(BessemerError(f"the Python package {error.name!r} is missing", fix=f"pip install '{_bringer(error)}'"))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free space, or set BESSEMER_HOME to a larger disk; what was finished is kept"
@@ -112,6 +118,17 @@ def main() -> None:
             sys.exit(EXIT_CODES["user"])
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _bringer(error: ModuleNotFoundError) -> str:
+    """`bessemer[EXTRA]` with the missing package, else the package itself."""
+    package = (error.name or "").partition(".")[0]
+    name = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}.get(package, package)
+    for wanted in metadata.requires("bessemer") or []:
+        found = re.match(r"""([\w-]+).*extra == ["']([\w-]+)["']""", wanted)
+        if found and found[1].replace("-", "_").lower() == name.replace("-", "_").lower():
+            return f"bessemer[{found[2]}]"
+    return name
 
 
 def _refuse(error: BessemerError) -> NoReturn:

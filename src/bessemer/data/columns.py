@@ -98,7 +98,7 @@ class Columns:
         if self._text not in take.row:
             raise Unusable(f"no column {self._text!r}", f"it has {_names(take.row)}", "set `columns: {text: ...}`")
         if not isinstance(value, str):
-            raise Unusable(f"no text in column {self._text!r}", f"it is {_type(value)}", "set `columns: {text: ...}`")
+            raise Unusable(f"no text in column {self._text!r}", f"it is {_type(value)}", _text_fix(take.row))
         if not value.strip():
             raise Unusable(f"no text in column {self._text!r}", "it is empty")
         return {"text": value}
@@ -137,7 +137,12 @@ def _text_column(row: Values) -> str:
         return "text" if "text" in row else found[0]
     if found:
         raise Unusable("several columns could be the text", ", ".join(found), f"set `columns: {{text: {found[0]}}}`")
-    raise Unusable("no text column", f"it has {_names(row)}", "set `columns: {text: ...}`")
+    raise Unusable("no text column", f"it has {_names(row)}", _text_fix(row))
+
+
+def _text_fix(row: Values) -> str:
+    kind = guess_kind(row)
+    return "set `columns: {text: ...}`" if kind == "documents" else f"kind: {kind}"
 
 
 # -- conversations ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bessemer.data.builtin import COLLECTIONS
-from bessemer.data.columns import TARGETS, Columns, Unusable, plain
+from bessemer.data.columns import TARGETS, Columns, Unusable, guess_kind, plain
 from bessemer.data.formats import BINARY, CHUNK, NUMBERED, WHOLE, BadRow, rows
 from bessemer.data.items import KINDS, Item, digest_items
 from bessemer.data.open import File, check_bytes, digest_of, list_files, need, open_file, reading
@@ -205,6 +205,22 @@ class Source:
                 if isinstance(item, Item) and item.id == id and (earlier.name, place.number) != (file.name, row.number):
                     return f"{id!r}, first in {_place(earlier, place.number, 0)}"
         return repr(id)
+
+
+def look_of(address: str) -> str:
+    """The kind of items that an address holds, by its first row. Raises BessemerError when nothing is there."""
+    if collection := COLLECTIONS.get(address.removeprefix("bessemer:")) if address.startswith("bessemer:") else None:
+        return collection[0]
+    for file in Source(address, where=address).files():
+        if file.format in WHOLE:
+            break
+        if file.format in BINARY:
+            need("pyarrow", file.path, f"{file.format} files")
+        with reading(file), open_file(file) as stream:
+            first = next((row for row in rows(file.name, stream) if not isinstance(row, BadRow)), None)
+        if first:
+            return guess_kind(first.values)
+    return "documents"
 
 
 def need_found(recipe: Recipe) -> None:

@@ -56,23 +56,33 @@ def _record(terms: Terms) -> Path:
 
 
 class _Text(HTMLParser):
+    """The lines of a page, and those of its <article> from the title on, without menus."""
+
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self.skipped = 0
+        self.article: list[str] = []
+        self.open = {"script": 0, "style": 0, "nav": 0, "article": 0}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.skipped += tag in {"script", "style"}
+        if tag == "h1":
+            self.article.clear()
+        if tag in self.open:
+            self.open[tag] += 1
 
     def handle_endtag(self, tag: str) -> None:
-        self.skipped -= tag in {"script", "style"}
+        if tag in self.open:
+            self.open[tag] -= 1
 
     def handle_data(self, data: str) -> None:
-        if not self.skipped and (line := " ".join(data.split())):
-            self.lines.append(line)
+        if self.open["script"] or self.open["style"] or not (line := " ".join(data.split())):
+            return
+        self.lines.append(line)
+        if self.open["article"] and not self.open["nav"]:
+            self.article.append(line)
 
 
 def _plain(html: str) -> str:
     parser = _Text()
     parser.feed(html)
-    return "\n".join(parser.lines) + "\n"
+    return "\n".join(parser.article or parser.lines) + "\n"
