@@ -64,6 +64,21 @@ def test_fast_commands_work(tmp_path: Path) -> None:
     assert (tmp_path / "furnace.yaml").exists() and (tmp_path / "recipe.schema.json").stat().st_size > 1000
 
 
+def test_the_contest_is_one(tmp_path: Path) -> None:
+    from bessemer.contest import Contest
+    from bessemer.data.builtin import COLLECTIONS
+    from bessemer.data.sources import Source
+    from bessemer.recipe.load import load
+
+    (text,) = [text for _, language, text in BLOCK.findall(README) if language == "yaml"]
+    (tmp_path / "contest.yaml").write_text(text)
+    contest = load(Contest, tmp_path / "contest.yaml")
+    assert len(contest.contestants["rates"].trials) == 2 and contest.budget.tokens == 2_000_000
+    assert all(
+        Source(address, COLLECTIONS[address.removeprefix("bessemer:")][0]).files() for address in contest.data.values()
+    )
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README asks with curl, which is not installed")
 def test_server_commands_work(tmp_path: Path, tiny_model: Path, bessemer_home: Path) -> None:
     """With the tiny model under the name of the demo's release."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bessemer.data.rule_families import NAMES, families, family, words_of
-from bessemer.data.twins import Truths, balance, choose_named, choose_twins
+from bessemer.data.twins import Truths, balance, choose_named, choose_twins, even_out
 
 RULES = [f"r{i}" for i in range(9)]
 
@@ -20,6 +20,44 @@ def test_balance_leaves_every_rule_as_often_broken_as_kept(pairs: list[tuple[str
     assert set(left) <= set(twins)
     yes, no = Counter(b for _, b, _ in left), Counter(k for _, _, k in left)
     assert all(abs(yes[r] - no[r]) <= max(1, 0.05 * (yes[r] + no[r])) for r in RULES)
+
+
+def truths(seed: int, n: int) -> list[Truths[str]]:
+    """Comments that all break r0, which nobody can keep, and often r1."""
+    rng = random.Random(seed)
+    broken = [
+        {"r0", *rng.sample(RULES[1:], rng.randrange(3)), *(["r1"] if rng.random() < 0.6 else [])} for _ in range(n)
+    ]
+    return [Truths(tuple(sorted(b)), tuple(r for r in RULES if r not in b)) for b in broken]
+
+
+@given(st.integers(0, 99), st.integers(1, 60))
+def test_exchanges_stay_true_and_come_closer_to_balance(seed: int, n: int) -> None:
+    rng, known = random.Random(seed), truths(seed, n)
+    twins = [
+        (i, rng.choice(t.broken), rng.choice(t.kept)) for i, t in enumerate(known) for _ in range(rng.choice((1, 2)))
+    ]
+    twins = list(dict.fromkeys(twins))
+    fixed = {key for key, *_ in twins if key % 5 == 0}
+    made = even_out(twins, lambda key, b, k: Truths((), ()) if key in fixed else known[key])
+
+    def distance(some: list[tuple[int, str, str]]) -> int:
+        surplus = Counter(b for _, b, _ in some)
+        surplus.subtract(k for _, _, k in some)
+        return sum(n * n for n in surplus.values())
+
+    assert [key for key, *_ in made] == [key for key, *_ in twins] and distance(made) <= distance(twins)
+    assert all(b in known[key].broken and k in known[key].kept for key, b, k in made)
+    assert all(new == old for new, old in zip(made, twins, strict=True) if new[0] in fixed)
+    stood = Counter((key, r) for key, *rules in twins for r in rules)
+    assert all(n <= max(1, stood[asked]) for asked, n in Counter((key, r) for key, *rs in made for r in rs).items())
+
+
+def test_exchanges_save_what_balance_would_take() -> None:
+    known = truths(1, 300)
+    twins = [(i, "r0" if i % 2 else t.broken[-1], t.kept[-1]) for i, t in enumerate(known)]
+    made = even_out(twins, lambda key, b, k: known[key])
+    assert len(balance(twins, 0.04)) < 150 and len(balance(made, 0.04)) > 200
 
 
 def test_balance_leaves_alone_what_is_balanced() -> None:

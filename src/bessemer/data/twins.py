@@ -97,6 +97,36 @@ def choose_named(
     return chosen
 
 
+def even_out(
+    twins: Iterable[tuple[Id, Rule, Rule]], others: Callable[[Id, Rule, Rule], Truths[Rule]]
+) -> list[tuple[Id, Rule, Rule]]:
+    """Exchange rules of twins for other rules of their comments, as long as rules come closer to being broken as often
+    as kept. Nothing is left out, so what `balance` then must take away is what no exchange mends.
+
+    others: the rules that may stand in the place of a twin's broken and of its kept one; none where it is to stay.
+    """
+    found = list(twins)
+    surplus = Counter(b for _, b, _ in found)
+    surplus.subtract(k for _, _, k in found)
+    asked = {(key, rule) for key, *rules in found for rule in rules}  # no comment twice under one rule
+    moved = True
+    while moved:
+        moved = False
+        for i, (key, *pair) in enumerate(found):
+            choice = others(key, *pair)
+            for side, sign, rules in ((0, 1, choice.broken), (1, -1, choice.kept)):
+                old = pair[side]
+                free = [rule for rule in rules if (key, rule) not in asked]
+                new = min(free, key=lambda rule: sign * surplus[rule], default=old)
+                if sign * (surplus[old] - surplus[new]) > 1:
+                    surplus[old] -= sign
+                    surplus[new] += sign
+                    asked ^= {(key, old), (key, new)}
+                    pair[side], moved = new, True
+            found[i] = (key, *pair)
+    return found
+
+
 def balance(twins: Iterable[tuple[Key, Rule, Rule]], tolerance: float) -> list[tuple[Key, Rule, Rule]]:
     """Leave out twins until every rule is broken about as often as kept.
 

@@ -23,7 +23,7 @@ LIKE = 0.8  # of the comments that do not break a rule, those above this quantil
 FEWEST = 5  # comments that break a rule, so that likeness to them means something
 
 
-@dataclass
+@dataclass(eq=False)
 class Pooled:
     """One comment. Rules are keys: (community, rule)."""
 
