@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bessemer.contest import named, run_contest
+from bessemer.contest import Contest, _enter, named, run_contest
 from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
 from bessemer.evaluate.openings import submissions
@@ -49,7 +49,7 @@ class Arena:
 def held(folder: Path, model: Path) -> dict[str, Any]:
     """A contest's file beside a seal that was made before it."""
     loaded = load_task(write_task(folder / "task", twins(random.Random(5), 40)))
-    seal.create("words", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", control=4)
+    seal.create("words", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", control=10)
     recipe = write_story(folder / "story", model)
     written = yaml.safe_load(recipe.read_text())
     short = [s | {"tokens": 2560} for s in written["stages"]]
@@ -175,6 +175,29 @@ def test_unfair_contestants_are_refused_together(held_here: Arena, tmp_path: Pat
     said = str(caught.value)
     assert "plain: source own reads" in said and "tried: source own reads" in said
     assert "the budget is 5.0k" in said and not any((runs_folder() / "unfair-plain").glob("0*"))
+
+
+def test_a_seal_with_too_few_openings_left_is_refused_before_anything_is_trained(
+    held_here: Arena, tmp_path: Path
+) -> None:
+    loaded = load_task(held_here.folder / "task" / "task.yaml")
+    if "few" not in seal.names():
+        seal.create("few", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", limit=4)
+    entrants = {k: v for k, v in held_here.contest["contestants"].items() if k != "served"}
+    file = held_here.folder / "few.yaml"
+    file.write_text(yaml.safe_dump(held_here.contest | {"name": "few", "tasks": ["seal:few"], "contestants": entrants}))
+    before = sorted(p.name for p in runs_folder().glob("*/model"))
+    with pytest.raises(BessemerError, match=r"lets 4 models be scored; 0 were, and 5 more are asked for .*4 runs"):
+        run_contest(file, Place(), Screen(quiet=True), lambda: False, by="Ada")
+    assert sorted(p.name for p in runs_folder().glob("*/model")) == before and not submissions("few")
+
+
+def test_as_many_seeds_are_trained_as_the_contest_has_where_seeds_are_what_is_tried(held_here: Arena) -> None:
+    entry = held_here.contest["contestants"]["plain"] | {"trials": [["seed=1"], ["seed=2"]]}
+    contest = Contest.model_validate(held_here.contest | {"contestants": {"a": entry, "b": entry}, "seeds": [1, 2, 3]})
+    one = _enter(contest, "a", contest.contestants["a"], held_here.folder)
+    for one.chosen in (0, 1):
+        assert sorted(recipe.seed for recipe in one.final(contest)) == [1, 2, 3]
 
 
 def test_another_start_must_be_declared(held_here: Arena, tmp_path: Path) -> None:

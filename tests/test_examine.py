@@ -74,7 +74,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Story:
         patch.setenv("BESSEMER_HOME", str(home))
         task = write_task(folder / "task", twins(random.Random(5), N_TWINS))
         loaded = load_task(task)
-        made = seal.create("words", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", control=6, canary=2)
+        made = seal.create("words", loaded.rows(), loaded.spec(), share=0.5, seed=0, by="Ada", control=8, canary=2)
         public = {row["id"] for row in seal.public_rows("words")}
         recipe = load_recipe(write_story(folder / "clean", tiny_model, name="clean"))
         run_recipe(recipe, Screen(quiet=True))
@@ -112,7 +112,7 @@ def test_a_run_is_measured_on_what_was_sealed_before_it(told: Story, evaluated: 
     assert task["n_items"] == counts["sealed"] - counts["control"] - counts["canary"]
     assert task["seal"]["out_of_order"] == ""
     assert task["overlap"]["known"] and task["overlap"]["n_contaminated"] == 0 and task["overlap"]["n_documents"] > 100
-    assert task["controls"][0]["n"] == 8 and not task["controls"][0]["seen"]
+    assert task["controls"][0]["n"] == 10 and not task["controls"][0]["seen"]
     assert {s.model for s in submissions("words")} >= {m["digest"] for m in card["models"]}
     assert card["against"]["digest"] == read_json(told.home / "runs/clean/plan.lock.json")["base"]["digest"]
     assert set(card["probes"]) == {"elsewhere"} and card["tasks"]["elsewhere"]["role"] == "keep"
@@ -296,8 +296,8 @@ def test_nothing_is_opened_for_what_could_have_been_known_before(told: Story, tm
 def test_a_release_that_another_checkpoint_was_added_to_is_not_fully_known(
     tiny_model: Path, bessemer_home: Path
 ) -> None:
-    folder = make_tiny_release(tiny_model, bessemer_home)
-    write_json(folder / "plan.lock.json", {"token_sets": {}, "identity": "i", "base": {"name": "b"}})
+    folder, base = make_tiny_release(tiny_model, bessemer_home), {"name": "b", "digest": "d"}
+    write_json(folder / "plan.lock.json", {"token_sets": {}, "identity": "i", "stages": [], "base": base})
     manifest = read_json(folder / "manifest.json")
     for added in (None, {"plus": "x", "minus": "y"}):
         facts = manifest | {"begun": "2026-01-01T00:00:00Z", "seals": {"s": "d"}, "added": added}
@@ -357,3 +357,26 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_same_opening(
     verify_evaluation(folder)
     events = [e["event"] for e in seal.load("killed").entries]
     assert events == ["created", "opened", "scored", "opened", "scored"]  # base, then the run
+
+
+def test_weights_that_the_run_did_not_measure_are_not_its_own(told: Story, tmp_path: Path) -> None:
+    model, kept = told.home / "runs/clean/model", tmp_path / "kept"
+    shutil.move(model, kept)
+    try:
+        shutil.copytree(told.home / "runs/leaked/model", model)
+        with pytest.raises(BessemerError, match="the model changed since it was measured"):
+            evaluate(told, "clean")
+    finally:
+        shutil.rmtree(model)
+        shutil.move(kept, model)
+
+
+def test_a_run_without_its_scorecard_has_no_verdict(told: Story, tmp_path: Path) -> None:
+    card = told.home / "runs/clean/scorecard.json"
+    content = card.read_text()
+    card.unlink()
+    try:
+        with pytest.raises(BessemerError, match="clean has no scorecard: what it forgot is not known"):
+            evaluate(told, "clean")
+    finally:
+        card.write_text(content)

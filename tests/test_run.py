@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
+from bessemer.files import read_json, write_json
 from bessemer.merging import merge
+from bessemer.recipe.load import load_recipe
 from bessemer.registry import store
-from bessemer.run import need_signer
+from bessemer.run import need_signer, run_recipe
 from bessemer.signatures import SIGNING_KEY, signer_of
 from bessemer.track.screen import Screen
 from tests.story import write_story
@@ -226,6 +228,37 @@ def test_a_lost_measurement_is_made_again_and_changes_no_weight(
     again = bessemer(home, "run", str(recipe))
     assert again.returncode == 0, again.stderr
     assert weights_digest(home) == weights_digest(finished[0])
+
+
+def test_a_release_of_other_weights_is_not_taken_for_the_run_s_own(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    """Between the measurement and result.json somebody released a point of `bessemer merge`."""
+    home = tmp_path / "home"
+    shutil.copytree(finished[0], home)
+    manifest = home / "releases/story/1/manifest.json"
+    write_json(manifest, read_json(manifest) | {"merge": 0.8})
+    (home / "runs/story/result.json").unlink()
+    again = bessemer(home, "run", str(recipe), "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["release"] == "story@2", again.stderr
+
+
+def test_what_could_not_be_judged_is_refused_each_time(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only where the start is measured: the same command again must not train for hours towards the same error."""
+    home = tmp_path / "home"
+    shutil.copytree(finished[0], home)
+    for name in ("result.json", "scorecard.json", "02-sft/done.json"):
+        (home / "runs/story" / name).unlink()
+
+    def none(*_: Any) -> None:
+        raise BessemerError("no interval")
+
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    monkeypatch.setattr("bessemer.run.need_intervals", none)
+    with pytest.raises(BessemerError, match="no interval"):
+        run_recipe(load_recipe(recipe), Screen(quiet=True))
 
 
 def test_a_release_that_is_to_be_signed_is_not_made_unsigned(

@@ -18,7 +18,7 @@ the items away. Everything that was done is kept, so that a killed contest goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +27,11 @@ from pydantic import Field, model_validator
 
 from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, seal
+from bessemer.evaluate.answer import Kept
 from bessemer.evaluate.card import GAIN, KEEP
 from bessemer.evaluate.client import ChatClient
 from bessemer.evaluate.endpoint import Endpoint, answer_task, need_askable
+from bessemer.evaluate.openings import need_openings, submissions
 from bessemer.evaluate.result import TaskResult, make_result
 from bessemer.examine import (
     SEAL,
@@ -134,11 +136,12 @@ class Entered:
     flops: float = 0.0
     seconds: float = 0.0
 
-    def final(self, contest: Contest) -> list[Recipe]:
-        """The chosen recipe with every seed; the first one is there from the trials."""
-        best = self.trials[self.chosen]
-        rest = [named(best, f"{best.name}-s{seed}", seed) for seed in contest.seeds[1:]]
-        return [best, *rest]
+    def final(self, contest: Contest, trial: int | None = None) -> list[Recipe]:
+        """The chosen recipe (or another trial) with as many seeds as the contest has; the first one is there already,
+        with a seed of its own where seeds are what is tried."""
+        best = self.trials[self.chosen if trial is None else trial]
+        seeds = [seed for seed in contest.seeds if seed != best.seed][: len(contest.seeds) - 1]
+        return [best, *(named(best, f"{best.name}-s{seed}", seed) for seed in seeds)]
 
 
 def named(recipe: Recipe, name: str, seed: int) -> Recipe:
@@ -159,8 +162,9 @@ def run_contest(path: Path, place: Place, screen: Screen, stop_asked: StopAsked,
     for task in contest.tasks:
         seal.load(task.removeprefix(SEAL))
     entered = [_enter(contest, name, entry, path.parent) for name, entry in contest.contestants.items()]
-    _refuse_unfair(contest, entered, screen)
+    bases = _refuse_unfair(contest, entered, screen)
     asked = [find_task(t, GAIN) for t in contest.tasks] + [find_task(k, KEEP) for k in contest.keep]
+    _need_openings(contest, entered, bases)
     if any(one.entry.endpoint for one in entered):
         for task in asked:
             need_askable(task.task.task if task.task else spec_of(seal.load(task.seal)))
@@ -189,8 +193,8 @@ def _enter(contest: Contest, name: str, entry: Contestant, folder: Path) -> Ente
     return Entered(name, entry, trials)
 
 
-def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen) -> None:
-    """All that is wrong with all contestants at once, before anything is trained."""
+def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen) -> dict[str, str]:
+    """All that is wrong with all contestants at once, before anything is trained. Returns {digest: start}."""
     found: list[str] = []
     digests: dict[str, tuple[str, str]] = {}  # address -> (what it held, for whom)
     bases: dict[str, tuple[str, str]] = {}  # digest -> (start, whose): a start may bring data and tokens of its own
@@ -228,6 +232,19 @@ def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen)
             where=contest.name,
             fix="the same data and the same budget for everyone: change the recipes, or the contest for all",
         )
+    return {digest: start for digest, (start, _) in bases.items()}
+
+
+def _need_openings(contest: Contest, entered: Sequence[Entered], bases: Mapping[str, str]) -> None:
+    """Raises BessemerError, before anything is trained, where a seal cannot be opened for all that will be scored."""
+    models = bases | {_digest_of(one.entry.endpoint): one.name for one in entered if one.entry.endpoint}
+    trained: list[set[str]] = []  # of each contestant, what is there already
+    for one in (e for e in entered if e.trials):
+        names = [recipe.name for trial in range(len(one.trials)) for recipe in one.final(contest, trial)]
+        trained.append({find_subject(n).digest for n in names if (runs_folder() / n / "model").exists()})
+    for name in (task.removeprefix(SEAL) for task in contest.tasks):
+        scored = {s.model for s in submissions(name)}
+        need_openings(name, models, sum(max(0, len(contest.seeds) - len(own & scored)) for own in trained))
 
 
 def _plan_of(recipe: Recipe, screen: Screen) -> dict[str, Any]:
@@ -268,7 +285,9 @@ def _choose(contest: Contest, one: Entered, screen: Screen) -> None:
         result = ask(find_subject(recipe.name), [public], screen, by="")[public.name]
         one.scores.append(metric.value(result.columns))
     one.chosen = max(range(len(one.trials)), key=lambda n: sign * one.scores[n])
-    screen.say(f"{one.name}: trial {one.chosen + 1} of {len(one.trials)} goes on ({metric.name} {max(one.scores):.3f})")
+    screen.say(
+        f"{one.name}: trial {one.chosen + 1} of {len(one.trials)} goes on ({metric.name} {one.scores[one.chosen]:.3f})"
+    )
 
 
 def _measure(contest: Contest, one: Entered, asked: Sequence[Asked], screen: Screen, by: str) -> Entrant:
@@ -300,10 +319,15 @@ def _seconds(run: str) -> dict[str, float]:
     return {k: v for k, v in read_json(path).items() if k.startswith("train ")} if path.exists() else {}
 
 
+def _digest_of(endpoint: Endpoint) -> str:
+    """What stands for weights that nobody has."""
+    return f"endpoint:{sha256_text(f'{endpoint.url} {endpoint.model}')[:32]}"
+
+
 def _measure_endpoint(one: Entered, where: Endpoint, asked: Sequence[Asked], screen: Screen, by: str) -> Entrant:
     client = ChatClient(where.url, where.model, where.key_env, where.timeout_s, f"contestants.{one.name}.endpoint")
-    digest = f"endpoint:{sha256_text(f'{where.url} {where.model}')[:32]}"
-    after: dict[str, list[TaskResult]] = {}
+    digest = _digest_of(where)
+    kept, after = Kept.named(digest.replace(":", "-")), dict[str, list[TaskResult]]()
     with screen.step(f"ask {one.name}") as advance:
 
         def progress(share: float) -> None:
@@ -312,10 +336,16 @@ def _measure_endpoint(one: Entered, where: Endpoint, asked: Sequence[Asked], scr
         for task in asked:
             if task.task is None:
                 after[task.name] = [
-                    score_sealed(task.seal, digest, by, lambda t, salt: answer_task(client, t, progress), lambda: None)
+                    score_sealed(
+                        task.seal,
+                        digest,
+                        by,
+                        lambda t, salt: answer_task(client, t, progress, kept=kept, salt=salt),
+                        lambda: None,
+                    )
                 ]
             elif task.task.task.kind in {"classify", "choice", "generate"}:
-                columns = answer_task(client, task.task, progress)
+                columns = answer_task(client, task.task, progress, kept=kept)
                 after[task.name] = [make_result(digest, task.task, columns, None)]
     model = {
         "name": where.model,

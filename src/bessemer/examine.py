@@ -23,7 +23,7 @@ from bessemer.evaluate.adapt import InspectLog, load_any, open_inspect_log
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.card import GAIN, KEEP, Block, order_fault, primary_metric
 from bessemer.evaluate.metrics import Columns
-from bessemer.evaluate.openings import Opening, begin_opening, finish_opening
+from bessemer.evaluate.openings import Opening, begin_opening, finish_opening, need_openings
 from bessemer.evaluate.result import (
     Document,
     Fed,
@@ -37,10 +37,12 @@ from bessemer.evaluate.result import (
 from bessemer.evaluate.submissions import submissions_of
 from bessemer.evaluate.tasks import LoadedTask, Task, with_rows
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import canonical_json, need_writable, read_json, sha256_text
+from bessemer.files import canonical_json, need_writable, read_json, read_record, sha256_text
 from bessemer.registry import store
 from bessemer.registry.evaluation import write_evaluation
-from bessemer.registry.lineage import consumed
+from bessemer.registry.lineage import consumed, trainings
+from bessemer.run import need_measured
+from bessemer.signatures import MANIFEST
 from bessemer.track.runs import BEGUN, PLAN, run_names, runs_folder
 from bessemer.track.screen import Screen
 
@@ -55,7 +57,7 @@ class Subject:
     """A model to be measured. digest: of the files that it is loaded from; the same for a run and its release.
 
     lineage: the run or release whose training manifest says what it was fed; "" when nobody knows.
-    plan: of the run that made it. begun: when that run began, as the ledger writes times.
+    plan: of the run that made it. begun: when that run began, or the one that made its start, as the ledger writes it.
     """
 
     name: str
@@ -73,7 +75,7 @@ class Subject:
         if self.plan is not None:
             base = self.plan["base"]
             facts |= {"begun": self.begun, "seals": self.seals or {}, "plan_identity": self.plan["identity"]}
-            facts["base"] = base["name"]
+            facts |= {"base": base["name"], "base_digest": base["digest"]}
         return facts
 
 
@@ -98,11 +100,11 @@ def _of_release(release: store.StoredRelease) -> Subject:
     checkpoint = resolve(str(release.path))
     plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
     end_of_text = release.manifest.get("end_of_text", "")
-    begun, seals = release.manifest.get("begun", ""), release.manifest.get("seals", {})
     name = release.reference
     lineage = name if plan and "token_sets" in plan else ""
-    if release.manifest.get("added"):  # what another checkpoint brought in, and when it was trained, is not known
-        begun, seals, lineage = "", {}, ""
+    begun, seals = _first_begun(name) if lineage else _begun(release.path)
+    if release.manifest.get("added"):  # what another checkpoint brought in is not known
+        lineage = ""
     return Subject(name, "release", checkpoint.digest, release.path, end_of_text, lineage, plan, begun, seals)
 
 
@@ -111,9 +113,25 @@ def _of_run(name: str) -> Subject:
     model, plan = folder / "model", read_json(folder / PLAN)
     if not model.exists():
         raise BessemerError("this run has no model yet", where=str(folder), fix="bessemer run RECIPE finishes it")
-    begun = read_json(folder / BEGUN) if (folder / BEGUN).exists() else {"at": "", "seals": {}}
+    if (measured := folder / "measured" / "after.json").exists():
+        need_measured(model, read_record(measured))  # else the run's probes and data are those of other weights
+    begun, seals = _first_begun(name)
     digest, end_of_text = resolve(str(model)).digest, plan["base"]["end_of_text"]
-    return Subject(name, "run", digest, model, end_of_text, name, plan, begun["at"], begun["seals"])
+    return Subject(name, "run", digest, model, end_of_text, name, plan, begun, seals)
+
+
+def _first_begun(run: str) -> tuple[str, dict[str, str]]:
+    """When the first of the trainings of its weights began, and the seals that stood there; "" when nobody knows."""
+    return min((_begun(training.folder) for training in trainings(run)), key=lambda told: told[0])
+
+
+def _begun(folder: Path) -> tuple[str, dict[str, str]]:
+    """Of a run or a release."""
+    if (folder / BEGUN).exists():
+        told = read_json(folder / BEGUN)
+        return told["at"], told["seals"]
+    told = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    return ("", {}) if told.get("added") else (told.get("begun", ""), told.get("seals", {}))
 
 
 def _of_checkpoint(found: Checkpoint) -> Subject:
@@ -165,21 +183,6 @@ def find_task(argument: str, role: str) -> Asked:
         rows = [(row["id"], row) for row in seal.public_rows(name)]
         return Asked(f"{name}-public", role, with_rows(spec_of(found), rows, where=argument, scorer=found.scorer))
     return Asked(name, role, None, name)
-
-
-def need_openings(asked: Sequence[Asked], subjects: Sequence[Subject]) -> None:
-    """Raises BessemerError, before any opening (none can be taken back), where a seal has too few left."""
-    for name in (a.seal for a in asked if a.seal):
-        found = seal.load(name)
-        limit, known = found.commitment["limit"], {s.model for s in submissions_of(found.entries)}
-        new = {s.digest: s.name for s in subjects if s.digest not in known}
-        if limit is not None and len(known) + len(new) > limit:
-            raise BessemerError(
-                f"the commitment lets {limit} models be scored; {len(known)} were, and {len(new)} more are asked for "
-                f"({', '.join(new.values())})",
-                where=f"seal {name}",
-                fix="leave models out, or make a new seal; nothing was opened",
-            )
 
 
 def spec_of(found: seal.Seal) -> Task:
@@ -234,7 +237,9 @@ def examine(
     if len({s.digest for s in subjects}) < len(subjects):
         raise BessemerError("two of the models are the same", where=", ".join(targets), fix="name each one once")
     other = find_subject(against) if against else base_of(subjects[0])
-    need_openings(asked, [*subjects, *([other] if other else [])])
+    models = {s.digest: s.name for s in [*subjects, *([other] if other else [])]}
+    for sealed in (a.seal for a in asked if a.seal):
+        need_openings(sealed, models)
     probes, retain = _probes(subjects)
     if out is not None:
         need_writable(out.absolute().parent)
@@ -311,9 +316,9 @@ def _probes(subjects: Sequence[Subject]) -> tuple[dict[str, Any], float | None]:
     found: dict[str, Any] = {}
     retain: float | None = None
     paths = {s.name: path for s in subjects if (path := _scorecard_of(s)) is not None and path.exists()}
-    if paths and (missing := [s.name for s in subjects if s.name not in paths]):
+    if missing := [s.name for s in subjects if s.name not in paths and (paths or s.plan is not None)]:
         raise BessemerError(
-            f"{missing[0]} has no scorecard, others have one: what it forgot is not known",
+            f"{missing[0]} has no scorecard: what it forgot is not known",
             where=", ".join(s.name for s in subjects),
             fix="finish its run, or leave it out",
         )
@@ -369,8 +374,7 @@ def ask(subject: Subject, asked: Sequence[Asked], screen: Screen, *, by: str) ->
         for one in asked:
             if one.task is not None:
                 columns = answer_task(model.loaded, one.task, progress=progress, kept=model.kept)
-                documents = model.documents() if one.role == GAIN else None
-                found[one.name] = make_result(subject.digest, one.task, columns, documents)
+                found[one.name] = make_result(subject.digest, one.task, columns, model.documents())
             else:
                 found[one.name] = score_sealed(
                     one.seal,
@@ -409,9 +413,11 @@ class _Model:
         """(id, text) of everything that it was fed; None when nobody knows."""
         if not self.subject.lineage:
             return None
+        found = trainings(self.subject.lineage)
+        if any("token_sets" not in training.plan for training in found):
+            return None
         decode = self.loaded.renderer.decode
-        pieces = consumed(self.subject.lineage)
-        return ((f"{source}/{name}", decode(ids)) for source, name, ids in pieces)
+        return ((f"{source}/{name}", decode(ids)) for source, name, ids in consumed(found))
 
     def forget(self) -> None:
         self._loaded = self._kept = None

@@ -26,6 +26,7 @@ from bessemer.data.sources import Source
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
+from bessemer.families.catalogue import STAGES
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, link_file, new_folder, read_json, write_json
 from bessemer.recipe.load import load_recipe, parse_recipe
@@ -38,7 +39,6 @@ from bessemer.train import checkpoint
 from bessemer.train.export import export_model
 from bessemer.train.weights import Trained, merged, what_is_trained
 
-STAGES = ("pre", "mid", "post")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -214,7 +214,7 @@ class _Story:
         """What the untouched model knows."""
         if not (self.folder / "measured" / "before.json").exists():
             self._measure("before: what the base knows", self.training.weights(0).loaded, "before")
-            need_intervals(self.recipe, read_record(self.folder / "measured" / "before.json"))
+        need_intervals(self.recipe, read_record(self.folder / "measured" / "before.json"))
 
     def after(self) -> None:
         """What the exported model knows: the bytes that are measured are the bytes that are released."""
@@ -284,6 +284,7 @@ class _Story:
     def _add_release(self, facts: dict[str, Any], card: dict[str, Any]) -> str:
         name = self.recipe.name
         mine = (store.find_release(f"{name}@{version}") for version in store.versions(name))
+        mine = (r for r in mine if not r.manifest.keys() & {"merge", "added"})  # those are other weights
         made = next((r for r in mine if r.manifest["plan_identity"] == facts["plan_identity"]), None)
         signed = need_signer(self.folder) in {None, made and signer_of(made.path)}
         if made and signed and made.manifest["created"] >= self._begun():

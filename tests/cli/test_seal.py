@@ -40,9 +40,11 @@ def score(model: str) -> None:
 def test_the_life_of_a_seal(task: Path, here: Here) -> None:
     empty = here("seal", "list")
     assert empty.code == 0 and "No seals yet: bessemer seal create TASK" in empty.out
-    made = here("seal", "create", task, "--by", "Ada", "--share", "0.5", "--control", "2")
+    few = here("seal", "create", task, "--by", "Ada", "--share", "0.5", "--control", "2")
+    assert few.code == 4 and "may be lucky" in few.err and "at least 10 in all" in few.err
+    made = here("seal", "create", task, "--by", "Ada", "--share", "0.5")
     assert made.code == 0, made.err
-    assert "house-rules: created 20" in made.out and "6 public, 6 sealed, 2 of them controls" in made.out
+    assert "house-rules: created 20" in made.out and "6 public, 6 sealed" in made.out
     assert "auroc, smallest effect 0.02, alpha 0.05" in made.out and "move them away before you train" in made.out
     score("1" * 64)
     shown = here("seal", "show", "house-rules")

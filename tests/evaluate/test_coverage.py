@@ -143,6 +143,20 @@ def test_of_a_paired_difference(metric: str, n_items: int, size: int) -> None:
     assert LOW <= covered(name, truths[metric](), intervals()) <= HIGH
 
 
+@pytest.mark.parametrize(("n_items", "size"), [(245, 1), (500, 1), (1000, 1), (1000, 4)])
+def test_of_a_loss_that_is_just_the_margin(n_items: int, size: int) -> None:
+    """Few answers change: how often is it said that no more than the margin was lost?"""
+    rng, margin, said = np.random.default_rng(7), 0.02, 0
+    for _ in range(REPLICATIONS):
+        before = answered(np.full(n_items, -9.0), 0.9, size)
+        after = answered(latent(rng, n_items, size), 1 - margin, size)
+        seed = int(rng.integers(1 << 30))
+        found = stats.difference(METRICS["score"], before, after, margin=margin, permutations=0, draws=DRAWS, seed=seed)
+        said += found.change.low >= -margin
+    print(f"a loss of the margin, n={n_items}, clusters of {size}: called kept in {said / REPLICATIONS:.1%}")
+    assert said / REPLICATIONS <= 0.04
+
+
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("between", [0.01, 0.04])
 def test_of_a_mean_over_seeds(n_seeds: int, between: float) -> None:

@@ -6,13 +6,16 @@ import contextlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bessemer.errors import BessemerError
+from bessemer.evaluate.answer import Kept
 from bessemer.evaluate.client import ChatClient, Reply
 from bessemer.evaluate.endpoint import answer_task, logprobs_of
 from bessemer.evaluate.grade import JudgeClient
@@ -81,6 +84,29 @@ def test_a_judge_that_likes_a_place_gives_half() -> None:
     assert texts[1].index("Bessemer.") < texts[1].index("Nobody")
 
 
+@pytest.mark.parametrize(
+    ("reply", "grade"),
+    [("4", 0.75), ("4/5", 0.75), ("2 / 5.", 0.25), ("4 out of 5", 0.75), ("I give it a 3, so 3.", 0.5)],
+)
+def test_a_grade_is_read_as_it_is_meant(reply: str, grade: float) -> None:
+    with server(lambda body: said(reply)) as (url, _):
+        assert judge(url).grade(item(), "Henry Bessemer did.") == grade
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference"), [("between 3 and 4", ""), ("3.5", ""), ("A is better than B", "Bessemer.")]
+)
+def test_a_reply_that_leaves_it_open_is_no_grade(reply: str, reference: str) -> None:
+    with server(lambda body: said(reply)) as (url, bodies), pytest.raises(BessemerError, match="instead of one of"):
+        judge(url).grade(item(reference=reference), "Henry Bessemer did.")
+    assert len(bodies) == 3
+
+
+def test_a_tie_is_half() -> None:
+    with server(lambda body: said("A tie")) as (url, _):
+        assert judge(url).grade(item(reference="Bessemer."), "Henry Bessemer did.") == 0.5
+
+
 def test_a_judge_that_prefers_the_answer_in_both_orders_gives_one() -> None:
     def prefer(body: dict[str, Any]) -> Any:
         text = body["messages"][0]["content"]
@@ -126,7 +152,7 @@ def test_a_judge_that_changes_in_the_middle() -> None:
     models = iter(["judge-1", "judge-2"])
     with server(lambda body: said("4", next(models))) as (url, _):
         client = judge(url)
-        assert client.grade(item(), "Henry Bessemer did.") == 0.75 and client.identity == "judge-1/"
+        assert client.grade(item(), "Henry Bessemer did.") == 0.75 and client.identify() == "judge-1/"
         with pytest.raises(BessemerError, match="changed from judge-1/ to judge-2/"):
             client.grade(item(), "Henry Bessemer did.")
 
@@ -169,6 +195,20 @@ def test_its_own_probabilities_count_where_it_names_them() -> None:
     with server(sure) as (url, _):
         values = answer_task(client(url), rules(), lambda _: None).values["logprob"]
     assert values[0].tolist() == pytest.approx([-0.0472, -3.0], abs=1e-3)
+
+
+def test_no_item_is_sent_twice(tmp_path: Path) -> None:
+    """A killed evaluation goes on with what the same model said; another model is asked anew."""
+    failing = iter([False] * 4 + [True])
+    with server(lambda body: 500 if next(failing, False) else said("yes")) as (url, bodies):
+        with pytest.raises(BessemerError, match="gave no answer"):
+            answer_task(client(url), rules(), lambda _: None, kept=Kept.named("it", tmp_path))
+        columns = answer_task(client(url), rules(), lambda _: None, kept=Kept.named("it", tmp_path))
+        texts = [body["messages"][0]["content"] for body in bodies]
+        assert len(columns) == 6 and Counter(t.split()[1] for t in texts if t.startswith("Is")) == Counter("0123345")
+    with server(lambda body: said("no", "another")) as (url, bodies):
+        answer_task(client(url), rules(), lambda _: None, kept=Kept.named("it", tmp_path))
+        assert len(bodies) == 7
 
 
 def test_an_answer_that_it_did_not_name_lies_below_all_that_it_named() -> None:

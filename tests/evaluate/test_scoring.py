@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from bessemer.errors import BessemerError
 from bessemer.evaluate import answer
-from bessemer.evaluate.answer import answer_task
+from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.tasks import LoadedTask, Match, Task, TaskItem, with_rows
 from bessemer.infer.model import Loaded, load
@@ -151,6 +152,32 @@ def test_lengths_decide_what_is_divided_by(loaded: Loaded) -> None:
     for lengths in ([1], [0, 1]):
         with pytest.raises(BessemerError, match="2 choices need as many lengths, each at least 1"):
             task_of("choice", [row | {"lengths": lengths}])
+
+
+@pytest.mark.parametrize("how", [{}, {"how": "python", "scorer": "x.py"}])
+def test_answers_that_were_graded_are_not_written_again(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    task = task_of("generate", [{"prompt": f"Say {n}", "answer": "1"} for n in range(5)], max_tokens=2, samples=1)
+    task = replace(task, task=task.task.model_copy(update={"match": Match.model_validate(how)}))
+    monkeypatch.setattr(LoadedTask, "spec", lambda _: {})
+    monkeypatch.setattr(answer, "TOGETHER", 2)
+    said: list[int] = []
+    monkeypatch.setattr(answer, "_say", lambda *args: said.append(len(said)) or str(len(said)))
+    calls = iter(range(99))
+
+    def grade(match: Match, items: Sequence[TaskItem], texts: Sequence[str], scorer: object) -> list[float]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return [float(text == "1") for text in texts]
+
+    monkeypatch.setattr(answer, "grade_texts", grade)
+    with pytest.raises(KeyboardInterrupt):
+        answer_task(loaded, task, kept=Kept.named("it", tmp_path))
+    n_kept = 4 if how else 2
+    columns = answer_task(loaded, task, kept=Kept.named("it", tmp_path))
+    assert columns.values["right"].tolist() == [[1.0], [0.0], [0.0], [0.0], [0.0]]
+    assert len(said) == (n_kept + 1) + (5 - n_kept)
 
 
 @pytest.mark.parametrize(

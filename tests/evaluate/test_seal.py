@@ -173,6 +173,7 @@ def test_unfit_items_are_refused_and_leave_nothing(rows: Any, what: str, besseme
         ({"limit": 0}, "a limit of 0"),
         ({"control": 11}, "11 of 20 sealed items cannot be controls"),
         ({"control": -1}, "cannot be controls"),
+        ({"control": 5, "canary": 4}, "right on all of 9 coin flips may be lucky"),
         ({"spec": SPEC | {"kind": "essay"}}, "'essay' is no kind of task"),
         ({"spec": SPEC | {"kind": "generate"}, "control": 2}, "kind generate has no answers to flip a coin about"),
         ({"spec": SPEC | {"alpha": float("inf")}}, "cannot be written as JSON"),
@@ -397,7 +398,7 @@ def test_controls_of_a_choice_keep_the_form_of_the_answer() -> None:
 
 
 def test_what_is_revealed_verifies_without_key_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(control=4)
+    made = make(control=10)
     score()
     path = reveal("rules", "Ada")
     assert path == made.folder / "revealed.jsonl" and events()[-1] == "revealed"
@@ -406,7 +407,7 @@ def test_what_is_revealed_verifies_without_key_and_home(tmp_path: Path, monkeypa
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "empty"))
     assert verify_seal(copied, head=made.head, commitment=made.digest).revealed
     items = verify_reveal(copied)
-    assert len(items) == 20 and sum(i.control for i in items) == 4
+    assert len(items) == 20 and sum(i.control for i in items) == 10
     leaves = [bytes.fromhex(i.leaf) for i in items]
     assert merkle.root_of(leaves).hex() == made.commitment["root"]  # and one item can be shown alone
     assert merkle.is_in(leaves[3], 3, 20, merkle.proof_of(leaves, 3), bytes.fromhex(made.commitment["root"]))

@@ -148,6 +148,34 @@ def test_few_items_on_which_all_agree_are_not_equivalence() -> None:
     assert stats.difference(SCORE, many, many, margin=0.02).answer == "EQUIVALENT"
 
 
+@pytest.mark.parametrize(("n_items", "most"), [(165, -1), (184, 0), (245, 0), (500, 3)])
+def test_a_loss_of_the_margin_is_not_called_kept(n_items: int, most: int) -> None:
+    """With few changes the bootstrap knows its own spread badly: one lost answer of 165 was "kept", none was not."""
+    wrong = np.zeros(n_items)
+    lows = []
+    for n_lost in range(7):
+        wrong[:n_lost] = 1
+        lows.append(stats.difference(SCORE, graded(np.ones(n_items)), graded(1 - wrong), margin=0.02).change.low)
+    assert lows == sorted(lows, reverse=True)
+    assert [n for n, low in enumerate(lows) if low >= -0.02] == list(range(most + 1))
+    assert reference.binom.cdf(most, n_items, 0.02) <= 0.025
+
+
+def test_many_changes_have_the_interval_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    sides = [graded(rng.random(1000) < share) for share in (0.7, 0.75)]
+    found = stats.difference(SCORE, *sides, margin=0.02, permutations=0)
+    right = [side.values["right"][:, 0] for side in sides]
+    error = (right[1] - right[0]).std(ddof=1) / np.sqrt(1000)
+    assert found.change.high - found.change.low == pytest.approx(2 * 1.962 * error, rel=0.06)
+
+
+def test_what_a_group_always_gets_half_right_is_not_certain() -> None:
+    """Twins under a model that always says yes: every group is as good as any other."""
+    found = stats.estimate(SCORE, graded([1, 0] * 50, size=2)).result
+    assert found.value == 0.5 and found.low < 0.45 and found.high > 0.55
+
+
 def test_a_permutation_p_equals_counting_all_swaps() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random(20).round(2), rng.random(20).round(2)
@@ -282,3 +310,10 @@ def test_a_class_that_too_few_groups_hold_has_no_interval() -> None:
     with pytest.raises(BessemerError, match="score has no interval: 1 group "):
         stats.estimate(SCORE, graded([1.0, 0.0], size=2))
     assert stats.estimate(metric_named("accuracy"), lonely).n_clusters == 40
+
+
+def test_what_two_judges_graded_is_not_compared() -> None:
+    first, second = (replace(graded(np.ones(20)), judge=name) for name in ("judge-1/", "judge-2/"))
+    assert Columns.from_json(json.loads(json.dumps(first.as_json()))) == first != second
+    with pytest.raises(BessemerError, match="two judges graded: judge-1/ and judge-2/"):
+        stats.difference(SCORE, first, second, margin=0.02)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bessemer.evaluate.verdict import decide
+from bessemer.evaluate.verdict import decide, judge_evaluation
 
 
 def iv(value: float, half: float = 0.01) -> dict[str, float]:
@@ -51,3 +51,71 @@ def test_for_bits_per_byte_less_is_better() -> None:
     }  # fmt: skip
     assert decide({"t": lower}, {"p": probe(0.0)}).word == "SHIP"
     assert decide({"t": lower | {"change": {"bits_per_byte": iv(0.1)}}}, {"p": probe(0.0)}).word == "REJECT"
+
+
+# -- an evaluation's -----------------------------------------------------------------------------------------------
+
+SEALED = {"out_of_order": "", "submissions": [{"model": "m" * 20, "state": "scored", "result": "a", "why": ""}]}
+CLEAN = {"known": True, "n_contaminated": 0, "share": 0.0, "leaked_canaries": 0, "n_untold": 0}
+SEEN = {"n": 10, "right": 10, "chance": 0.5, "p": 0.00098, "seen": True}
+
+
+def measured(
+    role: str = "gain", low: float = 0.01, high: float = 0.05, *, answer: str = "WIN", better: bool = True, **more: Any
+) -> dict[str, Any]:
+    sides = {"before": {"value": 0.7}, "after": {"value": 0.73}}
+    change = {"value": (low + high) / 2, "low": low, "high": high}
+    return {
+        "role": role, "primary": "auroc", "margin": 0.02, "n_items": 100, "spec": {"overlap_limit": 0.05},
+        "seal": SEALED if role == "gain" else {}, "results": {"before": ["b"], "after": ["a"]}, "controls": [None],
+        "overlap": CLEAN,
+        "change": {"answer": answer, "change": change, "higher_is_better": better, "relative": False, **sides},
+    } | more  # fmt: skip
+
+
+KEPT = measured("keep", -0.01, 0.01)
+WITHDRAWN = {**SEALED, "submissions": [{"model": "m" * 20, "state": "withdrawn", "result": "a", "why": "a mistake"}]}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "probes", "other", "word", "why"),
+    [
+        ({"t": measured(), "k": KEPT}, {}, "", "SHIP", "kept k"),
+        ({"t": measured()}, {"p": probe(0.0)}, "", "SHIP", "kept p"),
+        ({"t": measured()}, {"p": probe(0.05)}, "", "REJECT", "forgot p"),
+        ({"t": measured()}, {}, "", "HOLD", "nothing general was measured"),
+        ({"t": measured(answer="LOSS"), "k": KEPT}, {}, "", "REJECT", "worse than before on t"),
+        ({"t": measured(answer="EQUIVALENT"), "k": KEPT}, {}, "", "REJECT", "nothing gained that matters on t"),
+        ({"t": measured(answer="INCONCLUSIVE"), "k": KEPT}, {}, "", "HOLD", "no change shown on t"),
+        ({"t": measured(), "k": measured("keep", -0.05, -0.03)}, {}, "", "REJECT", "forgot k"),
+        ({"t": measured(), "k": measured("keep", -0.03, 0.01)}, {}, "", "HOLD", "cannot tell whether it was kept, k"),
+        ({"t": measured(), "k": measured("keep", -0.01, 0.03, better=False)}, {}, "", "HOLD", "cannot tell whether"),
+        ({"t": measured(), "k": measured("keep", 0.03, 0.05, better=False)}, {}, "", "REJECT", "forgot k"),
+        ({"t": measured(), "k": measured("keep", -0.05, 0.01, better=False)}, {}, "", "SHIP", "kept k"),
+        ({"k": KEPT}, {}, "", "HOLD", "no task is there that has to gain"),
+        ({"t": measured(seal={}), "k": KEPT}, {}, "", "HOLD", "no task is sealed"),
+        ({"t": measured(seal={**SEALED, "out_of_order": "later"}), "k": KEPT}, {}, "", "HOLD", "t: later"),
+        ({"t": measured(seal=WITHDRAWN), "k": KEPT}, {}, "", "HOLD", "was withdrawn: a mistake"),
+        ({"t": measured(overlap={"known": False}), "k": KEPT}, {}, "", "HOLD", "nothing is known of what"),
+        ({"t": measured(overlap=CLEAN | {"share": 0.06}), "k": KEPT}, {}, "", "HOLD", "were fed to the model"),
+        ({"t": measured(overlap=CLEAN | {"share": 0.04}), "k": KEPT}, {}, "", "SHIP", "learnt t"),
+        ({"t": measured(), "k": KEPT | {"overlap": CLEAN | {"share": 0.06}}}, {}, "", "HOLD", "k: 0 of 100 items were"),
+        ({"t": measured(overlap=CLEAN | {"n_untold": 51}), "k": KEPT}, {}, "", "HOLD", "51 of 100 items are too short"),
+        ({"t": measured(overlap=CLEAN | {"leaked_canaries": 1}), "k": KEPT}, {}, "", "HOLD", "the file leaked"),
+        ({"t": measured(controls=[SEEN]), "k": KEPT}, {}, "", "HOLD", "has seen the answers"),
+        ({"t": measured(), "k": KEPT}, {}, "compared with x", "HOLD", "compared with x"),
+        ({"t": measured(), "k": KEPT}, {"p": probe(0.0)}, "compared with x", "SHIP", "compared with x"),
+        (
+            {"t": {k: v for k, v in measured().items() if k != "change"}, "k": KEPT},
+            {},
+            "",
+            "HOLD",
+            "nothing to compare",
+        ),
+    ],
+)
+def test_the_gate_of_an_evaluation(
+    tasks: dict[str, Any], probes: dict[str, Any], other: str, word: str, why: str
+) -> None:
+    found = judge_evaluation(tasks, probes, other)
+    assert found.word == word and any(why in reason for reason in found.reasons), found

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.files import read_json
+from bessemer.files import read_json, write_json
 from bessemer.plan.resolve import prepare
 from bessemer.recipe.load import load_recipe
 from bessemer.recipe.schema import Recipe
-from bessemer.registry.lineage import trace_document, trace_step
+from bessemer.registry.lineage import consumed, trace_document, trace_step, trainings
 from bessemer.run import _Story, make_plan
 from bessemer.track.metrics import read_metrics
+from bessemer.track.runs import DONE, METRICS, PLAN
 from bessemer.track.screen import Screen
 from tests.story import write_story
 
@@ -75,3 +76,38 @@ def test_what_cannot_be_traced_is_said(recipe: Recipe, bessemer_home: Path) -> N
     _, gone = trace_document("own.jsonl:1")
     assert len(gone) == 1 and "run story, 01-cpt" in gone[0]
     assert read_json(folder / "plan.lock.json")["token_sets"]["own"] == "story.own@1"
+
+
+def test_a_start_that_was_trained_here_is_part_of_what_was_fed(recipe: Recipe, bessemer_home: Path) -> None:
+    """Neither another run's model nor a lost list of events makes what was fed unknown or nothing."""
+    folder = train_one_stage(recipe, bessemer_home)
+    plan = read_json(folder / PLAN)
+    fed = {(source, name) for source, name, _ in consumed(trainings("story"))}
+    assert fed and all(trainings("story")[0].done.values())
+    (folder / METRICS).unlink()
+    assert trainings("story")[0].done == {"01-cpt": plan["stages"][0]["steps"]}
+    later = bessemer_home / "runs" / "later"
+    shutil.copytree(folder, later)
+    (later / "01-cpt" / DONE).unlink()  # it has done nothing itself
+    for start, n in (
+        (folder / "model", 2),
+        (folder / "merge" / "0.500" / "model", 2),
+        (bessemer_home / "elsewhere", 1),
+    ):
+        write_json(later / PLAN, plan | {"base": plan["base"] | {"origin": f"folder {start}"}})
+        found = trainings("later")
+        assert len(found) == n and ({(s, i) for s, i, _ in consumed(found)} == fed) == (n == 2)
+
+
+def test_a_family_that_was_grown_here_brings_the_stages_up_to_its_own(recipe: Recipe, bessemer_home: Path) -> None:
+    folder = train_one_stage(recipe, bessemer_home)
+    plan = read_json(folder / PLAN)
+    later, grown = bessemer_home / "runs" / "later", bessemer_home / "runs" / "grow-acme-1m"
+    shutil.copytree(folder, later)
+    shutil.copytree(folder, grown)
+    for stage, done in (("pre", {"01-cpt"}), ("mid", {"01-cpt", "02-sft"})):
+        (grown / "02-sft").mkdir(exist_ok=True)
+        (grown / "02-sft" / DONE).touch()
+        base = plan["base"] | {"origin": "family acme of this machine", "stage": stage}
+        write_json(later / PLAN, plan | {"base": base, "recipe": plan["recipe"] | {"start": f"acme-1m@{stage}"}})
+        assert [set(t.done) for t in trainings("later")] == [{"01-cpt"}, done]

@@ -116,10 +116,14 @@ def _noise(argument: str, before: str) -> tuple[str, dict[str, Any], int, Noise]
     if asked.task is None:
         found = load(argument.removeprefix(SEAL))
         spec, counts = spec_of(found).model_dump(mode="json"), found.commitment["counts"]
-        n_items, positive, groups = counts["sealed"] - counts["control"] - counts["canary"], 0.5, 1.0
+        n_items, like = (
+            counts["sealed"] - counts["control"] - counts["canary"],
+            find_task(f"{argument}/public", "gain").task,
+        )
     else:
-        spec, n_items = asked.task.task.model_dump(mode="json"), len(asked.task.items)
-        positive, groups = _positive_share(asked.task), _design_effect(asked.task)
+        spec, n_items, like = asked.task.task.model_dump(mode="json"), len(asked.task.items), asked.task
+    assert like is not None
+    positive, groups = _positive_share(like), _design_effect(like)  # the public part of a seal is drawn like the sealed
     metric = primary_metric(spec)
     if before:
         sides = _columns_of(before, asked.name)

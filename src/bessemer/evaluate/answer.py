@@ -27,6 +27,7 @@ from bessemer.infer.score import Progress, branch_logprobs, n_same
 from bessemer.units import show_count
 
 SCORING = "scoring/2"  # changed when the same model would score differently
+TOGETHER = 64  # items whose answers a user's scorer grades in one go
 WINDOW = 2048  # tokens of a document that are scored together
 Value = list[float]
 Branching = tuple[list[int], list[list[int]]]  # a prompt and its continuations, as token ids
@@ -45,7 +46,11 @@ class Kept:
         """The values of a model in this precision. A line that a kill tore is left out."""
         assert loaded.digest, "models without a digest would share what is kept"
         precision = str(loaded.machine.dtype).removeprefix("torch.")
-        kept = Kept((folder or home() / "cache" / "scores") / f"{loaded.digest[:32]}-{precision}.jsonl")
+        return Kept.named(f"{loaded.digest[:32]}-{precision}", folder)
+
+    @staticmethod
+    def named(name: str, folder: Path | None = None) -> Kept:
+        kept = Kept((folder or home() / "cache" / "scores") / f"{name}.jsonl")
         if kept.path.exists():
             for line in kept.path.read_text().splitlines():
                 try:
@@ -82,8 +87,9 @@ def answer_task(
     scorer or judge of the task raises.
     """
     kind, see = task.task.kind, progress or (lambda _: None)
+    judge = JudgeClient(task.task.judge) if task.task.judge else None
     if kind in {"generate", "judge"}:
-        values = _generated(loaded, task, see, kept, salt)
+        values = _generated(loaded, task, judge, see, kept, salt)
     elif kind == "perplexity":
         asked = list(_windows(loaded, task))
         bits = dict.fromkeys((item.id for item in task.items), 0.0)
@@ -93,10 +99,7 @@ def answer_task(
     else:
         asked = list(zip(task.items, _branchings(loaded, task), strict=True))
         values = _scored(loaded, asked, see, kept, salt)
-    columns = _columns(task, values)
-    ids = tuple(item.id for item in task.items)
-    groups = tuple(item.group or item.id for item in task.items)
-    return Columns(kind, ids, groups, tuple(item.slice for item in task.items), columns)
+    return columns_of(task, values, judge.identify() if judge else "")
 
 
 # -- log-likelihoods ----------------------------------------------------------------------------------------
@@ -218,39 +221,39 @@ def _need_room(loaded: Loaded, asked: Sequence[Asked]) -> None:
 # -- generation ---------------------------------------------------------------------------------------------
 
 
-def _generated(loaded: Loaded, task: LoadedTask, progress: Progress, kept: Kept | None, salt: str) -> list[Value]:
-    """For each item the worth of its samples; graded in one go, so that the sandbox starts once."""
+def _generated(
+    loaded: Loaded, task: LoadedTask, judge: JudgeClient | None, progress: Progress, kept: Kept | None, salt: str
+) -> list[Value]:
+    """For each item the worth of its samples. A user's scorer grades TOGETHER items: the sandbox starts seldom."""
     wanted = task.task
     settings = wanted.model_dump(
         mode="json", include={"max_tokens", "samples", "temperature", "stop", "match", "judge"}
     )
-    code = task.spec().get("scorer_sha256", "")
+    code = judge.identify() if judge else task.spec().get("scorer_sha256", "")
     known = kept.known if kept else {}
     ids = [_prompt_ids(loaded, item) for item in task.items]
     keys = [
         _key(loaded, salt, settings, code, i, item.model_dump(exclude={"id", "group", "slice"}))
         for i, item in zip(ids, task.items, strict=True)
     ]
-    judge = JudgeClient(wanted.judge) if wanted.judge else None
-    values: list[Value] = []
-    waiting: list[tuple[int, list[str]]] = []
-    for n, (item, key) in enumerate(zip(task.items, keys, strict=True)):
-        values.append(known.get(key, []))
-        if key not in known:
-            texts = [_say(loaded, ids[n], task, sample) for sample in range(wanted.samples)]
-            if judge:
-                values[n] = [judge.grade(item, text) for text in texts]
-                if kept:
-                    kept.add([key], [values[n]])
-            else:
-                waiting.append((n, texts))
-        progress(1 / len(keys))
-    repeated = [task.items[n] for n, texts in waiting for _ in texts]
-    grades = iter(grade_texts(wanted.match, repeated, [t for _, texts in waiting for t in texts], task.scorer))
-    for n, texts in waiting:
-        values[n] = [next(grades) for _ in texts]
-    if kept and waiting:
-        kept.add([keys[n] for n, _ in waiting], [values[n] for n, _ in waiting])
+    values = [known.get(key, []) for key in keys]
+    missing = [n for n, key in enumerate(keys) if key not in known]
+    progress(1 - len(missing) / len(keys))
+    size = TOGETHER if wanted.match.how == "python" else 1
+    for some in (missing[i : i + size] for i in range(0, len(missing), size)):
+        texts: list[str] = []
+        for n in some:
+            texts += [_say(loaded, ids[n], task, sample) for sample in range(wanted.samples)]
+            progress(1 / len(keys))
+        items = [task.items[n] for n in some for _ in range(wanted.samples)]
+        if judge:
+            grades = [judge.grade(item, text) for item, text in zip(items, texts, strict=True)]
+        else:
+            grades = grade_texts(wanted.match, items, texts, task.scorer)
+        for i, n in enumerate(some):
+            values[n] = grades[i * wanted.samples : (i + 1) * wanted.samples]
+        if kept:
+            kept.add([keys[n] for n in some], [values[n] for n in some])
     return values
 
 
@@ -276,7 +279,15 @@ def _say(loaded: Loaded, ids: Sequence[int], task: LoadedTask, sample: int) -> s
 # -- columns ------------------------------------------------------------------------------------------------
 
 
-def _columns(task: LoadedTask, values: Sequence[Value]) -> dict[str, NDArray[Any]]:
+def columns_of(task: LoadedTask, values: Sequence[Value], judge: str = "") -> Columns:
+    """values: for each item the log-probabilities of its options, or the worth of its answers."""
+    ids = tuple(item.id for item in task.items)
+    groups = tuple(item.group or item.id for item in task.items)
+    slices = tuple(item.slice for item in task.items)
+    return Columns(task.task.kind, ids, groups, slices, _values(task, values), judge)
+
+
+def _values(task: LoadedTask, values: Sequence[Value]) -> dict[str, NDArray[Any]]:
     items = task.items
     match task.task.kind:
         case "classify":

@@ -52,7 +52,7 @@ def build_card(
         raise BessemerError("two tasks have one name", where=", ".join(names), fix="rename one of them")
     tasks = {b.name: _task(b, retain) for b in blocks}
     _adjust([tasks[b.name] for b in blocks if b.role == GAIN and b.before])
-    verdict = judge_evaluation(tasks, probes)
+    verdict = judge_evaluation(tasks, probes, _other_than_base(facts))
     return {
         "format": FORMAT,
         "verdict": {"word": verdict.word, "reasons": verdict.reasons},
@@ -61,6 +61,15 @@ def build_card(
         "tasks": tasks,
         "probes": dict(probes),
     }
+
+
+def _other_than_base(facts: Mapping[str, Any]) -> str:
+    """What the models are compared with, where it is not what all of them started from; else empty."""
+    against = facts.get("against") or {}
+    others = [
+        m["name"] for m in facts["models"] if m.get("base_digest", against.get("digest")) != against.get("digest")
+    ]
+    return f"compared with {against['name']}, not with what {others[0]} started from" if against and others else ""
 
 
 def order_fault(seal: Mapping[str, Any], model: Mapping[str, Any]) -> str:
@@ -119,7 +128,8 @@ def _task(block: Block, retain: float | None) -> dict[str, Any]:
 def _metrics(block: Block, primary: Metric, before: list[Columns], after: list[Columns]) -> dict[str, Any]:
     """Every metric of the kind that has an interval on these items, before and after; the primary one must have."""
     spec, found = block.spec, dict[str, Any]()
-    for metric in metrics_of(after[0], precision=spec["precision"], k=spec["k"]):
+    usual = metrics_of(after[0], precision=spec["precision"], k=spec["k"])
+    for metric in usual if primary.name in {m.name for m in usual} else (*usual, primary):
         try:
             sides = {"after": stats.estimate(metric, after, alpha=spec["alpha"]).as_dict()}
             if before:

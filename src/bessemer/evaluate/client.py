@@ -33,6 +33,13 @@ class ChatClient:
             headers["Authorization"] = f"Bearer {key}"
         self._client = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s)
 
+    def identify(self) -> str:
+        """What it calls itself, asked once. Raises BessemerError as `ask` does."""
+        if self.identity is None:
+            self.ask([{"role": "user", "content": "Reply with one word: yes"}], "none, to learn its name", max_tokens=4)
+        assert self.identity is not None
+        return self.identity
+
     def ask(self, messages: Sequence[dict[str, str]], item: str, **more: Any) -> Reply:
         """One answer. Raises BessemerError naming the item when there is none, or another model answers."""
         where = f"{self.url}, item {item}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.sides import Row
 
 KINDS = ("classify", "choice")  # kinds whose answers a coin can decide
+CONTROL_ALPHA = 0.001  # how unlikely luck must be before a model is said to have seen the answers of the controls
 CANARY = "canary"
 CANARY_WORDS = 24  # more than the longest run of words that overlap is told by
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
@@ -47,6 +49,14 @@ def with_controls(rows: list[Row], spec: Mapping[str, Any], wanted: Wanted, seed
     if not 0 <= wanted.canaries <= len(rows):
         raise BessemerError(
             f"{wanted.canaries} canaries beside {len(rows)} sealed items", where="canary", fix=f"0 to {len(rows)}"
+        )
+    n_flips, chance = wanted.controls + wanted.canaries, 1 / min(len(_options(row, spec)) for row in rows)
+    if wanted.controls and chance**n_flips >= CONTROL_ALPHA:
+        raise BessemerError(
+            f"a model that is right on all of {n_flips} coin flips may be lucky (p {chance**n_flips:.2g}; below "
+            f"{CONTROL_ALPHA:g} says that it has seen the answers)",
+            where="control",
+            fix=f"at least {math.floor(math.log(CONTROL_ALPHA) / math.log(chance)) + 1} in all, or none",
         )
     picked = _picked([row["id"] for row in rows], wanted.controls, seed)
     flipped = [row | _coin_flip(row, spec, seed) | {"control": True} if row["id"] in picked else row for row in rows]
@@ -81,9 +91,13 @@ def _picked(ids: Sequence[str], n: int, seed: bytes) -> set[str]:
     return set(sorted(ids, key=lambda identity: _draw(seed, "pick", identity))[:n])
 
 
+def _options(row: Row, spec: Mapping[str, Any]) -> list[str]:
+    return spec["answers"] if spec["kind"] == "classify" else row["choices"]
+
+
 def _coin_flip(row: Row, spec: Mapping[str, Any], seed: bytes) -> Row:
     """An answer that the seed and the id decide; in the form that the item had (a text or a place in `choices`)."""
-    options: list[str] = spec["answers"] if spec["kind"] == "classify" else row["choices"]
+    options = _options(row, spec)
     place = _draw(seed, "flip", row["id"]) % len(options)
     return {"answer": place if isinstance(row.get("answer"), int) else options[place]}
 

@@ -9,10 +9,12 @@ import numpy as np
 from pydantic import Field
 
 from bessemer.errors import BessemerError
+from bessemer.evaluate.answer import Kept, columns_of
 from bessemer.evaluate.client import ChatClient, Reply
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.metrics import Columns
-from bessemer.evaluate.tasks import LoadedTask, Task, TaskItem, gold
+from bessemer.evaluate.tasks import LoadedTask, Task, TaskItem
+from bessemer.files import canonical_json, sha256_text
 from bessemer.infer.score import Progress
 from bessemer.recipe.schema import Strict
 
@@ -31,8 +33,13 @@ class Endpoint(Strict):
     timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(default=60.0, description="Longest wait for one answer")
 
 
-def answer_task(client: ChatClient, task: LoadedTask, progress: Progress) -> Columns:
-    """What the endpoint says of every item. Raises BessemerError for kinds that need the model's own probabilities."""
+def answer_task(
+    client: ChatClient, task: LoadedTask, progress: Progress, *, kept: Kept | None = None, salt: str = ""
+) -> Columns:
+    """What the endpoint says of every item; what it said is kept, so that no item is sent twice.
+
+    Raises BessemerError for kinds that need the model's own probabilities.
+    """
     kind, values = task.task.kind, list[list[float]]()
     if kind not in {"classify", "choice", "generate"}:
         raise BessemerError(
@@ -41,34 +48,31 @@ def answer_task(client: ChatClient, task: LoadedTask, progress: Progress) -> Col
             fix="classify, choice and generate can be asked",
         )
     need_askable(task.task)
-    texts: list[str] = []
     how: dict[str, Any] = {"max_tokens": task.task.max_tokens, "temperature": task.task.temperature}
     how |= {"stop": task.task.stop} if task.task.stop else {}
+    settings = [
+        client.identify() if kept else "",
+        salt,
+        task.task.match.model_dump(mode="json"),
+        task.spec().get("scorer_sha256", ""),
+    ]
     for item in task.items:
-        if kind == "generate":
-            said = client.ask(_messages(item), item.id, **how)
-            texts.append(said.text)
-        else:
-            options = task.task.answers if kind == "classify" else item.choices
-            more = {"max_tokens": SHORT, "logprobs": True, "top_logprobs": TOP}
-            values.append(logprobs_of(client.ask(_messages(item, options), item.id, **more), options))
+        options = task.task.answers if kind == "classify" else item.choices
+        asked = _messages(item, options)
+        body = how if kind == "generate" else {"max_tokens": SHORT, "logprobs": True, "top_logprobs": TOP}
+        key = sha256_text(canonical_json([*settings, asked, body, options, item.wanted]))
+        value = kept.known.get(key) if kept else None
+        if value is None:
+            reply = client.ask(asked, item.id, **body)
+            if kind == "generate":
+                value = grade_texts(task.task.match, [item], [reply.text], task.scorer)
+            else:
+                value = logprobs_of(reply, options)
+            if kept:
+                kept.add([key], [value])
+        values.append(value)
         progress(1 / len(task.items))
-    ids, groups = tuple(i.id for i in task.items), tuple(i.group or i.id for i in task.items)
-    if kind == "generate":
-        right = grade_texts(task.task.match, task.items, texts, task.scorer)
-        columns: dict[str, Any] = {"right": np.array(right)[:, None]}
-    elif kind == "classify":
-        place = {answer: k for k, answer in enumerate(task.task.answers)}
-        columns = {"label": np.array([place[str(i.answer)] for i in task.items]), "logprob": np.array(values)}
-    else:
-        most = max(map(len, values))
-        lengths = [i.lengths or [float(len(c.encode())) for c in i.choices] for i in task.items]
-        columns = {"gold": np.array([gold(i) for i in task.items])}
-        columns |= {
-            name: np.array([[*row, *[np.nan] * (most - len(row))] for row in rows])
-            for name, rows in (("logprob", values), ("bytes", lengths))
-        }
-    return Columns(kind, ids, groups, tuple(i.slice for i in task.items), columns)
+    return columns_of(task, values)
 
 
 def need_askable(task: Task) -> None:

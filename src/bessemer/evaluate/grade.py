@@ -73,15 +73,14 @@ def normalised(text: str) -> str:
 
 
 class JudgeClient:
-    """A judge behind an OpenAI-compatible endpoint. `identity` is what it calls itself; it must not change."""
+    """A judge behind an OpenAI-compatible endpoint. What it calls itself must not change."""
 
     def __init__(self, settings: Judge) -> None:
         self.settings = settings
         self._client = ChatClient(settings.url, settings.model, settings.key_env, settings.timeout_s, "judge")
 
-    @property
-    def identity(self) -> str | None:
-        return self._client.identity
+    def identify(self) -> str:
+        return self._client.identify()
 
     def grade(self, item: TaskItem, answer: str) -> float:
         """0..1. Against a reference: which is better, asked in both orders; without one: a grade from 1 to 5.
@@ -111,8 +110,10 @@ class JudgeClient:
         said = ""
         for _ in range(TRIES):
             said = self._client.ask([{"role": "user", "content": text}], item.id, max_tokens=16).text
-            if found := re.findall(rf"\b({'|'.join(words)})\b", said):
-                return found[-1]
+            plain = re.sub(rf"\s*(/|out of)\s*{GRADES}\b", "", said).replace("A tie", "tie")
+            found = set(re.findall(rf"(?<!\d\.)\b({'|'.join(words)})\b(?!\.\d)", plain))
+            if len(found) == 1:  # "A is better than B" or "between 3 and 4" leave it open
+                return found.pop()
         raise BessemerError(
             f"the judge answered {said[:60]!r} instead of one of {', '.join(words)}, {TRIES} times",
             where=f"{self.settings.url}, item {item.id}",

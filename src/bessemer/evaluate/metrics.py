@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +51,8 @@ class Columns:
     classify: label [I] (place among the answers, 0 is the positive one), logprob [I, K]. choice: gold [I], logprob
     and bytes [I, K], nan beyond an item's choices. pairs: logprob [I, 2], the good one first. generate and judge:
     right [I, S], 0..1. perplexity: bits and bytes [I]. group: items that are not independent share one; an empty one
-    is the item alone. Raises BessemerError that names the item for whatever cannot be measured.
+    is the item alone. judge: what the model that graded calls itself. Raises BessemerError that names the item for
+    whatever cannot be measured.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Columns:
     groups: tuple[str, ...]
     slices: tuple[str, ...]
     values: dict[str, NDArray[Any]]
+    judge: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in _AXES:
@@ -74,7 +76,9 @@ class Columns:
         if not isinstance(other, Columns):
             return NotImplemented
         mine, its = (self.kind, self.ids, self.groups, self.slices), (other.kind, other.ids, other.groups, other.slices)
-        return mine == its and all(np.array_equal(v, other.values[k], equal_nan=True) for k, v in self.values.items())
+        return (mine, self.judge) == (its, other.judge) and all(
+            np.array_equal(v, other.values[k], equal_nan=True) for k, v in self.values.items()
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -94,12 +98,13 @@ class Columns:
             return tuple(names[i] for i in places)
 
         values = {k: v[places] for k, v in self.values.items()}
-        return Columns(self.kind, chosen(self.ids), chosen(self.groups), chosen(self.slices), values)
+        return Columns(self.kind, chosen(self.ids), chosen(self.groups), chosen(self.slices), values, self.judge)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; nan is None. `from_json` gives back the same bits."""
         names = {"ids": list(self.ids), "groups": list(self.groups), "slices": list(self.slices)}
-        return {"kind": self.kind, **names, "values": {k: _plain(v.tolist()) for k, v in self.values.items()}}
+        judge = {"judge": self.judge} if self.judge else {}
+        return {"kind": self.kind, **names, **judge, "values": {k: _plain(v.tolist()) for k, v in self.values.items()}}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Columns:
@@ -110,7 +115,7 @@ class Columns:
                 str(k): np.array(v, np.int64) if k in _WHOLE else np.array(v, np.float64)  # None becomes nan
                 for k, v in data["values"].items()
             }
-            return Columns(str(data["kind"]), *names, values)
+            return Columns(str(data["kind"]), *names, values, str(data.get("judge", "")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, BessemerError):
                 raise
@@ -454,7 +459,7 @@ class Metric:
 
     prepare: what does not depend on the weights is done once, such as sorting. bounded: it lies in 0..1.
     by_class: the rarer class decides how well it is known. ranks: of two answers only the order of their log-odds
-    counts, not their size. binary: it needs exactly two answers.
+    counts, not their size. binary: it needs exactly two answers. mean_of: it is the mean of items, or of groups.
     """
 
     name: str
@@ -465,6 +470,7 @@ class Metric:
     by_class: bool = False
     ranks: bool = False
     binary: bool = False
+    mean_of: Literal["", "items", "groups"] = ""
 
     def compute(self, columns: Columns, weights_BI: Floats) -> Floats:
         """[B]; nan where a row of weights leaves nothing to measure. Raises BessemerError for another kind."""
@@ -492,23 +498,23 @@ def recall_at_precision(precision: float = PRECISION) -> Metric:
 
 
 def pass_at_k(k: int = 1) -> Metric:
-    return Metric("pass_at_k", ("generate",), True, lambda columns: _pass_at_k(columns, k=k))
+    return Metric("pass_at_k", ("generate",), True, lambda columns: _pass_at_k(columns, k=k), mean_of="items")
 
 
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("accuracy", _PICKS, True, _accuracy),
-        Metric("accuracy_norm", ("choice",), True, _accuracy_norm),
+        Metric("accuracy", _PICKS, True, _accuracy, mean_of="items"),
+        Metric("accuracy_norm", ("choice",), True, _accuracy_norm, mean_of="items"),
         Metric("macro_f1", ("classify",), True, _macro_f1, by_class=True),
         Metric("auroc", ("classify",), True, _auroc, by_class=True, ranks=True),
         Metric("auprc", ("classify",), True, _auprc, by_class=True, ranks=True, binary=True),
         recall_at_precision(),
         Metric("ece", ("classify", "choice"), False, _ece),
-        Metric("both_right", ("classify",), True, _both_right),
-        Metric("exact_match", ("generate",), True, _accuracy),
+        Metric("both_right", ("classify",), True, _both_right, mean_of="groups"),
+        Metric("exact_match", ("generate",), True, _accuracy, mean_of="items"),
         pass_at_k(),
-        Metric("score", ("judge",), True, _accuracy),
+        Metric("score", ("judge",), True, _accuracy, mean_of="items"),
         Metric("bits_per_byte", ("perplexity",), False, _bits_per_byte, bounded=False),
     )
 }

@@ -96,6 +96,29 @@ class Opening:
         self.close()
 
 
+def need_openings(name: str, models: Mapping[str, str], n_unmade: int = 0) -> None:
+    """Raises BessemerError, before any opening (none can be taken back), where a seal cannot be opened for all of them.
+
+    models: {digest: what it is called}. n_unmade: further ones, which may not be trained yet.
+    """
+    seal = load(name)
+    known = {s.model for s in submissions_of(seal.entries)}
+    new = [called for digest, called in models.items() if digest not in known]
+    if not new and not n_unmade:
+        return
+    need_key(seal)
+    _refuse_if_closed(seal, seal.entries)
+    limit, n_new = seal.commitment["limit"], len(new) + n_unmade
+    if limit is not None and len(known) + n_new > limit:
+        names = ", ".join([*new, *([f"{n_unmade} runs"] if n_unmade else [])])
+        raise BessemerError(
+            f"the commitment lets {limit} models be scored; {len(known)} were, and {n_new} more are asked for "
+            f"({names})",
+            where=f"seal {name}",
+            fix="leave models out, or make a new seal; nothing was opened",
+        )
+
+
 def begin_opening(name: str, *, model_digest: str, by: str) -> Opening:
     """Enter in the ledger that this model is scored on the sealed items, or continue after a kill.
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.errors import BessemerError
+from bessemer.evaluate.controls import CONTROL_ALPHA
 from bessemer.evaluate.metrics import Columns, chances, rightness
 from bessemer.evaluate.overlap import Field, Overlap, Search
 from bessemer.evaluate.sides import question
@@ -25,7 +26,6 @@ from bessemer.evaluate.tasks import LoadedTask
 from bessemer.files import canonical_json, home, read_json, sha256_text, write_json
 
 FORMAT = "bessemer.result/1"
-CONTROL_ALPHA = 0.001  # how unlikely luck must be before a model is said to have seen the answers of the controls
 Document = tuple[str, str]  # id, text
 
 
@@ -137,7 +137,7 @@ def make_result(
         model,
         columns.take(~is_control),
         columns.take(is_control) if is_control.any() else None,
-        Fed(documents is not None, n_documents),
+        Fed(n_documents > 0, n_documents),
         overlap,
         tuple(sorted(i for i in canaries if is_contaminated(overlap.get(i, {})))),
     )

@@ -13,7 +13,10 @@ nominal 95 % interval covers 94.3-95.6 % for means, 94.5-96.0 % for AUROC, 95.2-
 their paired changes. On such data percentile intervals covered 89 % at the worst (AUROC 0.95, 50 clusters) and BCa ones
 91.5 % (a change of AUROC), which is why neither is used. Where no draw differs from another (all right, or two models
 that agree everywhere) the bootstrap sees no uncertainty at all; there the interval is the exact one for 0 events in C
-clusters.
+clusters. Where few answers changed (what must not be lost is mostly kept) it sees too little of it: a change of a mean
+is then as wide as what was lost and what was gained, each a share with an interval of its own (Zou and Donner 2008,
+doi 10.1002/sim.3095). Where .02 of 245 and of 500 single answers are truly lost, "at most .02" is
+said in 0.7 and 1.0 of 100 (with the bootstrap alone in 13.1 and 6.5).
 
 **Seeds.** With several training seeds the spread between them is a second level: it is added to the error, with the
 degrees of freedom that Satterthwaite's rule gives (three seeds are two). What items and seeds do together is in both
@@ -120,7 +123,7 @@ class _Spread:
             return Interval(value, max(value - wide, -1.0), min(value + wide, 1.0))
         if not share:
             return Interval(value, value - wide, value + wide)
-        if TIE < value < 1 - TIE:
+        if TIE < value < 1 - TIE and self.error > TIE:
             odds, wide = math.log(value / (1 - value)), wide / (value * (1 - value))
             return Interval(value, _share(odds - wide), _share(odds + wide))
         wide = max(wide, unseen)
@@ -148,6 +151,38 @@ def _spread(values_B: Floats, n_known: int, name: str, seeds: Sequence[tuple[flo
     # Satterthwaite: a sum of variances is known as well as one with this many degrees of freedom
     freedom = variance**2 / sum(v**2 / f for v, f in parts) if variance > TIE**2 else float(n_known - 1)
     return _Spread(float(values_B[0]), math.sqrt(variance), freedom, n_known)
+
+
+def _lost_and_gained(
+    metric: Metric, before: Sequence[Columns], after: Sequence[Columns], draws: Draws
+) -> tuple[_Spread, _Spread, float]:
+    """What clusters lost and what they gained, as shares of all there was to lose or gain, and how these correlate."""
+    own_MC = np.empty((len(before) + len(after), draws.n_clusters))
+    computes = [metric.on(columns) for columns in (*before, *after)]
+    for part in in_parts(len(draws.cluster_I), draws.n_clusters):
+        alone = np.arange(part.start, part.stop)[:, None] == draws.cluster_I
+        own_MC[:, part] = [compute(alone.astype(np.float64)) for compute in computes]
+    size_C = np.bincount(draws.cluster_I) if metric.mean_of == "items" else np.ones(draws.n_clusters)
+    change_C = (own_MC[len(before) :].mean(axis=0) - own_MC[: len(before)].mean(axis=0)) * size_C / size_C.mean()
+    both = np.stack([np.maximum(-change_C, 0), np.maximum(change_C, 0)])
+    errors = both.std(axis=1, ddof=1) / math.sqrt(draws.n_clusters)
+    lost, gained = (
+        _Spread(min(float(value), 1.0), float(error), draws.n_clusters - 1, draws.n_clusters)
+        for value, error in zip(both.mean(axis=1), errors, strict=True)
+    )
+    product = float(errors.prod()) * draws.n_clusters
+    return lost, gained, float(np.cov(both)[0, 1]) / product if product > TIE**2 else 0.0
+
+
+def _of_parts(lost: Interval, gained: Interval, correlation: float) -> Interval:
+    """gained - lost from their intervals: by "method of variance estimates recovery"."""
+
+    def wide(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a + b * b - 2 * correlation * a * b))
+
+    value = gained.value - lost.value
+    low = value - wide(gained.value - gained.low, lost.high - lost.value)
+    return Interval(value, low, value + wide(gained.high - gained.value, lost.value - lost.low))
 
 
 def _n_known(metric: Metric, columns: Columns, draws: Draws) -> int:
@@ -273,6 +308,8 @@ def _same_items(models: Sequence[Columns]) -> None:
         if first.kind != other.kind or first.ids != other.ids or first.clusters != other.clusters:
             odd = next((b for a, b in zip(first.ids, other.ids, strict=False) if a != b), first.ids[-1])
             what = f"the models were not asked the same items: {len(first)} and {len(other)}, or in other groups"
+        elif first.judge != other.judge:
+            odd, what = first.ids[0], f"two judges graded: {first.judge or 'none'} and {other.judge or 'none'}"
         elif (differs := _truth(first) != _truth(other)).any():
             odd, what = first.ids[int(np.argmax(differs))], "the right answer is not the same for both models"
         else:
@@ -356,7 +393,17 @@ def difference(
         for v in (values_MB[:n_before], values_MB[n_before:])
     ]
     bounded = metric.bounded and not relative
-    change, inner = (spread.interval(level, change=bounded) for level in (alpha, 2 * alpha))
+    parts = _lost_and_gained(metric, *sides, drawn) if metric.mean_of else None
+
+    def interval(level: float) -> Interval:
+        found = spread.interval(level, change=bounded)
+        if parts is None:
+            return found
+        lost, gained = (part.interval(level, share=True) for part in parts[:2])
+        rare = _of_parts(lost, gained, parts[2])
+        return Interval(found.value, max(-1.0, min(found.low, rare.low)), min(1.0, max(found.high, rare.high)))
+
+    change, inner = interval(alpha), interval(2 * alpha)
     if len(every) == 2 and permutations:
         p, p_by = permutation_p(metric, every[0], every[1], permutations=permutations, seed=seed), "permutation"
     else:

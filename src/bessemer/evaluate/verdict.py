@@ -88,10 +88,11 @@ def _percents(change: dict[str, float]) -> str:
 # -- an evaluation's scorecard ------------------------------------------------------------------------------
 
 
-def judge_evaluation(tasks: dict[str, Any], probes: Mapping[str, Any]) -> Verdict:
+def judge_evaluation(tasks: dict[str, Any], probes: Mapping[str, Any], other_than_base: str = "") -> Verdict:
     """Domain gain, and nothing forgotten beyond the budget, and clean, and the sealed part opened in order.
 
-    tasks: as in the evaluation's scorecard (docs/design/formats.md), each with its role: gain or keep.
+    tasks: as in the evaluation's scorecard (docs/design/formats.md), each with its role: gain or keep. other_than_base:
+    says with what the models were compared, where that is not what they started from.
     """
     found = _Findings([], [], [])
     for name, probe in probes.items():
@@ -109,15 +110,25 @@ def judge_evaluation(tasks: dict[str, Any], probes: Mapping[str, Any]) -> Verdic
         found.unclear.append("no task is there that has to gain")
     if not probes and "keep" not in roles:
         found.unclear.append("nothing general was measured, so what was forgotten is not known (--keep TASK)")
-    sealed = [name for name, t in tasks.items() if t["role"] == "gain" and t["seal"]]
-    if not sealed:
-        found.unclear.append("no task is sealed: `bessemer seal create` before the training, then --tasks seal:NAME")
-    for name in sealed:
-        if fault := tasks[name]["seal"]["out_of_order"]:
-            found.unclear.append(f"{name}: {fault}")
+    if other_than_base and "keep" in roles:
+        (found.good if probes else found.unclear).append(f"{other_than_base}: kept means as good as that one")
+    _judge_seals(found, tasks)
     if found.bad:
         return Verdict("REJECT", found.bad + found.unclear)
     return Verdict("HOLD", found.unclear) if found.unclear else Verdict("SHIP", found.good)
+
+
+def _judge_seals(found: _Findings, tasks: Mapping[str, Any]) -> None:
+    sealed = {name: t["seal"] for name, t in tasks.items() if t["role"] == "gain" and t["seal"]}
+    if not sealed:
+        found.unclear.append("no task is sealed: `bessemer seal create` before the training, then --tasks seal:NAME")
+    for name, seal in sealed.items():
+        if seal["out_of_order"]:
+            found.unclear.append(f"{name}: {seal['out_of_order']}")
+        measured = {*tasks[name]["results"]["before"], *tasks[name]["results"]["after"]}
+        for s in seal["submissions"]:
+            if s["state"] == "withdrawn" and s["result"] in measured:
+                found.unclear.append(f"{name}: the score of {s['model'][:12]} was withdrawn: {s['why']}")
 
 
 def _judge_gain(found: _Findings, name: str, task: dict[str, Any]) -> None:
@@ -145,6 +156,11 @@ def _judge_kept(found: _Findings, name: str, task: dict[str, Any]) -> None:
 def _judge_clean(found: _Findings, name: str, task: dict[str, Any]) -> None:
     """A score on items that were trained on says nothing about the model, good or bad: it holds the verdict up."""
     overlap = task["overlap"]
+    if overlap["known"] and overlap["n_untold"] > task["n_items"] / 2:
+        found.unclear.append(
+            f"{name}: {overlap['n_untold']} of {task['n_items']} items are too short, or too much like the others, to "
+            "be found in what the model was fed"
+        )
     if task["role"] == "gain" and not overlap["known"]:
         found.unclear.append(f"{name}: nothing is known of what this model was fed, so its items may be among it")
     if overlap["known"] and overlap["share"] > task["spec"]["overlap_limit"]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bessemer.families import catalogue
+from bessemer.families.catalogue import STAGES
 from bessemer.families.fetch import Checkpoint
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_count
@@ -61,9 +62,8 @@ def _of_stage(
 
 def _earlier(start: Checkpoint) -> list[str]:
     """Starts of the same size that lie before this one."""
-    order = ("pre", "mid", "post")
-    if start.entry is None or start.stage not in order:
+    if start.entry is None or start.stage not in STAGES:
         return []
-    before = order[: order.index(start.stage)]
+    before = STAGES[: STAGES.index(start.stage)]
     known = catalogue.entries()
     return [name for s in before if (name := f"{start.entry.size}@{s}") in known]

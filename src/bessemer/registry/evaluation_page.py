@@ -196,8 +196,9 @@ def _clean(tasks: Mapping[str, Mapping[str, Any]]) -> Html:
         )
     head = ["Task", "Documents fed", "Items found", "Longest run", "Too short to tell", "Coin flips"]
     lead = (
-        "Every held-out item was looked for, word by word, in everything that the model was fed. An item is found when "
-        "13 words in a row are, or half of its runs of 8 words. Paraphrases are not found."
+        "Every held-out item was looked for, word by word, in everything that was fed in the model's runs here, those "
+        "of its start included; what a published start was trained on is not known. An item is found when 13 words in "
+        "a row are, or half of its runs of 8 words. Paraphrases are not found."
     )
     return section_of("clean", [words(lead), table("Overlap with the training", head, rows, [1, 2, 3, 4])], "Clean")
 
@@ -217,10 +218,19 @@ def submissions(tasks: Mapping[str, Mapping[str, Any]]) -> list[Html]:
         if not task["seal"]:
             continue
         rows: list[Sequence[Cell]] = [
-            [digest(s["model"]), s["state"], s["by"], s["opened"], s["scored"] or "–", _score(s["score"]), s["why"]]
+            [
+                digest(s["model"]),
+                s["state"],
+                s["by"],
+                s["opened"],
+                s["scored"] or "–",
+                _score(s["score"]),
+                ", ".join(s["code_changed"]) or "–",
+                s["why"],
+            ]
             for s in task["seal"]["submissions"]
         ]
-        head = ["Model", "State", "By", "Opened", "Scored", "Score", "Why withdrawn"]
+        head = ["Model", "State", "By", "Opened", "Scored", "Score", "Code changed since", "Why withdrawn"]
         parts.append(table(f"{name}: every model that it was opened for", head, rows))
     lead = "The more models are tried on one seal, the higher the best of them scores by luck alone."
     return [words(lead), *parts] if parts else [nothing("No task was sealed.")]

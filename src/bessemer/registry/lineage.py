@@ -5,7 +5,7 @@ A run's plan names its token sets. The functions that fed the training say again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from bessemer.data.batch import StageData
 from bessemer.data.shards import TokenSet, open_tokens
 from bessemer.data.stage import build_stage
 from bessemer.errors import BessemerError
+from bessemer.families.catalogue import STAGES
 from bessemer.files import read_json
 from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
 from bessemer.track.metrics import read_metrics
-from bessemer.track.runs import PLAN, runs_folder
+from bessemer.track.runs import DONE, METRICS, PLAN, runs_folder
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,61 @@ def _in_stage(what: str, document: str, plan: dict[str, Any], n: int, done: int)
             yield Seen(what, plan["stages"][n]["name"], source.name, tuple(steps), done)
 
 
-def consumed(run: str) -> Iterator[tuple[str, str, list[int]]]:
+@dataclass(frozen=True)
+class Training:
+    """What weights went through. folder: of the run or release whose plan it is. done: {stage: steps}."""
+
+    folder: Path
+    plan: dict[str, Any]
+    done: dict[str, int]
+
+
+def trainings(run: str) -> list[Training]:
+    """Those of a run or release (name@version), the last one first, then those of what it started from, where that was
+    made by Bessemer and its folder is still there. Raises BessemerError when there is no such run."""
+    plan, folder = _plan(run), _folder(run)
+    found = [Training(folder, plan, _all_steps(plan) if "@" in run else _steps_done(folder))]
+    while earlier := _of_start(found[-1].plan):
+        found.append(earlier)
+    return found
+
+
+def _of_start(plan: dict[str, Any]) -> Training | None:
+    origin, stage = str(plan["base"].get("origin", "")), plan["base"].get("stage", "")
+    if origin.startswith("family ") and origin.endswith(" of this machine"):
+        folder = runs_folder() / f"grow-{plan['recipe']['start'].partition('@')[0]}"
+        if not (folder / PLAN).exists():
+            return None
+        made = read_json(folder / PLAN)
+        names = [s["name"] for s in made["stages"]][: STAGES.index(stage) + 1 if stage in STAGES else None]
+        return Training(folder, made, {name: n for name, n in _steps_done(folder).items() if name in names})
+    path = Path(origin.removeprefix("folder ")) if origin.startswith("folder ") else None
+    above = [path, *list(path.parents)[:4]] if path else []  # runs/NAME/model, runs/NAME/merge/0.500/model
+    folder = next((p for p in above if (p / PLAN).exists()), None)
+    if folder is None:
+        return None
+    made = read_json(folder / PLAN)
+    return Training(folder, made, _all_steps(made) if folder == path else _steps_done(folder))
+
+
+def consumed(found: Sequence[Training]) -> Iterator[tuple[str, str, list[int]]]:
     """(source, document id, token ids) of everything that was fed in the steps that were done, each piece once.
 
-    run: a run, or a release (name@version). Raises BessemerError when a token set is gone.
+    Raises BessemerError when a token set is gone.
     """
-    plan = _plan(run)
-    done = {s["name"]: s["steps"] for s in plan["stages"]} if "@" in run else _steps_done(runs_folder() / run)
     pieces: dict[tuple[str, str, int], set[tuple[int, int]]] = {}
     sets: dict[str, TokenSet] = {}
-    for n, stage in enumerate(plan["stages"]):
-        data = _stage_data(plan, n)
-        packed = {s.name: s for s in data.sources}
-        picks = (data.mixture[k] for k in range(done.get(stage["name"], 0) * data.rows_per_step))
-        for source, row in dict.fromkeys((pick.source, pick.row) for pick in picks):
-            reference = plan["token_sets"][source]
-            sets[reference] = packed[source].tokens
-            for item, start, length in packed[source].packed.row(row):
-                pieces.setdefault((source, reference, item), set()).add((start, start + length))
+    for training in found:
+        plan = training.plan
+        for n, stage in enumerate(plan["stages"]):
+            data = _stage_data(plan, n)
+            packed = {s.name: s for s in data.sources}
+            picks = (data.mixture[k] for k in range(training.done.get(stage["name"], 0) * data.rows_per_step))
+            for source, row in dict.fromkeys((pick.source, pick.row) for pick in picks):
+                reference = plan["token_sets"][source]
+                sets[reference] = packed[source].tokens
+                for item, start, length in packed[source].packed.row(row):
+                    pieces.setdefault((source, reference, item), set()).add((start, start + length))
     for (source, reference, item), spans in pieces.items():
         for start, end in _joined(sorted(spans)):
             segment = sets[reference].segment(item, start, end - start)
@@ -134,7 +172,14 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _steps_done(folder: Path) -> dict[str, int]:
-    return {e["stage"]: e["step"] for e in read_metrics(folder / "metrics.jsonl") if e["event"] == "step"}
+    """Of a run. A stage that is finished has done all of its steps, whatever became of the list of its events."""
+    told = {e["stage"]: e["step"] for e in read_metrics(folder / METRICS) if e["event"] == "step"}
+    whole = _all_steps(read_json(folder / PLAN))
+    return told | {name: n for name, n in whole.items() if (folder / name / DONE).exists()}
+
+
+def _all_steps(plan: dict[str, Any]) -> dict[str, int]:
+    return {s["name"]: s["steps"] for s in plan["stages"]}
 
 
 def _trained() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
@@ -144,12 +189,16 @@ def _trained() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
     for release in store.list_releases():
         plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
         if plan and "token_sets" in plan:
-            yield f"release {release.reference}", plan, {s["name"]: s["steps"] for s in plan["stages"]}
+            yield f"release {release.reference}", plan, _all_steps(plan)
+
+
+def _folder(run: str) -> Path:
+    return store.find_release(run).path if "@" in run else runs_folder() / run
 
 
 def _plan(run: str) -> dict[str, Any]:
     """The plan of a run, or of a release (name@version)."""
-    path = (store.find_release(run).path if "@" in run else runs_folder() / run) / PLAN
+    path = _folder(run) / PLAN
     if not path.exists():
         raise BessemerError(f"no run {run!r}", where=str(path.parent), fix="bessemer runs")
     plan = read_json(path)
