@@ -11,6 +11,7 @@ import mmap
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -261,6 +262,11 @@ def need_disk(folder: Path, n_bytes: int, what: str) -> None:
             where=str(folder),
             fix=f"free {show_bytes(n_bytes - free)}, or set BESSEMER_HOME to a larger disk",
         )
+
+
+def tell(text: str) -> None:
+    """For `exclusive(wait=)`, where nobody else can say that one waits."""
+    print(text, file=sys.stderr)
 
 
 def lock_holder(path: Path) -> str | None:

@@ -134,6 +134,7 @@ def test_the_text_column_does_not_change_within_a_file() -> None:
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
     ("documents", {"body": "x", "content": "y"}, {}, r"several columns could be the text \(content, body"),
+    ("chat", {"instruction": "Add", "input": [1, 2], "output": "3"}, {}, "column 'input' must be a text"),
     ("documents", {"title": "x"}, {}, r"no text column \(it has 'title'"),
     ("documents", {"text": " "}, {}, "it is empty"),
     ("documents", {"text": "x"}, {"id": "nr"}, r"no column 'nr' \(it has 'text'"),

@@ -164,11 +164,45 @@ def test_configurations_and_splits(meta: dict[str, object], rest: str, names: li
         (CONFIGS, "en", "has the splits train, test\n  fix: say which one: hf:a/b/en/train"),
         (CONFIGS, "fr", "has no fr\n  fix: it has en/train, en/test, de/train, all/train"),
         ({}, "", "has the splits train, test"),
+        (
+            CONFIGS | {"configs": [{"config_name": "x", "data_files": [{"split": "test", "path": "en/te*"}]}]},
+            "",
+            "has the split test\n  fix: say which one: hf:a/b/test",
+        ),
     ],
 )
 def test_a_choice_that_must_be_made(meta: dict[str, object], rest: str, match: str) -> None:
     with pytest.raises(BessemerError, match=match):
         choose(NAMES, meta, rest, f"hf:a/b/{rest}" if rest else "hf:a/b", "")
+
+
+def test_files_that_name_no_split_are_not_left_out_beside_files_that_do() -> None:
+    for named in ("test.jsonl", "train.jsonl"):
+        names = ["reddit.jsonl", named]
+        with pytest.raises(BessemerError, match=r"has the splits t\w+, unnamed"):
+            choose(names, {}, "", "hf:a/b", "")
+        assert choose(names, {}, "unnamed", "hf:a/b/unnamed", "") == ["reddit.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("data/*", ["data/x.csv"]),
+        ("data/**", ["data/eval/test.csv", "data/x.csv"]),
+        ("**/test.csv", ["data/eval/test.csv", "test.csv"]),
+        ("*", ["test.csv"]),
+        ("data/[a-x].???", ["data/x.csv"]),
+        ("data/[!a-x].csv", []),
+    ],
+)
+def test_only_two_stars_reach_into_folders(pattern: str, names: list[str]) -> None:
+    meta = {"configs": [{"config_name": "x", "data_files": pattern}]}
+    every = ["data/eval/test.csv", "data/x.csv", "test.csv"]
+    if names:
+        assert choose(every, meta, "x/train", "hf:a/b/x/train", "") == names
+    else:
+        with pytest.raises(BessemerError, match="has no x/train"):
+            choose(every, meta, "x/train", "hf:a/b/x/train", "")
 
 
 def clone(folder: Path, readme: str) -> Path:

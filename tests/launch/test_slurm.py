@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -102,6 +103,36 @@ def test_a_slurm_that_does_not_answer_has_not_forgotten_the_job(
         slurm_module.job_state("7")
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n")
     assert slurm_module.job_state("7") == ""
+
+
+def test_a_job_that_finishes_nothing_does_not_go_back_into_the_queue_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script as bash runs it, with a command that is told to stop each time before it finished anything."""
+    home, calls = tmp_path / ODD, tmp_path / "calls"
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    folder = home / "runs" / "story"
+    folder.mkdir(parents=True)
+    calls.touch()
+    for name, does in (("squeue", "echo RUNNING"), ("scontrol", f"echo requeued >> {calls}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "command").write_text('kill -TERM $PPID; sleep 0.3; sh -c "$1"; exit 130\n')
+    script = slurm_module.make_script("story", Place("slurm", "small", 1)).splitlines()
+    (at,) = (n for n, line in enumerate(script) if line.endswith(" &"))
+
+    def job(does: str = "true") -> str:
+        script[at] = f"bash {shlex.quote(str(tmp_path / 'command'))} {shlex.quote(does)} &"
+        done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, check=False)
+        assert done.returncode == 130
+        return done.stderr
+
+    step = folder / "01-cpt" / "step-000010"
+    finishes = f"mkdir -p {shlex.quote(str(step))}; touch {shlex.quote(str(step / 'manifest.json'))}"
+    said = [job(does) for does in ("true", "true", finishes, "true", "true", "true")]
+    assert len(calls.read_text().splitlines()) == 5
+    assert ["3 times in a row" in text for text in said] == [False] * 5 + [True]
 
 
 def test_the_script_survives_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

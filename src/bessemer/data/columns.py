@@ -189,6 +189,8 @@ def _conversation(take: _Taker) -> tuple[Message, ...]:
 
 def _joined(instruction: Any, more: Any) -> Any:
     """Alpaca's `input` is what the instruction is about; it may be empty."""
+    if more is not None and not isinstance(more, str):
+        raise Unusable("column 'input' must be a text", f"it is {_type(more)}")
     return (
         f"{instruction}\n\n{more}"
         if isinstance(instruction, str) and isinstance(more, str) and more.strip()

@@ -389,10 +389,10 @@ def _parquet(stream: BinaryIO) -> Iterator[Row | BadRow]:
         yield _damaged(0, "Parquet", error)
         return
     number = 0
-    for group in range(file.num_row_groups):  # a damaged group costs its own rows only
+    for group in range(file.num_row_groups):  # so that what is said of a damaged one names its rows
         batches = partial(file.iter_batches, BATCH_ROWS, row_groups=[group])
         last = number + file.metadata.row_group(group).num_rows
-        yield from _batches("Parquet", file.schema_arrow.names, batches, number, f"rows to {last}: ", lost=False)
+        yield from _batches("Parquet", file.schema_arrow.names, batches, number, f"rows to {last}: ")
         number = last
 
 
@@ -421,8 +421,6 @@ def _batches(
     batches: Callable[[], Iterator[Any]],
     number: int = 0,
     which: str = "",
-    *,
-    lost: bool = True,
 ) -> Iterator[Row | BadRow]:
     """number: rows before these; which: the rows that are gone when one cannot be read."""
     import pyarrow as pa
@@ -441,7 +439,7 @@ def _batches(
                     else:
                         yield Row(number, values)
     except (pa.ArrowException, OSError) as error:
-        yield _damaged(number + 1, what, error, which, lost=lost)
+        yield _damaged(number + 1, what, error, which)
 
 
 def _microseconds(batch: Any) -> Any:
@@ -467,8 +465,8 @@ def _python(batch: Any) -> Iterator[dict[str, Any] | ValueError]:
                 yield error
 
 
-def _damaged(number: int, what: str, error: Exception, which: str = "", *, lost: bool = True) -> BadRow:
+def _damaged(number: int, what: str, error: Exception, which: str = "") -> BadRow:
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     detail = f"{which}no whole {what}: {str(error)[:200]}"
-    return BadRow(number, 0, "the file is damaged or cut off", detail, lost=lost)
+    return BadRow(number, 0, "the file is damaged or cut off", detail, lost=True)

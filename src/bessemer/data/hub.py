@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,8 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+HELD_OUT = ("validation", "test")  # never what somebody means who names no split
+UNNAMED = "unnamed"  # files that name no split, beside files that do
 Configs = dict[str, dict[str, list[str]]]  # configuration -> split -> file names
 
 
@@ -102,7 +103,7 @@ def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, 
     config, split = _split_address(rest, configs)
     base = address.removesuffix(f"/{rest}") if rest else address
     if config is None:
-        found = [n for n in data if n == rest or n.startswith(f"{rest}/") or fnmatch(n, rest)]
+        found = [n for n in data if n == rest or n.startswith(f"{rest}/") or _fits(n, rest)]
         if found:
             return found
         known = ", ".join(f"{c}/{s}" for c, splits in configs.items() for s in splits)
@@ -116,9 +117,9 @@ def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, 
             fix=f"say which one: {base}/{next(iter(configs))}",
         )
     splits = configs[config]
-    if not split and len(splits) > 1:
+    if not split and (len(splits) > 1 or not splits.keys().isdisjoint(HELD_OUT)):
         raise BessemerError(
-            f"{base} has the splits {', '.join(splits)}",
+            f"{base} has the {'splits' if len(splits) > 1 else 'split'} {', '.join(splits)}",
             where=where or address,
             fix=f"say which one: {base}/{rest + '/' if rest else ''}{next(iter(splits))}",
         )
@@ -162,7 +163,7 @@ def _declared(data: list[str], files: Any, folder: str) -> dict[str, list[str]]:
     for entry in entries:
         split, path = (entry.get("split", "train"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
         patterns = [str(p) for p in (path if isinstance(path, list) else [path])]
-        names = [n for n in inside for p in patterns if fnmatch(n, p) or fnmatch(n, p.replace("**/", ""))]
+        names = [n for n in inside for p in patterns if _fits(n, p)]
         splits.setdefault(str(split), []).extend(dict.fromkeys(names))
     return {split: names for split, names in splits.items() if names}
 
@@ -175,7 +176,18 @@ def _by_name(data: list[str]) -> dict[str, list[str]]:
         splits.setdefault(split, []).append(name)
     if list(splits) == [""]:
         return {"train": splits[""]}
-    return {s: splits[s] for s in SPLITS if s in splits}
+    found = {s: splits[s] for s in SPLITS if s in splits}
+    return found | ({UNNAMED: splits[""]} if "" in splits else {})
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """As the hub's patterns do: only `**` reaches into folders below."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    ways = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    text = "".join(
+        ways.get(p) or (p.replace("[!", "[^") if p[:1] == "[" and p[-1:] == "]" else re.escape(p)) for p in parts
+    )
+    return re.fullmatch(text, name) is not None
 
 
 def _front_matter(readme: Path | None) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class Source:
 
     kind: documents, chat, preference or prompts. columns: our name -> the file's, for what is not detected.
     on_error: `fail` raises at the first bad row, `skip` counts it in `refused`, `quarantine` also keeps it in
-    BESSEMER_HOME/quarantine. where: what errors name as the place, such as `sources.posts.from`.
+    BESSEMER_HOME/quarantine; all three raise where the rest of a file cannot be read. where: what errors name as the
+    place, such as `sources.posts.from`.
 
     Iterating raises BessemerError when a row is refused under `fail`, no row is left, the disk or the network fails,
     or the bytes are not those that a data set's manifest promises.
@@ -274,11 +275,13 @@ class _Policy:
 
     def refuse(self, row: BadRow) -> None:
         policy = self._source.on_error
-        if policy == "fail":
+        if policy == "fail" or row.lost:  # nobody who skips rows means all that stands behind one
+            fix = "repair it, or set `on_error: skip` or `quarantine`"
             raise BessemerError(
                 f"{row.reason} ({row.detail})" if row.detail else row.reason,
                 where=_place(self._file, row.number, row.column),
-                fix=row.fix or "repair it, or set `on_error: skip` or `quarantine`",
+                fix=row.fix
+                or ("make the file again, or leave it out: what stands behind cannot be read" if row.lost else fix),
             )
         self._source.refused.add(RefusedRow(self._file.name, row.number, row.column, row.reason, row.detail))
         if policy == "quarantine":

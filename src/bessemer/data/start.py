@@ -28,6 +28,7 @@ from bessemer.files import (
     sha256_file,
     sha256_folder,
     sha256_text,
+    tell,
     write_json,
     write_text,
 )
@@ -66,7 +67,7 @@ def resolve_start(start: str, chat_template: str | None) -> Checkpoint:
     folder = home() / "cache" / "models" / f"{plain}-chat-{key}"
     manifest = folder.with_name(f"{folder.name}.json")
     if not manifest.exists():
-        with exclusive(folder.with_name(f"{folder.name}.lock"), f"{found.name} with a chat template"):
+        with exclusive(folder.with_name(f"{folder.name}.lock"), f"{found.name} with a chat template", wait=tell):
             if not folder.is_dir():
                 _make(folder, found, template)
             write_json(manifest, _files(folder, found))

@@ -24,6 +24,7 @@ from bessemer.files import (
     sha256_file,
     sha256_folder,
     sha256_text,
+    tell,
     write_json,
 )
 from bessemer.signatures import need_signed
@@ -242,7 +243,7 @@ def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
 
     folder = home() / "cache" / "models" / f"{entry.size}@{entry.stage}-{given.sha256[:12]}"
     need_writable(folder.parent)
-    with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}"):
+    with exclusive(folder.with_name(f"{folder.name}.lock"), f"the checkpoint {entry.name}", wait=tell):
         if not _is_kept(folder):
             need = entry.parameters * 5 + 400_000_000  # fp32 weights, the file they come from, and the packages
             need_disk(folder.parent, need, f"fetching {entry.name}")
@@ -264,7 +265,7 @@ def _from_gguf(path: Path) -> Checkpoint:
     sha256 = sha256_file(path)
     folder = home() / "cache" / "models" / f"gguf-{sha256[:16]}"
     need_writable(folder.parent)
-    with exclusive(folder.with_name(f"{folder.name}.lock"), str(path)):
+    with exclusive(folder.with_name(f"{folder.name}.lock"), str(path), wait=tell):
         if not _is_kept(folder):
             need_disk(folder.parent, gguf.weights_bytes(path), f"dequantising {path.name}")
             gguf.convert_into(path, folder)

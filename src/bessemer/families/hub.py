@@ -16,7 +16,7 @@ from typing import IO, Any, Literal
 from bessemer.errors import BessemerError
 from bessemer.families import download
 from bessemer.families.download import RemoteFile
-from bessemer.files import exclusive, home, need_disk, need_writable, read_json, sha256_text, write_json
+from bessemer.files import exclusive, home, need_disk, need_writable, read_json, sha256_text, tell, write_json
 from bessemer.units import show_bytes
 
 Kind = Literal["model", "dataset"]
@@ -56,7 +56,7 @@ class Repository:
         Raises BessemerError when the hub cannot deliver it or `check` refuses it.
         """
         folder = self._folder()
-        with exclusive(folder.with_name(f"{folder.name}.lock"), self.address):
+        with exclusive(folder.with_name(f"{folder.name}.lock"), self.address, wait=tell):
             if not folder.is_dir():
                 download.fetch(download.choose(self.facts), self._read, folder, address=self.address, check=check)
         return folder

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bessemer.errors import BessemerError
 from bessemer.families.schema import Packages
-from bessemer.files import exclusive, home, sha256_file, write_json
+from bessemer.files import exclusive, home, sha256_file, tell, write_json
 from bessemer.signatures import child_env
 
 
@@ -26,7 +26,7 @@ def fetch(package: str, sha256: str, *, sdist: bool = False) -> Path:
     Raises BessemerError when pip cannot deliver it or the bytes do not match.
     """
     folder = home() / "cache" / "packages" / sha256[:16]
-    with exclusive(folder.with_suffix(".lock"), f"the download of {package}"):
+    with exclusive(folder.with_suffix(".lock"), f"the download of {package}", wait=tell):
         for path in folder.glob("*"):
             if path.suffix in {".whl", ".gz"}:
                 if sha256_file(path) == sha256:

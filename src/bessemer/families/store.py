@@ -10,7 +10,7 @@ from typing import IO, Any
 from bessemer.errors import BessemerError
 from bessemer.families import download
 from bessemer.families.download import RemoteFile
-from bessemer.files import exclusive, home, need_writable, sha256_text
+from bessemer.files import exclusive, home, need_writable, sha256_text, tell
 
 DRIVERS = {"s3": "bessemer[s3]", "gs": "bessemer[gs]", "http": "bessemer[data]", "https": "bessemer[data]"}
 BLOCK_BYTES = 1 << 24
@@ -24,7 +24,7 @@ def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
     folder = home() / "cache" / "stores" / f"{plain}-{sha256_text(url)[:12]}"
     need_writable(folder.parent)
-    with exclusive(folder.with_name(f"{folder.name}.lock"), url):
+    with exclusive(folder.with_name(f"{folder.name}.lock"), url, wait=tell):
         if not folder.is_dir():
             fs, files = _list(url)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +60,12 @@ def stop(name: str) -> dict[str, Any]:
     if run["state"] == "queued":
         slurm.cancel(run["job"])
     elif run["state"] == "running":
-        (folder / STOP).touch()
         while lock_holder(lock_path(name)):
+            with contextlib.suppress(FileNotFoundError):  # `--restart` begins with a new folder
+                (folder / STOP).touch()  # again and again: one that begins takes the requests of before away
             time.sleep(POLL_S)
+        if (run := glance(name))["state"] == "queued":  # it was being submitted
+            slurm.cancel(run["job"])
     else:
         raise BessemerError(f"run {name!r} is not going on: {run['state']}", where=str(folder), fix="bessemer runs")
     return look(name)

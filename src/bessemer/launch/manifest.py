@@ -14,7 +14,7 @@ import yaml
 
 import bessemer
 from bessemer.errors import BessemerError
-from bessemer.files import exclusive, write_text
+from bessemer.files import exclusive, sha256_text, write_text
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import FAMILY, Recipe
 from bessemer.run import make_plan
@@ -25,6 +25,7 @@ from bessemer.track.screen import Screen
 IMAGE = "REGISTRY/bessemer"  # the user's own; the tag is ours
 VOLUME = "bessemer-home"  # a volume (claim) that every machine can write to, with the plan and its data
 HOME = "/bessemer"  # where it is mounted
+LONGEST = 47  # characters of a RayJob's name: KubeRay appends to it
 GPU = "H100"  # SkyPilot wants a name
 
 
@@ -68,8 +69,11 @@ def _command(name: str, on: str, place: Place) -> str:
 
 
 def _dns(name: str) -> str:
-    """What Kubernetes takes for a name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """What Kubernetes takes for a name; two names that would be the same, or too long, are told apart."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain == name and len(plain) <= LONGEST:
+        return plain
+    return f"{plain[: LONGEST - 7].strip('-')}-{sha256_text(name)[:6]}"
 
 
 def _ray_job(name: str, place: Place) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from bessemer.files import exclusive, home, read_json, write_json, write_text
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import Recipe
 from bessemer.signatures import signing_key
-from bessemer.track.runs import JOB, STOP, lock_path, runs_folder
+from bessemer.track.runs import IDLE, JOB, STOP, lock_path, runs_folder
 from bessemer.track.screen import Screen
 
+MOST_IDLE = 3  # times that a job goes back into the queue without having finished anything
 GRACE_S = 120  # before the time limit: time for a step, a probe and a checkpoint
 
 SCRIPT = """#!/bin/bash
@@ -36,14 +37,24 @@ SCRIPT = """#!/bin/bash
 {options}
 export BESSEMER_HOME={home}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_worker}}}
-stop={stop}
+stop={stop} idle={idle}
+progress() {{ find {folder} -name done.json -o -name manifest.json -o -path '*/measured*' | sort | cksum; }}
+was=$(progress)
 {command} &
 # A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
 trap 'asked=1; touch "$stop"' TERM
 wait $!; code=$?
 while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
 if [ "$asked" ] && [ $code = 130 ] && [ "$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING ]; then
-  scontrol requeue $SLURM_JOB_ID  # cancelled jobs are in another state and stay cancelled
+  n=$(($(cat "$idle" 2>/dev/null || echo 0) + 1))
+  [ "$(progress)" = "$was" ] || n=0
+  echo $n > "$idle"
+  if [ $n -lt {most_idle} ]; then
+    scontrol requeue $SLURM_JOB_ID  # cancelled jobs are in another state and stay cancelled
+  else
+    echo "error: {most_idle} times in a row the time limit came before a checkpoint or a measurement was finished" >&2
+    echo "  fix: give it more time: bessemer runs resume {name} --on slurm --time ..." >&2
+  fi
 fi
 exit $code
 """
@@ -94,6 +105,9 @@ def make_script(name: str, place: Place) -> str:
         home=shlex.quote(str(home())),
         command=shlex.join(command),
         stop=shlex.quote(str(folder / STOP)),
+        folder=shlex.quote(str(folder)),
+        idle=shlex.quote(str(folder / IDLE)),
+        most_idle=MOST_IDLE,
     )
 
 

@@ -109,7 +109,9 @@ def leave(code: int = 0) -> NoReturn:
 
 def main() -> None:
     """Exit 0 when finished or stopped as asked; what failed is raised."""
-    die_with_parent(os.getppid())
+    if (launcher := os.getppid()) == 1:  # torchrun ended while this process was importing
+        sys.exit("the process that started this one is gone")
+    die_with_parent(launcher)
     quiet_libraries()
     code = 0
     try:

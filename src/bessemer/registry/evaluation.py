@@ -6,8 +6,9 @@
     page.html        the same to look at
     manifest.json    sha256 of all of these
 
-Checking computes the scorecard again from the results, finds each result in the ledger of its seal, and each ledger
-under its commitment.
+Checking computes the tasks of the scorecard again from the results, finds each sealed result in the ledger of its seal,
+and each ledger under its commitment. What the run itself said (its probes, its budget, when it began) and which role a
+task has is copied: that nobody edited it shows only against a manifest's sha256 that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from bessemer.registry.papers import (
 )
 
 CARD, PAGE = "scorecard.json", "page.html"
-FACTS = ("created", "by", "code", "models", "against")  # what a scorecard holds that is not computed
+FACTS = ("created", "by", "code", "models", "against")  # of a scorecard, beside the run's probes: what is not computed
 
 
 def evaluations_folder() -> Path:

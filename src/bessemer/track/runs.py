@@ -15,6 +15,7 @@ PLAN = "plan.lock.json"
 METRICS = "metrics.jsonl"
 LOG = "log.txt"  # what was said
 STOP = "stop"  # while it is there, whoever trains checkpoints and stops; on a shared disk it reaches every machine
+IDLE = "idle"  # how often Slurm's time limit came before anything was finished
 JOB = "job.json"  # the cluster's job that tells the story
 BEGUN = "begun.json"  # when the run began, and which seals stood there
 DONE = "done.json"  # in a stage's folder: finished
@@ -26,6 +27,7 @@ PAPERS = {
     PLAN,
     LOG,
     STOP,
+    IDLE,
     JOB,
     STOPPED,
     ERROR,

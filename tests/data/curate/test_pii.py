@@ -29,6 +29,14 @@ KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA " + "PRI
         (f"key {AWS} and {GITHUB}, {SLACK}", "key [secret] and [secret], [secret]"),
         (f"see {KEY} there", "see [secret] there"),
         ("API_KEY = 'abcd1234efgh5678'", "[secret]'"),
+        ("邮箱zhang@example.com谢谢", "邮箱[email]谢谢"),  # no space between words
+        (f"密钥{GITHUB}。", "密钥[secret]。"),
+        ("卡号4111111111111111号", "卡号[card]号"),
+        ("手机+86 138 1234 5679好", "手机[phone]好"),
+        ("地址8.8.8.8在", "地址[ip]在"),
+        ("账户GB82WEST12345698765432。", "账户[iban]。"),
+        ("ขอบคุณu/some_nameครับ", "ขอบคุณ[user]ครับ"),
+        ("an müller@gmail.com", "an [email]"),
         ("thanks u/some_name and /u/other-name!", "thanks [user] and [user]!"),
     ],
 )
@@ -51,6 +59,8 @@ def test_what_is_found(text: str, expected: str) -> None:
         "The password is long. token: none",
         "std::vector::iterator and a::b",
         "it costs 100 200 300",
+        "TR34 İ23456789012345678901",  # a letter that only looks like one of an IBAN
+        "é4111111111111111",  # a part of a longer name
     ],
 )
 def test_what_is_no_personal_data(text: str) -> None:

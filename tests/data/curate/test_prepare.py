@@ -251,7 +251,7 @@ def test_a_random_split_of_near_duplicates_is_refused_with_the_count(data: Path)
     rows = [{"id": f"x{i}", "text": f"{sentence(random.Random(i // 10), 20)} {i}"} for i in range(100)]
     write_rows(data / "other" / "a.jsonl", rows)
     plain = ["steps.near_duplicates=", "steps.duplicates=", "split.by=random"]
-    with pytest.raises(BessemerError, match=r"\d\d of 30\d items have a near-duplicate on another side") as caught:
+    with pytest.raises(BessemerError, match=r"\d\d of 30\d items have a near-duplicate .*on another side") as caught:
         make(recipe(data, *plain))
     assert "steps.near_duplicates: {}" in caught.value.fix and "split.by: cluster" in caught.value.fix
     kept = make(recipe(data, *plain[:2]))  # by cluster
@@ -270,6 +270,55 @@ def test_groups_stay_together(data: Path) -> None:
         for item in found:
             sides.setdefault(item.meta["thread"], set()).add(side)
     assert all(len(s) == 1 for s in sides.values()) and len(sides) >= 50
+
+
+def test_a_group_stays_together_in_every_split(data: Path) -> None:
+    """Texts of one thread need not be alike."""
+    grouped = ["sources.posts.columns={group: thread}", "sources.other="]
+    sides: dict[str, set[str]] = {}
+    for side, found in items(make(recipe(data, *grouped))).items():
+        for item in found:
+            sides.setdefault(item.group, set()).add(side)
+    assert len(sides) >= 50 and all(len(s) == 1 for s in sides.values())
+    with pytest.raises(BessemerError, match="or an item of their group on another side of the split"):
+        make(recipe(data, *grouped, "split.by=random"))
+
+
+def test_what_is_repaired_is_compared_with_what_is_repaired(data: Path) -> None:
+    line = json.dumps({"id": "html", "text": "I don&#39;t like the old mill &amp; never did"}) + "\n"
+    for name in ("posts/a.jsonl", "test.jsonl"):
+        with (data / name).open("a") as file:
+            file.write(line)
+    made = make(recipe(data))
+    dropped = [json.loads(line) for line in (made.folder / "dropped.jsonl").read_text().splitlines()]
+    assert {"decontaminate"} == {d["step"] for d in dropped if d["id"] == "posts/html"}
+
+
+def test_an_instruction_that_all_begin_with_does_not_make_them_alike(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    policy = sentence(draw, 200)
+    rows = [
+        {"messages": [{"role": "system", "content": policy}, {"role": "user", "content": sentence(draw, 12)},
+                      {"role": "assistant", "content": "yes"}]}
+        for _ in range(40)
+    ]  # fmt: skip
+    write_rows(tmp_path / "chat.jsonl", rows)
+    text = (
+        f"name: chat\nsources: {{c: {{from: {tmp_path}/chat.jsonl, kind: chat}}}}\nsteps: {{near_duplicates: {{}}}}\n"
+    )
+    assert len(items(make(parse(DataRecipe, text, where="x")))["train"]) == 40
+
+
+def test_answers_that_masking_makes_equal_teach_nothing(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Who wrote letter {n}?", "chosen": f"Ask {who}@example.org.", "rejected": "Ask zoe@example.org."}
+        for n, who in enumerate(("jane", "zoe.b", "nobody at all, not even "))
+    ]
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    text = f"name: pairs\nsources: {{p: {{from: {tmp_path}/pairs.jsonl, kind: preference}}}}\nsteps: {{pii: {{}}}}\n"
+    made = make(parse(DataRecipe, text, where="x"))
+    assert len(items(made)["train"]) == 1
+    assert "the two answers became the same" in (made.folder / "dropped.jsonl").read_text()
 
 
 def test_a_split_by_time(data: Path) -> None:

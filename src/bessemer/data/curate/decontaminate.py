@@ -18,7 +18,7 @@ import numpy as np
 from datatrove.utils.batching import batched
 
 from bessemer.data.curate.near import I64, U64, Ragged, ngrams_of, words_of
-from bessemer.data.curate.steps import Step
+from bessemer.data.curate.steps import RepairStep, Step
 from bessemer.data.curate.texts import n_tokens, whole_text
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Decontaminate
@@ -98,15 +98,19 @@ class DecontaminateStep(Step):
 
     name = "decontaminate"
 
-    def __init__(self, sets: dict[str, list[Path]], settings: Decontaminate) -> None:
+    def __init__(self, sets: dict[str, list[Path]], settings: Decontaminate, repair: RepairStep | None = None) -> None:
+        """repair: what the items went through, so that evaluation items are compared in the same form."""
         super().__init__()
         self.sets = sets
         self.settings = settings
+        self.repair = repair
 
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:  # type: ignore[override]
         from bessemer.data.curate.parts import read_part
 
         sets = {name: [item for path in paths for item in read_part(path)] for name, paths in self.sets.items()}
+        if self.repair:
+            sets = {name: [self.repair.repaired(item) for item in items] for name, items in sets.items()}
         evaluation = Evaluation(sets, self.settings)
         for batch in batched(data, BATCH):
             with self.track_time("batch"):

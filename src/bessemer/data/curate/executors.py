@@ -161,9 +161,13 @@ class _OnSlurm(_Reporting, SlurmPipelineExecutor):
         if "SLURM_ARRAY_TASK_ID" in os.environ or self.job_id in {None, -1}:
             return
         gone = 0
-        while self.get_incomplete_ranks() and gone < FORGOTTEN_POLLS:
-            time.sleep(POLL_S)
-            gone = 0 if self._in_queue() else gone + 1
+        try:
+            while self.get_incomplete_ranks() and gone < FORGOTTEN_POLLS:
+                time.sleep(POLL_S)
+                gone = 0 if self._in_queue() else gone + 1
+        except BaseException:  # nobody waits any more: the next command would submit the same tasks again
+            subprocess.run(["scancel", str(self.job_id)], check=False)  # noqa: S607 - the cluster's own command
+            raise
 
     def _in_queue(self) -> bool:
         asked = subprocess.run(
@@ -172,6 +176,8 @@ class _OnSlurm(_Reporting, SlurmPipelineExecutor):
             text=True,
             check=False,
         )
+        if asked.returncode and "Invalid job id" not in asked.stderr:
+            return True  # a busy controller knows no better
         return bool(asked.stdout.strip())
 
 
@@ -207,7 +213,7 @@ def run_stage(
 
 def _executor(name: str, pipeline: list[Any], n_tasks: int, logs: str, place: Place) -> PipelineExecutor:
     if place.kind == "local":
-        workers = place.workers or os.cpu_count() or 1
+        workers = place.workers or len(os.sched_getaffinity(0))
         return _Here(pipeline, tasks=n_tasks, workers=workers, logging_dir=logs)
     workers = place.workers or -1
     if place.kind == "ray":

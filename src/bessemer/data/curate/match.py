@@ -131,6 +131,7 @@ def choose_sides(facts: Facts, labels: I64, stays: NDArray[np.bool_], wanted: Wa
     split, ids = wanted.split, facts.values["id"]
     if split is None:
         return np.zeros(len(ids), np.uint8)
+    labels = united(labels, facts.values["group"])
     match split.by:
         case "random":
             sides = draw(ids, split)
@@ -143,12 +144,13 @@ def choose_sides(facts: Facts, labels: I64, stays: NDArray[np.bool_], wanted: Wa
         case "time":
             sides = by_time(facts.values["time"], split)
     if n := n_straddling(labels, sides, stays):
+        near = f"a near-duplicate (Jaccard {wanted.jaccard:g} over {wanted.words}-word runs) or an item of their group"
+        keep = ", or keep what belongs together with split.by: cluster" if split.by == "random" else ""
         raise BessemerError(
-            f"{n} of {int(stays.sum())} items have a near-duplicate on another side of the split, so a model could "
-            f"score well from memory (Jaccard {wanted.jaccard:g} over {wanted.words}-word runs)",
+            f"{n} of {int(stays.sum())} items have {near} on another side of the split, so a model could score well "
+            "from memory",
             where="split.by",
-            fix="remove them with steps.near_duplicates: {}"
-            + (", or keep them together with split.by: cluster" if split.by == "random" else ""),
+            fix=f"remove near-duplicates with steps.near_duplicates: {{}}{keep}",
         )
     return sides
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from bessemer.data.columns import Columns, Unusable, row_of
 from bessemer.data.items import KINDS, Item
 from bessemer.errors import BessemerError
-from bessemer.files import write_bytes
+from bessemer.files import finish_folder, write_bytes
 
 FULL_DISK = "free some disk and run the same command again; what is finished stays"
 NESTED = ("messages", "prompt", "chosen", "rejected", "tools", "meta")  # as JSON text: rows differ in what is in them
@@ -67,7 +67,7 @@ def whole_folder(final: Path) -> Generator[Path]:
     try:
         tmp.mkdir(parents=True)
         yield tmp
-        tmp.rename(final)
+        finish_folder(tmp, final)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
             return  # another process was first

@@ -76,6 +76,11 @@ class Shape:
     check: Callable[[str], bool] = lambda text: True
 
 
+# What goes on with a number or a name. Not \w: Chinese, Japanese and Thai put no space between words, so that letters
+# of theirs may stand right beside what is looked for.
+_WORD = r"A-Za-z0-9_\u00c0-\u024f\d"
+_LETTERS = r"A-Za-z0-9_\u00c0-\u024f"
+
 # In this order: the longer and surer shapes first, so that no part of them is taken for something else.
 SHAPES = (
     Shape(
@@ -95,37 +100,41 @@ SHAPES = (
             r"|\beyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,2000}"  # JSON web token
             r"|(?i:\b(?:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token|client[_-]?secret|password|passwd)"
             r"\b['\"]?\s{0,3}[:=]\s{0,3}['\"]?)(?=[^\s'\"]{0,63}\d)[A-Za-z0-9_/+=.@$!%^&*-]{12,128}",
-            re.DOTALL,
+            re.DOTALL | re.ASCII,
         ),
     ),
     Shape(
         "email",
         re.compile(
-            r"(?<![\w.+-])[A-Za-z0-9_%+-]{1,64}(?:\.[A-Za-z0-9_%+-]{1,64}){0,8}@"
-            r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+            rf"(?<![{_LETTERS}.+-])[{_LETTERS}%+-]{{1,64}}(?:\.[{_LETTERS}%+-]{{1,64}}){{0,8}}@"
+            r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_-])"
         ),
     ),
-    Shape("iban", re.compile(rf"\b(?:{_IBAN})\b", re.IGNORECASE), _is_iban),
-    Shape("card", re.compile(r"(?<![\w./=#-])\d(?:[ -]?\d){12,18}(?![\w/-]|\.\d)"), _is_card),
+    Shape("iban", re.compile(rf"\b(?:{_IBAN})\b", re.IGNORECASE | re.ASCII), _is_iban),
+    Shape("card", re.compile(rf"(?<![{_WORD}./=#-])\d(?:[ -]?\d){{12,18}}(?![{_WORD}/-]|\.\d)"), _is_card),
     Shape(
         "ip",
         re.compile(
-            r"(?<![\w.:])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
-            r"|(?<![\w:.])(?=(?:[0-9A-Fa-f]*:){2})[0-9A-Fa-f:]{2,39}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])"
+            rf"(?<![{_WORD}.:])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![{_WORD}]|\.\d)"
+            rf"|(?<![{_WORD}:.])"
+            r"(?=(?:[0-9A-Fa-f]*:){2})[0-9A-Fa-f:]{2,39}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?"
+            rf"(?![{_WORD}:])"
         ),
         _is_public_ip,
     ),
     Shape(
         "phone",
         re.compile(
-            r"(?<![\w.+/=-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){1,4}"  # +44 20 7946 0958
+            rf"(?<![{_WORD}.+/=-])"
+            r"(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){1,4}"  # +44 20 7946 0958
             r"|\(\d{3}\) ?\d{3}[ .-]?\d{4}"  # (212) 555-0187
             r"|\d{3}([ .-])\d{3}\1\d{4}"  # 212-555-0187
-            r"|0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5})(?![\w-]|\.\d)"  # 020 7946 0958
+            r"|0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5})"  # 020 7946 0958
+            rf"(?![{_WORD}-]|\.\d)"
         ),
         _is_phone,
     ),
-    Shape("user", re.compile(r"(?<![\w/.:])/?u/[A-Za-z0-9_-]{3,20}(?![\w/-])")),
+    Shape("user", re.compile(rf"(?<![{_WORD}/.:])/?u/[A-Za-z0-9_-]{{3,20}}(?![{_WORD}/-])")),
 )
 KINDS = tuple(shape.kind for shape in SHAPES)
 

@@ -39,7 +39,7 @@ from bessemer.track.screen import Screen
 
 FORMAT = "bessemer-dataset-1"
 MANIFEST = "manifest.json"
-RULES = 2  # the meaning of the steps; a change here makes new versions
+RULES = 3  # the meaning of the steps; a change here makes new versions
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,9 @@ def _run_stages(recipe: DataRecipe, work: Path, place: Place, screen: Screen) ->
     for where, parts in parts_of.items():
         if not parts:
             raise BessemerError("no usable rows", where=where, fix="give a source with rows of this kind in it")
+    for task, folder in zip(feeds[own:], read[own:], strict=True):
+        for what, n in read_record(folder / "counts.json")["did"].items():
+            screen.say(f"evaluation set {task.name}, which items are compared with: {n} x {what}")
     parts = [part for f in read[:own] for part in sorted(f.glob("*.parquet"))]
     evaluation: dict[str, list[Path]] = {}
     for task, folder in zip(feeds[own:], read[own:], strict=True):
@@ -202,7 +205,7 @@ def _steps(recipe: DataRecipe, evaluation: dict[str, list[Path]]) -> list[Step]:
     if asked.quality:
         steps.append(QualityStep(asked.quality))
     if asked.decontaminate:
-        steps.append(DecontaminateStep(evaluation, asked.decontaminate))
+        steps.append(DecontaminateStep(evaluation, asked.decontaminate, RepairStep() if asked.repair else None))
     if asked.pii:
         steps.append(PiiStep(asked.pii))
     return steps

@@ -59,12 +59,12 @@ def parse_time(value: Any, where: str) -> float:
 
     Raises BessemerError when the value is no moment.
     """
+    with contextlib.suppress(ValueError, TypeError):  # first: ISO 8601 would read 912010100 as the year 9120
+        if 1e8 <= (seconds := float(value)) < 1e11:  # 1973 to 5138: no year, no milliseconds, no not-a-number
+            return seconds
     with contextlib.suppress(ValueError):
         moment = datetime.fromisoformat(str(value))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    with contextlib.suppress(ValueError, TypeError):
-        if 1e8 <= (seconds := float(value)) < 1e11:  # 1973 to 5138: no year, no milliseconds, no not-a-number
-            return seconds
     raise BessemerError(
         f"{value!r} is no time", where=where, fix="write ISO 8601, e.g. 2025-06-01T12:00:00Z, or seconds since 1970"
     )

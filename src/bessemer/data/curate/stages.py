@@ -22,7 +22,7 @@ from bessemer.data.curate.near import Bands, normalise, sets_of
 from bessemer.data.curate.parts import read_part, whole_folder, write_part
 from bessemer.data.curate.split import parse_time
 from bessemer.data.curate.steps import Step
-from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, texts_in, whole_text
+from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, own_text, texts_in
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, write_json
@@ -131,7 +131,7 @@ class CleanStage(Stage):
             write_part(folder / "items.parquet", items)
             np.savez(folder / "facts.npz", **facts_of(items, self.wanted))  # type: ignore[arg-type]
             if self.wanted.jaccard is not None:
-                sets = sets_of([whole_text(item) for item in items], self.wanted.words)
+                sets = sets_of([own_text(item) for item in items], self.wanted.words)
                 np.save(folder / "sets.npy", sets.hashes)
                 np.save(folder / "offsets.npy", sets.offsets)
                 np.save(folder / "bands.npy", Bands.for_threshold(self.wanted.jaccard).keys(sets))

@@ -42,6 +42,8 @@ class Step(PipelineStep):
             self.counts.take(tokens)
             with self.track_time():
                 kept = self.look(item)
+            if kept is not None and kept is not item and kept.chosen and kept.chosen == kept.rejected:
+                kept = self.drop(kept, "the two answers became the same")
             if kept is not None:
                 self.counts.give(tokens if kept is item else n_tokens(kept))
                 yield kept
@@ -61,15 +63,17 @@ class RepairStep(Step):
         super().__init__()
         self.format = FTFYFormatter().format
 
+    def repaired(self, item: Item) -> Item:
+        return with_texts(item, [self.format(text) if _ODD.search(text) else text for text in texts_in(item)])
+
     def look(self, item: Item) -> Item | None:
-        before = texts_in(item)
-        after = [self.format(text) if _ODD.search(text) else text for text in before]
+        repaired = self.repaired(item)
+        before, after = list(texts_in(item)), list(texts_in(repaired))
         if after == before:
             return item
         if any(text.strip() and not better.strip() for text, better in zip(before, after, strict=True)):
             return self.drop(item, "nothing but control characters")
         self.counts.did["items repaired"] += 1
-        repaired = with_texts(item, after)
         self.counts.show("items repaired", excerpt(repaired))
         return repaired
 

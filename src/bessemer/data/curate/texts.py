@@ -74,6 +74,12 @@ def whole_text(item: Item) -> str:
     return item.text or "\n".join(filter(None, texts_in(item)))
 
 
+def own_text(item: Item) -> str:
+    """Without system messages: an instruction that all conversations begin with would make them all alike."""
+    turns = tuple(m for m in item.messages if m.role != "system")
+    return whole_text(dataclasses.replace(item, messages=turns)) or whole_text(item)
+
+
 def answer_of(item: Item) -> str:
     """What the item teaches to say or to call; nothing for a document."""
     turns = [m for m in item.messages if m.role == "assistant"]
