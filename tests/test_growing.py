@@ -134,7 +134,7 @@ def test_training_goes_on_from_a_checkpoint_bit_by_bit(
     state = optimizer_state_of(start)
     assert state is not None
     trainable = prepare(start, None)
-    data = build_stage(recipe, recipe.stages[0], tokenise(recipe, trainable.loaded.renderer))
+    data = build_stage(recipe, 0, tokenise(recipe, trainable.loaded.renderer))
 
     def steps(state: Path | None) -> dict[str, Tensor]:
         trainable = prepare(start, None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
-from bessemer.evaluate.measure import Measured, cut_probes, measure, read_held_out
+from bessemer.evaluate.measure import Measured, cut_probes, measure, need_one_precision, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
 from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import exclusive, read_json, read_record, write_json, write_record
@@ -141,6 +141,7 @@ def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, added: Add
     before: Measured = read_record(folder / "measured" / "before.json")
     after: Measured = read_record(record)
     need_measured(model, after)
+    need_one_precision(before, after, str(record))
     card = build_scorecard(recipe, before, after, tasks)
     first = next(iter(card["tasks"].values()))
     metric = first["metric"]

@@ -19,7 +19,7 @@ import yaml
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.ledger import now
-from bessemer.evaluate.measure import cut_probes, measure
+from bessemer.evaluate.measure import cut_probes, measure, need_one_precision
 from bessemer.evaluate.scorecard import build_scorecard, need_intervals
 from bessemer.evaluate.seal import commitments
 from bessemer.files import (
@@ -261,12 +261,9 @@ class _Story:
 
     def judge(self) -> None:
         measured = self.folder / "measured"
-        card = build_scorecard(
-            self.recipe,
-            read_record(measured / "before.json"),
-            read_record(measured / "after.json"),
-            self.prepared.tasks,
-        )
+        before, after = (read_record(measured / f"{when}.json") for when in ("before", "after"))
+        need_one_precision(before, after, str(measured))
+        card = build_scorecard(self.recipe, before, after, self.prepared.tasks)
         write_json(self.folder / "scorecard.json", card)
 
     def release(self) -> Result:

@@ -125,9 +125,31 @@ def _a_fixed_day(monkeypatch: pytest.MonkeyPatch) -> None:
 
 every = pytest.mark.parametrize("family", FAMILIES, indirect=True)
 chatml = pytest.mark.parametrize("family", ["chatml"], indirect=True)
+
+
 SYSTEM, ASK, NO = Message("system", "Follow the rule."), Message("user", "Is this allowed?"), Message("assistant", "no")
 WHY, RULE = Message("user", "Why?"), Message("assistant", "a rule says so")
 TALK = (SYSTEM, ASK, NO, WHY, RULE)
+
+
+@every
+def test_an_answer_is_asked_for_where_it_is_trained(family: Renderer) -> None:
+    """Qwen 3 writes an empty thought before it, Mistral a space."""
+    for text in ("yes", "no", "a rule says so"):
+        (trained,) = family.render([Item("i", messages=(SYSTEM, ASK, Message("assistant", text)))])
+        (answer,) = family.answer_ids([text])
+        asked = family.chat_ids((SYSTEM, ASK))
+        assert [*asked, *answer] == trained.ids_L.tolist()[: len(asked) + len(answer)]
+        assert trained.supervised_L.tolist()[len(asked) :][: len(answer) + 1] == [True] * (len(answer) + 1)
+        stem = family.answer_stem
+        assert answer[: len(stem)] == stem and family.decode_all(answer[len(stem) :]).strip().startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("family", "stem"), [("qwen3", "<think>\n\n</think>\n\n"), ("chatml", "")], indirect=["family"]
+)
+def test_what_every_answer_begins_with(family: Renderer, stem: str) -> None:
+    assert family.decode_all(family.answer_stem) == stem
 
 
 def raw(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

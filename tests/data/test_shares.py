@@ -77,6 +77,29 @@ def test_any_blend_adds_up_and_keeps_its_domain_share(domain: float, general: An
         assert float(mine) == pytest.approx((1 - domain) * share)
 
 
+def test_weights_decide_inside_a_category_and_change_no_other() -> None:
+    """A family's published parts, of which as much was fetched as files happened to hold."""
+    sources = {n: s.model_copy(update={"category": "replay"}) if s.role == "general" else s for n, s in SOURCES.items()}
+    names = [n for n, s in sources.items() if s.role == "general"]
+    weights = {n: 0.5**k for k, n in enumerate(names)}
+    weighted = {n: s.model_copy(update={"weight": weights[n]}) if n in names else s for n, s in sources.items()}
+    plain, got = (blend_shares(Blend(domain=0.8), some, TOKENS) for some in (sources, weighted))
+    assert all(got[n] == plain[n] for n in SOURCES if n not in names) and sum(got.values()) == 1
+    assert [float(got[n] / got[names[0]]) for n in names] == pytest.approx([weights[n] for n in names])
+
+
+def test_every_stage_has_an_order_of_its_own() -> None:
+    recipe: Recipe = recipe_with({"mixture": {"own": 0.9, "general": 0.1}, "tokens": 10_000, "rows": 4})
+    packed = (Rows("own", 500, 50_000), Rows("general", 500, 50_000))
+
+    def rows(number: int) -> list[int]:
+        mixture = make_mixture(recipe, recipe.stages[0], packed, where="", number=number)[0]
+        return [pick.row for pick in (mixture[k] for k in range(len(mixture))) if pick.source == "own"]
+
+    first, second = rows(0), rows(1)
+    assert first != second and len(set(first) & set(second)) < 0.5 * len(first)
+
+
 def test_shares_in_tokens_hold_whatever_the_fill() -> None:
     packed = [Rows("a", 10, 1000), Rows("b", 10, 500)]
     rows = row_shares({"a": Fraction(1, 2), "b": Fraction(1, 2)}, packed)

@@ -73,7 +73,7 @@ def in_training(recipe: Recipe) -> Any:
     story = _Story(prepared, folder, screen, lambda: False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.Writer, "save", note)
-        patch.setattr(guard, "LEAST_HISTORY", 2)
+        patch.setattr(guard, "LEAST_HISTORY", 4)
         story.before()
         story.train(0)
     events = [
@@ -168,6 +168,12 @@ CASES: dict[str, Case] = {
     "sources.columns": Case("sources.own.columns", {"text": "body"}, in_plan),
     "sources.on_error": Case("sources.own.on_error", "quarantine", in_quarantine),
     "sources.category": Case("sources.more.category", "general", in_plan),
+    "sources.weight": Case(
+        "sources.more.weight",
+        3,
+        in_plan,
+        ("sources.more.category=general", "sources.general.weight=1", "sources.more.weight=1"),
+    ),
     "sources.long": Case("sources.own.long", "truncate", in_plan),
     "stages.mixture": Case("stages[0].mixture", {"own": 0.5, "general": 0.45, "refusals": 0.05}, in_plan),
     "blend.domain": Case("stages[2].blend.domain", 0.25, in_plan),

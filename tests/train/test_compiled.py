@@ -45,7 +45,7 @@ def test_compiled_gradients_are_those_of_the_code_as_written(recipe: Recipe, sta
     stages = [recipe.stages[0], anchored]
     sets = tokenise(recipe, written.loaded.renderer)
     for stage in stages:
-        data = build_stage(recipe, stage, sets)
+        data = build_stage(recipe, recipe.stages.index(stage), sets)
         for step in range(2):
             with torch.no_grad():  # off the start, where nothing of an anchor would be learned
                 for name, master in written.masters.items():
@@ -65,7 +65,7 @@ def test_measuring_is_not_compiled(recipe: Recipe, start: Checkpoint) -> None:
     windows = [Window("a", tuple(range(5, 45)), 40), Window("b", tuple(range(9, 33)), 24)]
     before = window_bits(trainable.loaded, windows)
     compile_layers(trainable)
-    data = build_stage(recipe, recipe.stages[0], tokenise(recipe, trainable.loaded.renderer))
+    data = build_stage(recipe, 0, tokenise(recipe, trainable.loaded.renderer))
     compute_gradient(trainable, data.batch(0), "cpt", 1.0)
     with trainable.as_written():
         assert (window_bits(trainable.loaded, windows) == before).all()

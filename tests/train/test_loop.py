@@ -35,7 +35,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def data_of(recipe: Recipe, start: Checkpoint, n: int) -> tuple[StageData, Trainable]:
     trainable = prepare(start, None, Trained(recipe.stages[n].freeze))
-    return build_stage(recipe, recipe.stages[n], tokenise(recipe, trainable.loaded.renderer)), trainable
+    return build_stage(recipe, n, tokenise(recipe, trainable.loaded.renderer)), trainable
 
 
 def stage_run(recipe: Recipe, data: StageData, folder: Path, n: int = 0) -> StageRun:

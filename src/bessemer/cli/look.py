@@ -243,4 +243,4 @@ def _stage(path: str, overrides: list[str], number: int) -> tuple[Recipe, Any, S
         raise BessemerError(f"no stage {number}: the recipe has {len(recipe.stages)}", where=path)
     renderer = _renderer(recipe.start, recipe.chat_template)
     sets = tokenise(recipe, renderer, Screen().say)
-    return recipe, renderer, build_stage(recipe, recipe.stages[number - 1], sets, where=f"stages[{number - 1}]")
+    return recipe, renderer, build_stage(recipe, number - 1, sets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,14 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
         raise BessemerError("the file exists", where=str(out), fix="choose another name with --out")
     folder = out.parent / f"{out.stem}-data"
     sources, tasks = "", ""
-    kinds: dict[str, str] = {}
+    kinds, sizes = dict[str, str](), dict[str, int]()
     done: list[str] = []
     planned: list[tuple[Path, str]] = []
     for path in files:
         kind, read = _read(path)
         source = _name(path, set(kinds))
         kinds[source] = kind
+        sizes[source] = sum(len(r.line) for r in read)
         train, test = ([r.line for r in read if r.held_out == side] for side in (False, True))
         if not train or not test:
             raise BessemerError(
@@ -80,7 +81,7 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
             fix="add a file of documents from the same domain; its bits per byte are measured",
         )
     stages = "".join(
-        _stage(objective, [s for s, k in kinds.items() if k == kind])
+        _stage(objective, {s: sizes[s] for s, k in kinds.items() if k == kind})
         for objective, kind in (("cpt", "documents"), ("sft", "chat"))
     )
     text = TEMPLATE.format(
@@ -98,12 +99,15 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
     return [*done, f"recipe written to {out}", f"next: bessemer plan {out}"]
 
 
-def _stage(objective: str, sources: list[str]) -> str:
-    """A stage with 25 % replay, the rest shared by the sources of its kind; nothing when there are none."""
-    if not sources:
+def _stage(objective: str, sizes: Mapping[str, int]) -> str:
+    """A stage with 25 % replay, the rest shared by the sources of its kind by their size, so that each is read once;
+    nothing when there are none."""
+    if not sizes:
         return ""
-    shares = [round(0.75 / len(sources), 4)] * len(sources)
-    shares[-1] = round(0.75 - sum(shares[:-1]), 4)
+    sources = list(sizes)
+    shares = [max(0.0001, round(0.75 * n / sum(sizes.values()), 4)) for n in sizes.values()]
+    largest = shares.index(max(shares))
+    shares[largest] = round(0.75 - sum(shares) + shares[largest], 4)
     mixture = ", ".join(f"{s}: {share:g}" for s, share in zip(sources, shares, strict=True))
     weights = ", ".join(f"{s}: 1" for s in [*sources, "docs"])
     balance = (

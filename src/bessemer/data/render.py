@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,32 @@ class Renderer:
         begin: int | None = self.chat.bos_token_id
         return () if begin is None or self.chat("")["input_ids"][:1] != [begin] else (begin,)
 
-    def chat_ids(self, messages: Sequence[Message], *, answer_follows: bool = True) -> list[int]:
+    def chat_ids(self, messages: Sequence[Message], *, answer_follows: bool = True, tools: Tools = ()) -> list[int]:
         """Token ids of a conversation; with `answer_follows` the assistant's turn is opened."""
         hidden = self._template.hide(messages)
-        view = self._template.view(hidden, (), n=len(messages), answer_follows=answer_follows)
+        view = self._template.view(hidden, tools, n=len(messages), answer_follows=answer_follows)
         need_shown(view, hidden, len(messages), answer_follows=answer_follows)
-        answers = [a for a in self._answers(hidden, ()) if view.text.startswith(a.text)]
+        answers = [a for a in self._answers(hidden, tools) if view.text.startswith(a.text)]
         return self._encode([Job(self._program(view, answers, ()), hidden.texts)], self.encode_texts)[0][0]
+
+    def answer_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """What is trained as each answer, without the tokens that end it, after the turn that `chat_ids` opens.
+
+        Templates may write something before the text: Qwen 3 an empty thought, Mistral a space.
+        """
+        asked = Message("user", PROBE.messages[0].content)
+        items = [Item(str(n), messages=(asked, Message("assistant", text))) for n, text in enumerate(texts)]
+        answers: list[list[int]] = [e.ids_L[e.supervised_L].tolist() for e in self.render(items)]
+        for ids in answers:
+            while ids[-1] in self.control:
+                ids.pop()
+        return answers
+
+    @cached_property
+    def answer_stem(self) -> list[int]:
+        """What every answer begins with in training."""
+        together = list(zip(*self.answer_ids(("yes", "no", "0")), strict=False))
+        return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, together)]
 
     def _answers(self, hidden: Hidden, tools: Tools) -> list[Answer]:
         """Every answer as it is written when it is the last message."""

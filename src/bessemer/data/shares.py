@@ -55,13 +55,18 @@ def token_shares(recipe: Recipe, stage: Stage, n_tokens: Mapping[str, int]) -> l
 def blend_shares(blend: Blend, sources: Mapping[str, Source], n_tokens: Mapping[str, int]) -> Shares:
     """Two levels to one: the domain share, then categories inside the general part, then sources in a category.
 
-    What is not named keeps its proportions: tokens ** (1 / temperature).
+    What is not named keeps its proportions: tokens ** (1 / temperature), and inside a category the sources' weights,
+    where they have some.
     """
     natural = {name: _exact(n_tokens[name] ** (1 / blend.temperature)) for name in sources}
     category = {n: s.category or n for n, s in sources.items() if s.role == "general"}
     size: Shares = {}
     for name, c in category.items():
         size[c] = size.get(c, Fraction(0)) + natural[name]
+    for name, c in category.items():
+        if (weight := sources[name].weight) is not None:
+            weights = [s.weight or 0 for n, s in sources.items() if category.get(n) == c]
+            natural[name] = size[c] * Fraction(str(weight)) / sum(Fraction(str(w)) for w in weights)
     named = {c: Fraction(str(share)) for c, share in blend.general.items()}
     left = max(Fraction(0), 1 - sum(named.values()))
     unnamed = sum((s for c, s in size.items() if c not in named), Fraction(0))
@@ -104,9 +109,10 @@ def mean_shares(phases: Sequence[Phase]) -> Shares:
 
 
 def make_mixture(
-    recipe: Recipe, stage: Stage, packed: Sequence[Rows], *, where: str
+    recipe: Recipe, stage: Stage, packed: Sequence[Rows], *, where: str, number: int = 0
 ) -> tuple[mixture.Mixture, list[Phase]]:
-    """The stage's order of rows, and its phases in shares of tokens.
+    """The stage's order of rows, and its phases in shares of tokens. number: of the stage, from 0; each has an order of
+    its own, so that a source used by several is not read from the same beginning.
 
     Raises BessemerError when a source would be repeated more often than it may.
     """
@@ -121,8 +127,9 @@ def make_mixture(
         at, last = max(1, round(phase.at * n_rows)), changes[-1].at if changes else 0
         start = max(last, round((phase.at - phase.ramp) * n_rows))  # rounded as the change that it may begin at
         changes.append(mixture.Change(at, phase.shares, max(0, at - start)))
+    seed = recipe.seed + (number << 32)
     mixed = mixture.Mixture(
-        in_rows[0].shares, {p.name: p.n_rows for p in packed}, changes=changes, n_rows=n_rows, seed=recipe.seed
+        in_rows[0].shares, {p.name: p.n_rows for p in packed}, changes=changes, n_rows=n_rows, seed=seed
     )
     return mixed, phases
 

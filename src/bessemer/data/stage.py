@@ -58,10 +58,12 @@ def _code() -> str:
     return sha256_text(" ".join(sha256_file(Path(module.__file__ or "")) for module in modules))
 
 
-def build_stage(recipe: Recipe, stage: Stage, sets: Mapping[str, TokenSet], *, where: str = "stages") -> StageData:
+def build_stage(recipe: Recipe, number: int, sets: Mapping[str, TokenSet], *, order: int | None = None) -> StageData:
     """Deterministic in recipe and token sets. Raises BessemerError for data that cannot be packed or mixed."""
+    stage = recipe.stages[number]
     packed = [_pack(name, recipe.sources[name], sets[name], stage, recipe.seed) for name in recipe.used_by(stage)]
-    mixture, phases = make_mixture(recipe, stage, packed, where=where)
+    order = number if order is None else order
+    mixture, phases = make_mixture(recipe, stage, packed, where=f"stages[{number}]", number=order)
     anchored = frozenset(
         p.name for p in packed if stage.general == "start" and recipe.sources[p.name].role == "general"
     )

@@ -152,9 +152,10 @@ def _branchings(loaded: Loaded, task: LoadedTask) -> list[Branching]:
     chat = [n for n, i in enumerate(task.items) if i.messages]
     text = [n for n, i in enumerate(task.items) if not i.messages]
     found: dict[int, Branching] = {}
-    answers = iter(renderer.encode_texts([o for n in chat for o in options[n]]))
+    answers = iter(renderer.answer_ids([o for n in chat for o in options[n]]) if chat else ())
+    stem = renderer.answer_stem if chat else []
     for n in chat:
-        found[n] = renderer.chat_ids(task.items[n].chat), [next(answers) for _ in options[n]]
+        found[n] = [*renderer.chat_ids(task.items[n].chat), *stem], [next(answers)[len(stem) :] for _ in options[n]]
     found.update(zip(text, _continued(loaded, [(task.items[n].prompt, options[n]) for n in text]), strict=True))
     return [found[n] for n in range(len(task.items))]
 

@@ -70,7 +70,7 @@ def measure(
         if progress:
             progress(share / total)
 
-    out: Measured = {"digest": loaded.digest, "tasks": {}, "probes": {}}
+    out: Measured = {"digest": loaded.digest, "precision": precision_of(loaded), "tasks": {}, "probes": {}}
     for name, items in tasks.items():
         if recipe.tasks[name].metric == "auroc":
             out["tasks"][name] = _measure_answers(loaded, items, part)
@@ -82,9 +82,28 @@ def measure(
     return out
 
 
+def precision_of(loaded: Loaded) -> str:
+    """Device and type of the numbers: in others a model measures a little otherwise."""
+    return f"{loaded.machine.device.type} {str(loaded.machine.dtype).removeprefix('torch.')}"
+
+
+def need_one_precision(before: Measured, after: Measured, where: str) -> None:
+    """Raises BessemerError when two measurements that are to be compared were made with other numbers."""
+    pair = [measured.get("precision", "") for measured in (before, after)]
+    if all(pair) and pair[0] != pair[1]:
+        raise BessemerError(
+            f"the start was measured on {pair[0]}, the trained model on {pair[1]}: a small change cannot be told from "
+            "that",
+            where=where,
+            fix="set BESSEMER_DEVICE and BESSEMER_DTYPE to one of them, remove what was measured with the other, and "
+            "run the same command again",
+        )
+
+
 def _measure_answers(loaded: Loaded, items: Sequence[Item], progress: score.Progress) -> Measured:
     options = answers(items, "task")
-    logprobs = score.option_logprobs(loaded, [i.messages[:-1] for i in items], options, progress)
+    asked = [i.messages[:-1] for i in items]
+    logprobs = score.option_logprobs(loaded, asked, options, progress, [i.tools for i in items])
     return {
         "ids": [i.id for i in items],
         "clusters": [i.cluster for i in items],

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bessemer.data.items import Message
-from bessemer.data.render import Example
+from bessemer.data.render import Example, Tools
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 from bessemer.infer.model import Loaded
@@ -90,8 +90,12 @@ def bits_per_byte(bits: NDArray[np.float64], windows: Sequence[Window]) -> float
 
 
 def option_ids(loaded: Loaded, options: Sequence[str]) -> list[int]:
-    """The first token of each answer. Raises BessemerError when two answers begin with the same token."""
-    ids = [loaded.renderer.encode_texts([o])[0][0] for o in options]
+    """The first token of each answer after `Renderer.answer_stem`, as it was trained.
+
+    Raises BessemerError when two answers begin with the same token.
+    """
+    n = len(loaded.renderer.answer_stem)
+    ids = [answer[n] for answer in loaded.renderer.answer_ids(options)]
     if len(set(ids)) < len(ids):
         raise BessemerError(f"the answers {', '.join(map(repr, options))} begin with the same token")
     return ids
@@ -102,10 +106,15 @@ def option_logprobs(
     prompts: Sequence[Sequence[Message]],
     options: Sequence[str],
     progress: Progress | None = None,
+    tools: Sequence[Tools] = (),
 ) -> NDArray[np.float64]:
-    """Log-probability of each answer's first token after each prompt. [prompts, options]"""
+    """Log-probability of each answer's first token after each prompt. [prompts, options]
+
+    tools: of each prompt; none by default.
+    """
     branches = [[i] for i in option_ids(loaded, options)]
-    ids = [loaded.renderer.chat_ids(prompt) for prompt in prompts]
+    given, stem = tools or [()] * len(prompts), loaded.renderer.answer_stem
+    ids = [[*loaded.renderer.chat_ids(p, tools=own), *stem] for p, own in zip(prompts, given, strict=True)]
     return np.array(branch_logprobs(loaded, ids, [branches] * len(ids), progress)).reshape(len(ids), len(options))
 
 

@@ -87,7 +87,8 @@ class Judge:
         return [[max(rule) for rule in zip(*(next(found) for _ in q.pieces), strict=True)] for q in questions]
 
     def _ids(self, comment: Comment, rule: RuleText) -> tuple[int, ...]:
-        return tuple(self.loaded.renderer.chat_ids(ask(comment, rule)))
+        renderer = self.loaded.renderer
+        return (*renderer.chat_ids(ask(comment, rule)), *renderer.answer_stem)
 
     def _room(self, policy: Policy, comment: Comment) -> int:
         """Tokens that a piece of the comment may have beside the longest rule and what the comment answers."""

@@ -8,6 +8,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,13 @@ def training_flops(plan: dict[str, Any]) -> float:
     return total
 
 
+def _written(size: Size, stage: Stage) -> int:
+    """Parameters that a finished stage leaves: of adapters the whole matrices that they belong to."""
+    if stage.method == "full":
+        return trained_parameters(size, stage)
+    return round((size.parameters - size.embedding) * (1 - stage.freeze))
+
+
 def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
     """Checkpoints (or all of them), stage weights, the model and the release."""
     largest = max(trained_parameters(size, s) for s in recipe.stages)
@@ -149,7 +157,7 @@ def disk_bytes(size: Size, recipe: Recipe, *, half: bool) -> int:
     if recipe.keep_checkpoints == "all":
         kept = len(recipe.stages) * (math.ceil(1 / recipe.checkpoint_every) + 1)
     checkpoints = kept * largest * 12
-    stages = len(recipe.stages) * largest * 4
+    stages = sum(4 * _written(size, s) for s in recipe.stages)
     return checkpoints + stages + 2 * size.parameters * (2 if half else 4) + 50_000_000
 
 
@@ -242,8 +250,12 @@ def need_disk(disk: int) -> None:
         )
 
 
-def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]) -> tuple[list[float], str]:
+def measure_step(
+    checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData], micro_tokens: Sequence[int]
+) -> tuple[list[float], str]:
     """(mean seconds of a step for each stage, precision). Trains on copies that are thrown away.
+
+    micro_tokens: of each stage, computed at once.
 
     The steps lie all over the stage: what stands in them differs, such as how much the start checkpoint teaches.
     """
@@ -253,7 +265,7 @@ def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]
 
     seconds: list[float] = []
     precision = ""
-    for stage, data in zip(recipe.stages, stages, strict=True):
+    for stage, data, micro in zip(recipe.stages, stages, micro_tokens, strict=True):
         trainable = prepare(checkpoint, None, what_is_trained(stage, recipe.seed), keep_start=bool(data.anchored))
         precision = str(trainable.loaded.machine.dtype).removeprefix("torch.")
         optimizer = make_optimizer(trainable, stage)
@@ -261,7 +273,8 @@ def measure_step(checkpoint: Checkpoint, recipe: Recipe, stages: list[StageData]
         n = min(MEASURED, data.n_steps)
         for step in [0, *(data.n_steps * i // n for i in range(n))]:
             start = time.perf_counter()
-            train_step(trainable, optimizer, data.batch(step), stage.objective, 1e-9, stage.clip)
+            batch = data.batch(step)
+            train_step(trainable, optimizer, batch, stage.objective, 1e-9, stage.clip, micro_tokens=micro)
             times.append(time.perf_counter() - start)
         seconds.append(statistics.mean(times[1:]))  # the first step touches new memory
         del trainable, optimizer

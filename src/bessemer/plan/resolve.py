@@ -36,7 +36,7 @@ from bessemer.plan.defaults import Chosen, choose, end_of_stage, end_of_start, o
 from bessemer.recipe.load import dump_recipe
 from bessemer.recipe.schema import Recipe
 
-FORMAT = "bessemer.plan/1"
+FORMAT = "bessemer.plan/2"
 Plan = dict[str, Any]
 
 
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
     tasks, probes = read_held_out(recipe)
     sets = tokenise(recipe, renderer, say)
     refuse_overlap(sets, tasks | probes)
-    stages = [build_stage(recipe, s, sets, where=f"stages[{n}]") for n, s in enumerate(recipe.stages)]
+    stages = [build_stage(recipe, n, sets) for n in range(len(recipe.stages))]
     refuse_beyond_context(stages, checkpoint)
     size = estimate.size_of(checkpoint)
     identity_part: Plan = {
@@ -178,7 +178,7 @@ def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> 
     if needs:
         estimate.need_disk(disk - needs.written)
     if measured:
-        seconds, precision = estimate.measure_step(prepared.checkpoint, recipe, prepared.stages)
+        seconds, precision = estimate.measure_step(prepared.checkpoint, recipe, prepared.stages, micro)
         training = [s * data.n_steps for s, data in zip(seconds, prepared.stages, strict=True)]
         tokens = recipe.stages[-1].rows * recipe.stages[-1].row_tokens
         per_token = seconds[-1] / tokens / estimate.EVALUATION_SPEEDUP

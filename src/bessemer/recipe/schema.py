@@ -7,6 +7,7 @@ checkpoint's stage (learning rate, warm-up) are `None` here and filled in by the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -101,6 +102,9 @@ class Source(DataSource):
     )
     category: Name | None = Field(
         None, description="Category of a general source for `blend`, such as code or safety; default: its name"
+    )
+    weight: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Its part of its category in a `blend`, beside the others there; default: by its size"
     )
     long: Literal["split", "drop", "truncate", "fail"] | None = Field(
         None,
@@ -288,6 +292,11 @@ class Recipe(Strict):
                 found.append(f"sources.{name}.from: missing; only a general source may be the family's own data")
             if source.category and source.role != "general":
                 found.append(f"sources.{name}.category: only for sources of role general")
+            same = [s for n, s in self.sources.items() if (s.category or n) == (source.category or name)]
+            if source.weight and any(s.weight is None for s in same if s.role == "general"):
+                found.append(f"sources.{name}.weight: all sources of its category need one, or none")
+            if source.weight and (source.role != "general" or not self._blends()):
+                found.append(f"sources.{name}.weight: only for general sources of a blend")
             if source.long == "split" and source.kind == "chat":
                 found.append(
                     f"sources.{name}.long: a conversation cut in two loses its question; drop, truncate or fail"
@@ -295,6 +304,9 @@ class Recipe(Strict):
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _blends(self) -> bool:
+        return any(mixed.blend for stage in self.stages for mixed in (stage, *stage.changes))
 
     def _check_stage(self, at: str, stage: Stage) -> list[str]:
         found = self._check_mixed(at, stage, stage)
@@ -321,11 +333,20 @@ class Recipe(Strict):
         for name in names:
             if (kind := self.sources[name].kind) in {"preference", "prompts"}:
                 found.append(f"{at}.mixture.{name}: no objective reads {kind} yet, only documents and chat")
+        return [*found, *self._check_unread(at, stage, known)]
+
+    def _check_unread(self, at: str, stage: Stage, known: Sequence[Source]) -> list[str]:
+        """Fields that nothing would read, and those that are missing. known: the stage's sources."""
+        found: list[str] = []
         defaults = Stage.model_fields  # a recipe that was written out names them all
         if stage.rank != defaults["rank"].default and stage.method == "full":
             found.append(f"{at}.rank: only with method lora or dora")
         if stage.decay != defaults["decay"].default and stage.schedule != "wsd":
             found.append(f"{at}.decay: only with schedule wsd")
+        if stage.final_lr is not None and stage.schedule == "constant":
+            found.append(f"{at}.final_lr: a constant rate has no end")
+        if stage.general == "start" and all(s.role == "domain" for s in known):
+            found.append(f"{at}.general: start teaches general sources, and the mixture has none (role: general)")
         if stage.tokens is None and known and all(s.role == "general" for s in known):
             found.append(f"{at}.tokens: needed, because no source of the mixture is a domain source")
         return found

@@ -21,6 +21,8 @@ from bessemer.registry import store
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import DONE, METRICS, PLAN, runs_folder
 
+SAME_ORDER = "bessemer.plan/1"  # then every stage read a source from the same beginning
+
 
 @dataclass(frozen=True)
 class Fed:
@@ -211,7 +213,8 @@ def _stage_data(plan: dict[str, Any], n: int) -> StageData:
     recipe = Recipe.model_validate(plan["recipe"])
     stage = recipe.stages[n]
     sets = {name: open_tokens(plan["token_sets"][name]) for name in recipe.used_by(stage)}
-    data = build_stage(recipe, stage, sets)
+    order = 0 if plan.get("format") == SAME_ORDER else n
+    data = build_stage(recipe, n, sets, order=order)
     for source in data.sources:
         planned = plan["stages"][n]["sources"][source.name]["digest"]
         if source.digest() != planned:

@@ -35,7 +35,7 @@ class MetricsFile:
 
     def rewind(self, offset: int) -> None:
         """Forget what came after `offset`."""
-        self._file.truncate(offset)
+        self._file.truncate(min(offset, os.fstat(self._file.fileno()).st_size))  # else a lost file is filled with zeros
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:

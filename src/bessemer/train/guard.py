@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-HISTORY = 128  # steps that a spike is measured against
+HISTORY = 128  # steps that a spike is measured against, of each kind
 LEAST_HISTORY = 32  # fewer say nothing about what is usual
 IN_A_ROW = 3  # skipped steps that lead back to the checkpoint
 ROLL_BACKS = 2  # in one stage; one more ends it
@@ -21,33 +22,46 @@ ROLL_BACKS = 2  # in one stage; one more ends it
 Decision = Literal["apply", "skip", "roll back"]
 
 
+def _history() -> deque[float]:
+    return deque(maxlen=HISTORY)
+
+
 @dataclass
 class Guard:
-    """skip_above: standard deviations over the last steps' mean that make a spike (as OLMo-core's SkipStep: 6)."""
+    """skip_above: standard deviations over what is usual that make a spike (as OLMo-core's SkipStep: 6).
+
+    Usual is, for the loss of a source, what it was in the last steps that held it; for the gradient's norm, what it was
+    in the last steps that held the same sources. Against all steps, a source that stands in few of them, such as
+    replay, would be a spike for ever: what is left out never becomes usual.
+    """
 
     skip_above: float
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    norms: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    losses: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(_history))
+    norms: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(_history))
     in_a_row: int = 0
     roll_backs: int = 0
     left_out: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # steps [from, to) that never count
     reason: str = ""
 
-    def judge(self, loss: float, norm: float) -> Decision:
-        """What to do with a step of this loss and gradient norm; `reason` says why it is not applied."""
-        self.reason = self._find_fault(loss, norm)
+    def judge(self, loss: float, norm: float, sources: Mapping[str, float]) -> Decision:
+        """What to do with a step of this loss and gradient norm; `reason` says why it is not applied. sources: the mean
+        loss of each one that has targets in it."""
+        together = " + ".join(sorted(sources))
+        self.reason = self._find_fault(loss, norm, sources, together)
         if not self.reason:
-            self.losses.append(loss)
-            self.norms.append(norm)
+            for name, value in sources.items():
+                self.losses[name].append(value)
+            self.norms[together].append(norm)
             self.in_a_row = 0
             return "apply"
         self.in_a_row += 1
         return "roll back" if self.in_a_row >= IN_A_ROW else "skip"
 
-    def _find_fault(self, loss: float, norm: float) -> str:
+    def _find_fault(self, loss: float, norm: float, sources: Mapping[str, float], together: str) -> str:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"loss {loss:g}, gradient norm {norm:g}"
-        for what, value, seen in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
+        known = [(f"loss of {name}", value, self.losses[name]) for name, value in sources.items()]
+        for what, value, seen in (*known, ("gradient norm", norm, self.norms[together])):
             if len(seen) < LEAST_HISTORY:
                 continue
             mean, deviation = statistics.fmean(seen), statistics.stdev(seen)
@@ -64,15 +78,17 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         return {
-            "losses": list(self.losses),
-            "norms": list(self.norms),
+            "losses": {name: list(seen) for name, seen in self.losses.items()},
+            "norms": {name: list(seen) for name, seen in self.norms.items()},
             "in_a_row": self.in_a_row,
             "roll_backs": self.roll_backs,
             "left_out": self.left_out,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.losses = deque(state["losses"], maxlen=HISTORY)
-        self.norms = deque(state["norms"], maxlen=HISTORY)
+        for seen, told in ((self.losses, state["losses"]), (self.norms, state["norms"])):
+            seen.clear()
+            for name, values in told.items():
+                seen[name].extend(values)
         self.in_a_row, self.roll_backs = state["in_a_row"], state["roll_backs"]
         self.left_out = [(first, end) for first, end in state["left_out"]]

@@ -119,15 +119,29 @@ def compute_gradient(
 
 
 def train_step(
-    trainable: Trainable, optimizer: Optimizers, batch: Batch, objective: str, lr: float, clip: float
+    trainable: Trainable,
+    optimizer: Optimizers,
+    batch: Batch,
+    objective: str,
+    lr: float,
+    clip: float,
+    *,
+    micro_tokens: int = MICRO_TOKENS,
 ) -> Gradient:
     """One optimizer step, unguarded: for measuring and for loops of one's own.
 
-    Raises BessemerError when the loss or the gradient is not finite, or every gradient is zero; the weights are
-    then as before the step.
+    micro_tokens: computed at once; halved where they do not fit. Raises BessemerError when the loss or the gradient is
+    not finite, or every gradient is zero; the weights are then as before the step.
     """
-    gradient = compute_gradient(trainable, batch, objective, clip)
-    if Guard(6).judge(gradient.loss, gradient.norm) != "apply" or gradient.norm == 0:
+    gradient, _ = fitting(
+        lambda tokens: compute_gradient(trainable, batch, objective, clip, micro_tokens=tokens),
+        micro_tokens,
+        max(batch.lengths_D),
+        trainable.clear_gradients,
+    )
+    # Where nothing has changed yet, a batch that the start itself teaches is right in everything.
+    nothing = gradient.norm == 0 and not all(batch.anchored_D)
+    if Guard(6).judge(gradient.loss, gradient.norm, {}) != "apply" or nothing:
         raise BessemerError(
             f"the loss is {gradient.loss:g} and the gradient's norm {gradient.norm:g}: nothing sound can be learned",
             where=f"batch with {', '.join(batch.ids[:3])} ...",
@@ -272,7 +286,8 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
         if step == 0:
             numbers = (gradient.loss, gradient.norm, gradient.per_source)
             check_first_step(run.name, trainable, batch, *numbers, untouched=run.untouched)
-        decision = stage.guard.judge(gradient.loss, gradient.norm)
+        losses = {stage.names[s]: t / n for s, (t, n) in sorted(gradient.per_source.items()) if n}
+        decision = stage.guard.judge(gradient.loss, gradient.norm, losses)
         if decision == "apply":
             stage.optimizer.step(lr)
             trainable.round()
@@ -283,7 +298,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
                 lr=lr,
                 grad_norm=gradient.norm,
                 tokens={name: int((batch.sources_N == s).sum()) for s, name in enumerate(stage.names)},
-                source_loss={stage.names[s]: t / max(1, n) for s, (t, n) in sorted(gradient.per_source.items())},
+                source_loss=losses,
                 seconds=round(time.perf_counter() - started, 3),
                 flops=flops(trainable, gradient.n_tokens, sum(n for _, n in gradient.per_source.values())),
                 memory=peak_memory(),
