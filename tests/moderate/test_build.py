@@ -29,9 +29,9 @@ from bessemer.moderate.build import (
     _refuse_leaks,
     build,
 )
-from bessemer.moderate.logs import _case
+from bessemer.moderate.logs import Case, _case
 from bessemer.moderate.policy import policy_of
-from bessemer.moderate.pool import Pooled, _complete
+from bessemer.moderate.pool import Pooled, _complete, _final
 from bessemer.recipe.load import load
 from bessemer.recipe.moderation_recipe import Log, ModerationRecipe
 from bessemer.rewards.rules import rule_reward
@@ -294,6 +294,41 @@ def test_an_appeal_that_was_granted_is_a_kept_rule(tmp_path: Path) -> None:
     granted = {f"log:{r['id']}": r["reason"] for r in log_rows(500) if r.get("appeal")}
     found = [i for i in parts["train"] if i.meta["comment"] in granted and i.meta["truth"] == "log"]
     assert len(found) > 20 and {i.messages[-1].content for i in found} == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken"),
+    [
+        ([(True, False, 1.0), (False, False, 2.0)], {False}),  # the latest word
+        ([(True, False, 3.0), (False, True, 2.0)], {False}),  # an appeal is the last instance
+        ([(False, True, 1.0), (True, True, 2.0)], {True}),  # its second ruling
+        ([(True, False, None), (False, False, 2.0)], {True, False}),  # nobody knows which came first
+        ([(True, False, 1.0), (True, True, 2.0)], {True}),
+    ],
+)
+def test_where_rows_disagree_the_final_word_counts(
+    rows: list[tuple[bool, bool, float | None]], broken: set[bool]
+) -> None:
+    cases = [Case(str(i), Comment("x"), "x", "kind", b, appealed=a, time=t) for i, (b, a, t) in enumerate(rows)]
+    assert {case.broken for case in _final(cases)} == broken
+
+
+def test_a_log_s_own_name_is_no_community_that_anyone_names(tmp_path: Path) -> None:
+    """It says whose policy is meant; where comments are judged, nobody writes it."""
+    rows = [{k: v for k, v in row.items() if k != "community"} for row in log_rows(300)]
+    for community, named in (("", False), ("community: forge\n", True)):
+        folder = tmp_path / str(named).lower()
+        folder.mkdir()
+        write_rows(folder / "log.jsonl", rows)
+        rules = "".join(f"  - {{id: {rule}, text: Nothing about {word}.}}\n" for word, rule in RULES.items())
+        (folder / "forge.yaml").write_text(f"name: forge\n{community}rules:\n{rules}")
+        (folder / "data.yaml").write_text(
+            f"name: {folder.name}-set\npolicies: ['{folder}/forge.yaml']\ncomputed: {{twins: 300, held_out: 40}}\n"
+            f"logs: {{forge: {{from: '{folder}/log.jsonl', columns: {{text: body, rule: reason}}}}}}\n"
+        )
+        _, parts = made(folder / "data.yaml")
+        shown = {"Community: forge" in i.messages[1].content for i in parts["train"]}
+        assert shown == {named} and {i.meta["community"] for i in parts["train"]} == {"forge"}
 
 
 def test_rows_that_disagree_and_removals_without_a_reason(tmp_path: Path) -> None:

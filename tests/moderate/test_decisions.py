@@ -173,22 +173,41 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
     )
     rows = list(training_rows(read_appeals()))
     assert [(r["rule"], r["action"], r["appeal"], r["community"]) for r in rows] == [
-        ("kind", "removed", "overturned", "SteelTalk"),
+        ("kind", "removed", "", "SteelTalk"),  # the last word about it
         ("no-links", "removed", "upheld", "SteelTalk"),
-        ("kind", "removed", "", "SteelTalk"),
         ("kind", "approved", "", "other"),
     ]
-    assert [(r["title"], r["parent"]) for r in rows] == [("", "")] * 3 + [("A title", "said before")]
+    assert [(r["title"], r["parent"]) for r in rows] == [("", "")] * 2 + [("A title", "said before")]
     assert find_entry(appeals_folder(), rows[0]["id"].rpartition("/")[0])["text"] == text
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     cases = list(read_cases("appeals", Log.model_validate({"from": str(file)}), Counter(), needs_time=True))
     assert [(c.rule, c.broken, c.hard) for c in cases] == [
-        ("kind", False, True),
-        ("no-links", True, False),
         ("kind", True, False),
+        ("no-links", True, False),
         ("kind", False, True),
     ]
+
+
+def test_upheld_is_about_what_was_cited(policy: Policy, tmp_path: Path) -> None:
+    """That a decision to leave a comment alone is upheld must not teach that it breaks the rule."""
+    decision = decide(policy, [9.0, -9.0], {})
+    entry = decision_entry(
+        Comment("be nice"), policy, decision, release="r@1", digest="d", canary=False, key=b"k", text=True
+    )
+    identity = ChainLog(tmp_path / "d", "decision").write([entry])[0]
+    log = ChainLog(tmp_path / "a", "appeal")
+    with pytest.raises(BessemerError, match="the decision found 'kind' kept"):
+        appeal(log, tmp_path / "d", identity, "upheld", rules=["kind"], key=b"k")
+    with pytest.raises(BessemerError, match="comments have at most"):
+        appeal(log, tmp_path / "d", identity, "upheld", text="\ufdfa" * 1_000_000, key=b"k")
+
+
+def test_a_text_that_is_too_long_to_be_judged_is_hashed_as_it_came() -> None:
+    """One character may stand for eighteen: cleaning megabytes of them takes gigabytes."""
+    long = "\ufdfa" * 1_000_000
+    assert hash_comment(long, b"k") != hash_comment(long + "x", b"k")
+    assert hash_comment("a  b", b"k") == hash_comment("a b", b"k")
 
 
 def test_an_appeal_is_learnt_with_what_the_comment_answers(policy: Policy, tmp_path: Path) -> None:

@@ -79,7 +79,14 @@ def test_of_a_policy_that_is_refused_nothing_is_kept_but_a_number(judge: Judge) 
     policy = Policy(name="big", rules=[Rule(id="long", text="Be kind.", includes=[words(600)] * 4)])
     with pytest.raises(BessemerError, match="without the comment's text"):
         judge.check(policy)
-    assert judge._longest[policy.digest] == 0
+    assert judge._longest[policy.digest] == "long"
+    short = Rule(id="short", text="Be calm.")
+    both = policy.model_copy(update={"rules": [short, *policy.rules]})
+    other = policy.model_copy(update={"rules": [*policy.rules, short]})
+    assert both.digest == other.digest
+    for asked in (both, other):  # one hash, two orders: the longest rule is the same one
+        with pytest.raises(BessemerError, match="rules.long"):
+            judge.check(asked)
 
 
 def test_a_rule_longer_than_the_context(judge: Judge) -> None:

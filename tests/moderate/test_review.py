@@ -15,6 +15,7 @@ from bessemer.data.items import Item
 from bessemer.data.moderation import Comment, example
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
+from bessemer.moderate.calibrate import need_labels
 from bessemer.moderate.curriculum import make_curriculum, margins_of, order_parts
 from bessemer.moderate.decide import decide
 from bessemer.moderate.judge import Judge
@@ -105,6 +106,50 @@ def test_separators_of_lines_inside_a_text(policy: Policy, tmp_path: Path) -> No
     answered(path, {("1", "no-links"): True}, ".jsonl")
     rows, _ = read_answers(path)
     assert [r["label"] for r in rows] == [True]
+
+
+def test_answers_to_what_the_model_was_unsure_of_calibrate_nothing(policy: Policy, tmp_path: Path) -> None:
+    for how, drawn in (({}, "unsure"), ({"at_random": True}, "random")):
+        found = asked(policy, 6, **how)
+        path = tmp_path / f"{drawn}.jsonl"
+        write_questions(path, [q | {"label": "kept"} for q in found], "d" * 64)
+        rows, _ = read_answers(path)
+        assert {row["drawn"] for row in rows} == {drawn}
+        out = tmp_path / "out.jsonl"
+        out.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        labelled = read_rows(str(out), policy, labels=True)
+        with pytest.raises(BessemerError, match="unsure of them" if drawn == "unsure" else "too few"):
+            need_labels(policy, labelled)
+
+
+def test_an_edited_comment_has_answers_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": "1", "text": text, "rule": "kind", "label": label} for text, label in (("a", ""), ("b", "broken"))]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found, left_out = read_answers(path)
+    assert [(r["text"], r["label"]) for r in found] == [("b", True)] and left_out == {"not answered": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "broken"),
+    [
+        ({"action": "removed"}, True),
+        ({"action": "removed", "appeal": "overturned"}, False),
+        ({"action": "removed", "appeal": "upheld"}, True),
+        ({"action": "removed", "decision": "approved"}, False),
+        ({"action": "approved", "decision": "removed"}, True),
+        ({"action": "approved", "label": True}, True),
+    ],
+)
+def test_a_label_is_what_came_of_it(policy: Policy, tmp_path: Path, row: dict[str, Any], broken: bool) -> None:
+    """As data sets read it: a removal that was overturned is no hit of a calibration."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "see there", "rule": "kind", **row}) + "\n")
+    (found,) = read_rows(str(path), policy, labels=True)
+    assert found.labels == {"kind": broken}
+    if "label" not in row:
+        (case,) = read_cases("x", Log.model_validate({"from": str(path)}), Counter())
+        assert case.broken == broken and found.removed == broken
 
 
 def test_a_comment_with_two_answers_for_one_rule_is_refused(policy: Policy, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def judge_file(
     from bessemer.moderate.dry_run import judge_rows
     from bessemer.moderate.judge import Judge
     from bessemer.moderate.labelled import read_rows
-    from bessemer.moderate.policy import load_policy
+    from bessemer.moderate.policy import load_policy, need_same
     from bessemer.serve.server import open_model
     from bessemer.track.screen import Screen
 
@@ -80,10 +80,14 @@ def judge_file(
     rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
     if verb == "calibrate":
         need_labels(rules, rows)
+        need_same(rules)
     with screen.step(f"model {model}"):
         judge = Judge(open_model(model)[0])
     if verb == "drift":
         need_calibration(rules, judge.loaded.digest)
+    if verb == "calibrate":
+        for row in rows:
+            judge.prepare(row.comment, rules)  # one that cannot be judged is said before hours of judging
     with screen.step(f"{len(rows)} comments judged by {len(rules.rules)} rules") as advance:
         return judge, rules, judge_rows(judge, rules, rows, lambda share: advance(share, ""))
 
@@ -205,10 +209,12 @@ def _drift(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     odds = {rule.id: [o[r] for o in judged.odds] for r, rule in enumerate(policy.rules)}
     moves = drift(known.reference, odds, [clean(row.comment.text) for row in judged.rows])
     if json:
-        print_json({"moves": [m.as_dict() for m in moves]})
+        print_json({"moves": [m.as_dict() for m in moves], "refused": len(judged.refused)})
     else:
         table = [[m.what, f"{m.gap:.3f}", f"{m.p:.2g}", "moved" if m.moved else ""] for m in moves]
         print_table("Against the calibration's comments", ["what", "largest gap", "p (Holm)", ""], table, right=[1, 2])
+        if judged.refused:
+            print(f"{len(judged.refused)} comments could not be judged and are not among these numbers")
         if any(m.moved for m in moves):
             print("thresholds may no longer hold: label a sample of these comments and calibrate again")
     return any(m.moved for m in moves)

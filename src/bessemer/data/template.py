@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +18,7 @@ from typing import Any
 
 from bessemer.data.items import Message
 from bessemer.errors import BessemerError
-from bessemer.files import canonical_json
+from bessemer.files import canonical_json, sha256_text
 
 # The quotation mark tells how often a hole was written as JSON: it comes out as ", \" or \\\".
 PLACEHOLDER = '\ue000{}"\ue001'
@@ -94,7 +95,8 @@ class ChatTemplate:
     def __init__(self, apply: Callable[..., str], is_control: Callable[[str], bool]) -> None:
         self._apply, self._is_control = apply, is_control
         self._views: dict[str, View] = {}
-        self._acted_on: dict[str, bool] = {}
+        self._acted_on: dict[str, bool] = {}  # by the text's sha256
+        self._looking = threading.RLock()
 
     @cached_property
     def shows_reasoning(self) -> bool:
@@ -110,20 +112,25 @@ class ChatTemplate:
 
     def acts_on(self, text: str) -> bool:
         """Whether the template reads a system message's words, as SmolLM3's looks for /no_think."""
-        if text not in self._acted_on:
+        key = sha256_text(text)  # texts come from outside, and may be long
+        with self._looking:  # others wait, so that nobody sees what is only said while a text is compared
+            return self._acts_on(key, text)
+
+    def _acts_on(self, key: str, text: str) -> bool:
+        if key not in self._acted_on:
             if len(self._acted_on) >= KEPT_VIEWS:
                 self._acted_on.clear()
-            self._acted_on[text] = False  # while it is hidden for comparison
+            self._acted_on[key] = False  # while it is hidden for comparison
             turns = (Message("system", text), Message("user", "u"), Message("assistant", "a"))
             hidden = self.hide(turns, split=False)
             plain = [{"role": m.role, "content": m.content} for m in turns]
             try:
                 parts = self.view(hidden, (), n=3, answer_follows=False).parts()
                 filled = "".join(p.fill(hidden.texts) if isinstance(p, Hole) else p for *_, p in parts)
-                self._acted_on[text] = filled != self._text(plain, (), answer_follows=False)
+                self._acted_on[key] = filled != self._text(plain, (), answer_follows=False)
             except BessemerError:  # no place for a system message: said where the conversation is rendered
                 pass
-        return self._acted_on[text]
+        return self._acted_on[key]
 
     def hide(self, messages: Sequence[Message], *, split: bool = True) -> Hidden:
         """Raises BessemerError when a name, a role or an argument's key, which the template must see, holds a token of

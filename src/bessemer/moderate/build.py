@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
-from bessemer.data.moderation import RuleText, example
+from bessemer.data.moderation import RuleText, clean, example
 from bessemer.data.rule_families import FILE, NAMES, families, family, words_of
 from bessemer.data.twins import Truths, balance, choose_named, choose_twins, even_out
 from bessemer.errors import BessemerError
@@ -113,6 +113,8 @@ def _parts(
 ) -> dict[str, list[Item]]:
     trained, unseen = known
     wordings = _wordings(policies)
+    # Those that nobody names when a comment is judged: a log's own name only says which policy is meant.
+    nameless = {name for name, log in recipe.logs.items() if not log.community} - {p.community for p in policies}
 
     def seen(key: Key, rng: random.Random) -> RuleText:
         if key[0]:
@@ -133,7 +135,7 @@ def _parts(
         if side == "train":
             twins += _named(own, unseen, recipe, random.Random(f"{recipe.seed} named"))
         rng.shuffle(twins)
-        found[side] = _items(side, twins, seen, rng)
+        found[side] = _items(side, twins, seen, rng, nameless)
         if side == "train":  # what training did not see is not tested as seen
             used = {i.meta["rule"] for i in found[side] if i.meta["truth"] == "code"}
             trained = [name for name in trained if name in used]
@@ -141,7 +143,7 @@ def _parts(
     for name, names, word in (("new-wordings", trained, last), ("new-rules", unseen, seen)):
         rng = random.Random(f"{recipe.seed} {name}")
         twins = _computed(held_out, names, recipe, recipe.computed.held_out, rng)
-        found[name] = _items(name, balance(twins, TOLERANCE), word, rng)
+        found[name] = _items(name, balance(twins, TOLERANCE), word, rng, nameless)
     return found
 
 
@@ -150,7 +152,7 @@ def _wordings(policies: Sequence[Policy]) -> Mapping[Key, list[RuleText]]:
     found: dict[Key, list[RuleText]] = defaultdict(list)
     for policy in policies:
         for rule in policy.rules:
-            for name in {rule.id, rule.text}:
+            for name in {rule.id, clean(rule.text)}:  # as logs are read
                 found[(policy.community or policy.name, name)].append(rule.read)
     return found
 
@@ -307,7 +309,7 @@ def _named(
     return [(usable[key], rule(usable[key], word), rule(usable[key], other)) for key, word, other in twins]
 
 
-def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> list[Item]:
+def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random, nameless: Collection[str]) -> list[Item]:
     seen: Counter[str] = Counter()
     items: list[Item] = []
     for comment, break_it, keep_it in twins:
@@ -319,10 +321,9 @@ def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random) -> 
             meta = {"rule": key[1], "truth": "log" if key[0] else "code", "comment": comment.id}
             meta |= {"community": comment.comment.community} if comment.comment.community else {}
             meta |= {"asked": "\n".join(rule.lines()), "text": comment.text}
-            answer = "yes" if broken else "no"
-            items.append(
-                Item(f"{twin}:{answer}", messages=example(comment.comment, rule, broken), group=group, meta=meta)
-            )
+            answer, said = "yes" if broken else "no", comment.comment
+            said = replace(said, community="") if said.community in nameless else said
+            items.append(Item(f"{twin}:{answer}", messages=example(said, rule, broken), group=group, meta=meta))
     return items
 
 

@@ -27,6 +27,7 @@ from bessemer.moderate.decide import Decision, Measured, Scale, decide
 from bessemer.moderate.drift import Reference
 from bessemer.moderate.labelled import Row
 from bessemer.moderate.policy import Policy, store
+from bessemer.moderate.review import UNSURE
 
 FORMAT = "bessemer.calibration/1"
 FOLDS = 5
@@ -58,6 +59,13 @@ class Calibration:
 
 def need_labels(policy: Policy, rows: Sequence[Row]) -> None:
     """Raises BessemerError for rows that nothing can be measured on, before anyone judges them."""
+    if unsure := sum(row.drawn == UNSURE for row in rows):
+        raise BessemerError(
+            f"{unsure} of {len(rows)} comments were chosen because the model was unsure of them: what it is wrongly "
+            "sure of is not among them, and they are not as they come",
+            where="calibration",
+            fix="bessemer review export --random; the others teach (bessemer data moderation)",
+        )
     groups, marks = {row.group or row.id for row in rows}, {row.labels.get(r.id) for row in rows for r in policy.rules}
     if len(groups) < 2 * FOLDS:
         raise BessemerError(

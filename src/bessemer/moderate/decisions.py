@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bessemer.data.moderation import Comment, clean
+from bessemer.data.moderation import MAX_CHARACTERS, Comment, clean
 from bessemer.errors import BessemerError
 from bessemer.files import home
 from bessemer.moderate.chain import ChainLog, Entry, find_entry, read_entries
@@ -64,7 +64,9 @@ def comment_key() -> bytes:
 
 
 def hash_comment(text: str, key: bytes) -> str:
-    return hmac.new(key, clean(text).encode(), hashlib.sha256).hexdigest()
+    """Of what people see; of a text that is too long to be judged, of what was sent."""
+    seen = clean(text).encode() if len(text) <= MAX_CHARACTERS else text.encode(errors="replace")
+    return hmac.new(key, seen, hashlib.sha256).hexdigest()
 
 
 def decision_entry(
@@ -144,6 +146,17 @@ def appeal(
             where=identity,
             fix="say which rules were missed: outcome `missed` with `rules`",
         )
+    if outcome == "upheld" and (kept := [rule for rule in meant if known[rule][2] == "kept"]):
+        raise BessemerError(
+            f"the decision found {kept[0]!r} kept: that it is broken is `missed`, that it is kept needs no appeal",
+            where=identity,
+            fix="outcome `missed`, or name the rules that were cited",
+        )
+    if len(text) > MAX_CHARACTERS:
+        raise BessemerError(
+            f"the text has {len(text):,} characters; comments have at most {MAX_CHARACTERS:,}", where=identity,
+            fix="send it as it was sent then",
+        )  # fmt: skip
     if text and not hmac.compare_digest(hash_comment(text, key), str(decision["comment"])):
         raise BessemerError(
             "the text is not the one that was decided on", where=identity, fix="send it as it was sent then"
@@ -188,13 +201,17 @@ def _kept(log: ChainLog, entry: Entry, comment: Comment, note: str) -> Entry:
 
 
 def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
-    """Appeals and suggestions with a text -> rows of a moderation log, which `bessemer data moderation` reads."""
+    """Appeals and suggestions with a text -> rows of a moderation log, which `bessemer data moderation` reads.
+
+    Of several rulings about one decision and rule the last one.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         if not entry.get("text"):
             continue
         for rule, broken in entry["labels"].items():
             overturned = entry["outcome"] == "overturned"
-            yield {
+            rows[str(entry.get("decision", entry["id"])), rule] = {
                 "id": f"{entry['id']}/{rule}",
                 "text": entry["text"],
                 "title": entry.get("title", ""),
@@ -206,6 +223,7 @@ def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
                 "time": entry["at"],
                 "group": entry["comment"],
             }
+    yield from rows.values()
 
 
 def read_appeals() -> Iterator[Entry]:

@@ -55,14 +55,16 @@ def dry_run(policy: Policy, judged: Judged, measured: dict[str, Measured]) -> di
         raise BessemerError(f"{len(rows)} comments could be judged", where="--dry-run", fix="give two or more")
     decisions = [decide_one(policy, odds, measured) for odds in judged.odds]
     groups = [row.group or row.id for row in rows]
+    outcomes = [*(d.outcome for d in decisions), *("queue" for _ in judged.refused)]  # nobody could judge those
+    everyone = [*groups, *(row.group or row.id for row, _ in judged.refused)]
     return {
         "policy": {"reference": policy.reference, "digest": policy.digest},
         "n_comments": len(rows) + len(judged.refused),
         "refused": [{"id": row.id, "why": why} for row, why in judged.refused],
         "volumes": {
             o: {
-                "n": sum(d.outcome == o for d in decisions),
-                **share([d.outcome == o for d in decisions], groups).as_dict(),
+                "n": outcomes.count(o),
+                **share([outcome == o for outcome in outcomes], everyone).as_dict(),
             }
             for o in OUTCOMES
         },

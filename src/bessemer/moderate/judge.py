@@ -20,7 +20,8 @@ from bessemer.moderate.policy import Policy
 PIECE_TOKENS = 512
 SMALLEST_ROOM = 64  # tokens that must be left for the comment
 MAX_PIECES = 64  # of a comment: 32,000 tokens, such as 10,000 characters of Chinese
-MAX_PROMPTS = 1000  # pieces times rules, which bounds what one comment costs
+MAX_PROMPTS = 1000  # pieces times rules
+MAX_TOKENS = 500_000  # of all prompts: with it one comment costs minutes at most, and everybody behind it waits
 KNOWN_POLICIES = 1000
 
 
@@ -51,7 +52,7 @@ class Judge:
         self.loaded = loaded
         yes, no = option_ids(loaded, ANSWERS)
         self.options = (yes, no)
-        self._longest: dict[str, int] = {}  # place of the longest rule, by policy
+        self._longest: dict[str, str] = {}  # id of the longest rule, by policy
 
     def check(self, policy: Policy) -> None:
         """Raises BessemerError naming the first rule that leaves the model no room to read a comment."""
@@ -78,7 +79,15 @@ class Judge:
                 f"{min(MAX_PIECES, MAX_PROMPTS // len(rules))} are judged under {len(rules)} rules",
                 "send the part that people see, or ask about fewer rules",
             )
-        return Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
+        found = Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
+        if found.n_tokens > MAX_TOKENS:
+            raise CommentError(
+                "comment_too_long",
+                f"the comment under {len(rules)} rules makes {found.n_tokens:,} tokens; at most {MAX_TOKENS:,} are "
+                "judged",
+                "send the part that people see, or ask about fewer or shorter rules",
+            )
+        return found
 
     def odds(self, questions: Sequence[Question], progress: Progress | None = None) -> list[list[float]]:
         """For each comment and rule the log-odds of yes; of a comment in pieces the highest."""
@@ -96,8 +105,9 @@ class Judge:
             if len(self._longest) >= KNOWN_POLICIES:
                 self._longest.clear()
             sizes = [len(self._ids(Comment("x"), rule.read)) for rule in policy.rules]
-            self._longest[policy.digest] = max(range(len(sizes)), key=sizes.__getitem__)
-        longest, limit = policy.rules[self._longest[policy.digest]], max_positions(self.loaded)
+            self._longest[policy.digest] = policy.rules[max(range(len(sizes)), key=sizes.__getitem__)].id
+        longest = next(rule for rule in policy.rules if rule.id == self._longest[policy.digest])
+        limit = max_positions(self.loaded)
         used = len(self._ids(replace(comment, text="x"), longest.read))
         if used + SMALLEST_ROOM > limit:
             raise BessemerError(

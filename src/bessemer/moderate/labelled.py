@@ -10,19 +10,21 @@ from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, comment_of
 from bessemer.data.open import list_files, open_file, reading
 from bessemer.errors import BessemerError
-from bessemer.moderate.logs import APPROVED, REMOVED, Renamed
+from bessemer.moderate.logs import APPROVED, OVERTURNED, REMOVED, Renamed
 from bessemer.moderate.policy import Policy
 
 
 @dataclass(frozen=True)
 class Row:
-    """A comment with what is known: labels by rule; removed: what moderators did, None where the file does not say."""
+    """A comment with what is known: labels by rule; removed: what moderators did, None where the file does not say;
+    drawn: how `review export` chose it, random or unsure."""
 
     id: str
     comment: Comment
     labels: Mapping[str, bool] = field(default_factory=dict[str, bool])
     removed: bool | None = None
     group: str = ""
+    drawn: str = ""
 
 
 def read_rows(
@@ -63,7 +65,8 @@ def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool
                     )  # fmt: skip
                 identity = values.get("id")
                 name = place if identity in (None, "") else str(identity)
-                yield Row(name, comment_of(values), labels, _removed(values), str(values.get("group") or name))
+                group, drawn = str(values.get("group") or name), str(values.get("drawn") or "")
+                yield Row(name, comment_of(values), labels, _removed(values), group, drawn)
     if renamed.known:
         renamed.refuse_absent(address)
 
@@ -94,7 +97,7 @@ def _labels(values: Mapping[str, Any], policy: Policy, place: str) -> dict[str, 
         labels = {rule: (rule in named) for rule in [*known, *sorted(named - set(known))]}
     elif values.get("rule") not in (None, ""):
         mark = values.get("label")
-        labels = {str(values["rule"]): _flag(values.get("action") if mark is None else mark)}
+        labels = {str(values["rule"]): _ended(values) if mark is None else _flag(mark)}
         if labels == {str(values["rule"]): None}:
             labels = {}
     else:
@@ -116,8 +119,13 @@ def _flag(value: Any) -> bool | None:
     return True if word in REMOVED else False if word in APPROVED else None
 
 
+def _ended(values: Mapping[str, Any]) -> bool | None:
+    """Whether the comment stayed removed in the end: after the decision, and after an appeal, as data sets read it."""
+    if str(values.get("appeal") or "").strip().lower() in OVERTURNED:
+        return False
+    return next((_flag(values[name]) for name in ("decision", "action") if values.get(name) not in (None, "")), None)
+
+
 def _removed(values: Mapping[str, Any]) -> bool | None:
-    for name in ("decision", "action", "removed"):
-        if values.get(name) not in (None, ""):
-            return _flag(values[name])
-    return None
+    ended = _ended(values)
+    return _flag(values["removed"]) if ended is None and values.get("removed") not in (None, "") else ended

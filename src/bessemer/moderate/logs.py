@@ -31,7 +31,8 @@ GONE = frozenset({"[removed]", "[deleted]"})
 class Case:
     """What one row says. rule: an id or a reason, "" when the row names none. broken: None without a label.
 
-    hard: it looked broken to somebody and was not (an appeal was granted; a report was turned down).
+    hard: it looked broken to somebody and was not (an appeal was granted; a report was turned down). appealed: the row
+    holds the outcome of an appeal.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Case:
     rule: str = ""
     broken: bool | None = None
     hard: bool = False
+    appealed: bool = False
     time: float | None = None
     group: str = ""
 
@@ -122,7 +124,8 @@ def _case(
         )
     broken = final and appeal not in OVERTURNED  # a log may hold the decision from before the appeal, or after it
     reported = bool(values.get("rule"))  # a log about one rule names it in no row
-    return Case(identity, comment, text, rule, broken, hard=not broken and (first or reported), time=at, group=group)
+    hard = not broken and (first or reported)
+    return Case(identity, comment, text, rule, broken, hard=hard, appealed=bool(appeal), time=at, group=group)
 
 
 def _word(value: Any) -> str:

@@ -229,6 +229,15 @@ def folder_of(policy: Policy) -> Path:
 def store(policy: Policy) -> Path:
     """Keep a version; written once. Raises BessemerError when another content has this name and version."""
     path = folder_of(policy) / "policy.json"
+    need_same(policy)
+    if not path.exists():
+        write_json(path, {"format": FORMAT, "digest": policy.digest, **policy.model_dump(mode="json")})
+    return path
+
+
+def need_same(policy: Policy) -> None:
+    """Raises BessemerError when another content has this name and version."""
+    path = folder_of(policy) / "policy.json"
     if path.exists():
         old = _read(path)
         if old.digest != policy.digest:
@@ -237,9 +246,6 @@ def store(policy: Policy) -> Path:
                 where=str(path),
                 fix="give the changed policy a new version",
             )
-        return path
-    write_json(path, {"format": FORMAT, "digest": policy.digest, **policy.model_dump(mode="json")})
-    return path
 
 
 def references() -> list[str]:

@@ -106,22 +106,34 @@ def _sides(cases: Sequence[Case], labels: I64, parts: Parts, seed: int) -> list[
 
 
 def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:
-    """What several rows say about one comment; rules about which they disagree are left out."""
+    """What several rows say about one comment. Where they disagree about a rule, outcomes of appeals outrank others and
+    the latest word wins; rules about which they still disagree are left out."""
     first = next((c for c in cases if c.broken is not None), cases[0])
     made = Pooled(first.id, first.comment, first.text, side, first.broken is not None)
+    said: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in cases:
-        if case.broken is None:
-            continue
-        key = (case.comment.community, case.rule)
-        (made.broken if case.broken else made.kept).add(key)
-        if case.hard and case.rule:
-            made.hard.add(key)
+        if case.broken is not None:
+            said[case.comment.community, case.rule].append(case)
+    for key, rows in said.items():
+        for case in _final(rows):
+            (made.broken if case.broken else made.kept).add(key)
+            if case.hard and case.rule:
+                made.hard.add(key)
     torn = made.broken & made.kept
     if torn:
         left_out["rows disagree about a rule"] += len(torn)
     for rules in (made.broken, made.kept, made.hard):
         rules.difference_update(torn)
     return made
+
+
+def _final(rows: list[Case]) -> list[Case]:
+    """Of rows about one comment and rule those that count."""
+    if len({case.broken for case in rows}) == 1:
+        return rows
+    rows = [case for case in rows if case.appealed] or rows
+    times = [case.time for case in rows if case.time is not None]
+    return [case for case in rows if case.time == max(times)] if len(times) == len(rows) else rows
 
 
 def _rules_of(comments: Sequence[Pooled]) -> dict[str, set[tuple[str, str]]]:

@@ -33,8 +33,11 @@ FIELDS: tuple[str, ...] = (
     "rule_text",
     "score",
     "suggestion",
+    "drawn",
+    "group",
     "label",
 )
+UNSURE, RANDOM = "unsure", "random"  # how questions were drawn
 BROKEN, KEPT = "broken", "kept"
 LABELS = """<View>
   <Header value="$rule_text"/>
@@ -72,6 +75,8 @@ def questions(
             "rule_text": text_of[finding.rule],
             "score": round(finding.score, 6),
             "suggestion": BROKEN if finding.score >= 0.5 else KEPT,
+            "drawn": RANDOM if at_random else UNSURE,
+            "group": row.group,
             "label": "",
         }
         for row, decision in zip(rows, decisions, strict=True)
@@ -140,15 +145,16 @@ def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
     """
     form = form_of(path)
     left_out: Counter[str] = Counter()
-    said: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    questions: dict[tuple[str, str], Mapping[str, Any]] = {}
+    said: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    questions: dict[tuple[str, ...], Mapping[str, Any]] = {}
     found = {"jsonl": _json_lines, "csv": _rows, "label-studio": _tasks}[form](path)
     for place, question, answers in found:
         if not question.get("text") or not question.get("rule"):
             raise BessemerError(
                 "the question lacks its text or rule", where=place, fix="keep the columns of the export"
             )
-        key = str(question.get("id", place)), str(question["rule"])
+        texts = (str(question.get(name) or "") for name in ("text", "title", "parent"))  # one id may have two
+        key = str(question.get("id", place)), str(question["rule"]), *texts
         questions.setdefault(key, question)
         said[key] += [_answer(answer, place) for answer in answers if str(answer).strip()]
     rows: list[dict[str, Any]] = []
@@ -158,7 +164,11 @@ def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
             left_out["not answered" if not votes else "people disagree"] += 1
             continue
         broken = votes[True] > votes[False]
-        about = {k: question[k] for k in ("id", "text", "title", "parent", "community", "rule") if question.get(k)}
+        about = {
+            k: question[k]
+            for k in ("id", "text", "title", "parent", "community", "rule", "drawn", "group")
+            if question.get(k)
+        }
         rows.append({**about, "label": broken, "action": "removed" if broken else "approved", "people": votes.total()})
     return rows, left_out
 

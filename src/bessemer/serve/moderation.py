@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from bessemer.serve.worker import QueueFullError, Worker
 
 MAX_INPUTS = 256
 MAX_REASONS = 8
+REASONS_S = 20.0  # decisions do not wait longer for them
 REASON_TOKENS = 40
 REASON_CHARACTERS = 2000  # of the comment that is explained
 WHY = "Why? Answer in one short sentence."
@@ -65,7 +67,9 @@ def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
             return Response(status_code=CLIENT_LEFT)
         if len(verdicts) == 1 and (error := verdicts[0].error):
             raise error
-        reasons = await _reasons(backend, policy, verdicts, worker) if body.reason else {}
+        reasons: dict[int, dict[Literal["reason"], str]] = {}
+        if body.reason:
+            await while_there(request, _reasons(backend, policy, verdicts, worker, reasons))
         answer = {
             "id": f"modr-{secrets.token_hex(12)}",
             "model": backend.release.reference,
@@ -134,7 +138,7 @@ def _result(policy: Policy, verdict: Verdict) -> Json:
     rules = {f.rule: f for f in decision.findings} if decision else {}
     of = {name: [rules[r.id] for r in policy.rules if r.category == name and r.id in rules] for name in CATEGORIES}
     result: Json = {
-        "flagged": bool(decision and decision.cited),
+        "flagged": decision is None or bool(decision.cited),  # what nobody could judge must be looked at
         "categories": {name: any(f.word == "broken" for f in own) for name, own in of.items()},
         "category_scores": {name: max((round(f.score, 6) for f in own), default=0.0) for name, own in of.items()},
         "category_applied_input_types": {name: ["text"] if own else [] for name, own in of.items()},
@@ -150,19 +154,24 @@ def _result(policy: Policy, verdict: Verdict) -> Json:
 
 
 async def _reasons(
-    backend: Backend, policy: Policy, verdicts: Sequence[Verdict], worker: Worker
-) -> dict[int, dict[Literal["reason"], str]]:
+    backend: Backend,
+    policy: Policy,
+    verdicts: Sequence[Verdict],
+    worker: Worker,
+    found: dict[int, dict[Literal["reason"], str]],
+) -> None:
     """For each comment that breaks a rule a sentence about the surest one, written by the model after its answer.
 
     It explains the answer as the model would; it is not what the decision was made of. The first MAX_REASONS comments
-    get one; a reason that cannot be written is left out, because the decisions are taken and logged already.
+    get one; a reason that cannot be written, or not in time, is left out, because the decisions are taken and logged
+    already. found: takes them.
     """
-    found: dict[int, dict[Literal["reason"], str]] = {}
     cited = [(i, v.decision) for i, v in enumerate(verdicts) if v.decision and v.decision.cited]
-    for i, decision in cited[:MAX_REASONS]:
-        with suppress(BessemerError, QueueFullError):
-            found[i] = {"reason": await _reason(backend, policy, verdicts[i].comment, decision, worker)}
-    return found
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REASONS_S):
+            for i, decision in cited[:MAX_REASONS]:
+                with suppress(BessemerError, QueueFullError, RequestError):
+                    found[i] = {"reason": await _reason(backend, policy, verdicts[i].comment, decision, worker)}
 
 
 async def _reason(backend: Backend, policy: Policy, comment: Comment, decision: Decision, worker: Worker) -> str:

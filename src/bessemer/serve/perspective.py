@@ -13,7 +13,7 @@ from pydantic import Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from bessemer.data.moderation import Comment, clean
+from bessemer.data.moderation import MAX_CHARACTERS, Comment, clean
 from bessemer.moderate.decide import Finding
 from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
@@ -132,6 +132,13 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
         labels = {_rule(policy, name).id: s.summaryScore.value >= 0.5 for name, s in body.attributeScores.items()}
         backend = desk.fleet.pick(request.query_params.get("model", ""), body.comment.text)
         comment = body.read()
+        if len(comment.text) > MAX_CHARACTERS:
+            raise RequestError(
+                400,
+                f"the comment has more than {MAX_CHARACTERS:,} characters",
+                code="comment_too_long",
+                param="comment",
+            )
         if not clean(comment.text):
             raise RequestError(
                 400, "the comment has no text that anyone can see", code="comment_empty", param="comment"
