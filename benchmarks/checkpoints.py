@@ -46,7 +46,7 @@ def train(folder: Path, start: str, n_steps: int, every: int, stop_after: int = 
     fields = {"objective": "cpt", "mixture": {"docstrings": 1.0}, "tokens": n_steps * ROW * ROWS, "rows": ROWS}
     stage = recipe.stages[0].model_copy(update={**fields, "row_tokens": ROW, "freeze": 0.0, "general": "text"})
     recipe = recipe.model_copy(update={"stages": [stage]})
-    data = build_stage(recipe, recipe.stages.index(stage), tokenise(recipe, trainable.loaded.renderer))
+    data = build_stage(recipe, 0, tokenise(recipe, trainable.loaded.renderer))
     done: list[float] = []
     metrics = MetricsFile(
         folder / "metrics.jsonl", lambda e: done.append(time.time()) if e["event"] == "step" else None

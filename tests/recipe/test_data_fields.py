@@ -61,6 +61,14 @@ def in_items(recipe: DataRecipe) -> Any:
     return {s.name: [row_of(i) for part in sorted(s.glob("*.parquet")) for i in read_part(part)] for s in sides}
 
 
+def in_refusal(recipe: DataRecipe) -> Any:
+    try:
+        prepare(recipe, Screen(quiet=True), workers=1)
+    except BessemerError as error:
+        return error.what
+    return "made"
+
+
 def in_shelf(recipe: DataRecipe) -> Any:
     return prepare(recipe, Screen(quiet=True), workers=1).folder.parent.name
 
@@ -109,10 +117,10 @@ CASES: dict[str, Case] = {
     "near_duplicates.jaccard": Case("steps.near_duplicates.jaccard", 1, in_items),
     "near_duplicates.words": Case("steps.near_duplicates.words", 20, in_items),
     "near_duplicates.same_group": Case("steps.near_duplicates.same_group", "drop", in_items),
-    "split.by": Case("split.by", "group", in_items),
+    "split.by": Case("split.by", "random", in_refusal),  # where it is not refused, the sides are those of cluster
     "split.shares": Case("split.shares", {"train": 0.5, "test": 0.5}, in_items),
     "split.column": Case("split.column", "changed", in_items, BY_TIME),
-    "split.cuts": Case("split.cuts", {"late": "2024-06-01"}, in_items, BY_TIME),
+    "split.cuts": Case("split.cuts", {"late": "2024-09-01"}, in_items, BY_TIME),
     "split.seed": Case("split.seed", 2, in_items),
 }
 REFUSED = {"presidio.language": Case(f"{PRESIDIO}.language", "de", in_items, NAMED)}
@@ -160,7 +168,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"id": name, "text": text, "group": f"g-{name}"} for name, text in texts.items()]
     rows += [{"id": f"p{i}", "text": prose(14), "group": f"g{i // 4}"} for i in range(40)]
     rows += [{"id": f"twin{i}", "text": f"{about} Not at all {'no' * i}", "group": "twins"} for i in range(2)]
-    for i, row in enumerate(rows):
+    groups = list(dict.fromkeys(row["group"] for row in rows))  # none lies on two sides of a moment
+    for row in rows:
+        i = groups.index(row["group"])
         row |= {"body": row["text"].lower(), "prompt": f"Say: {row['text']}", "completion": "Yes, it is so."}
         row |= {"at": f"2024-{i % 12 + 1:02}-01", "changed": f"2024-{(i + 5) % 12 + 1:02}-02"}
     write(folder / "posts.jsonl", rows, "no JSON\n")

@@ -33,7 +33,7 @@ def main() -> None:
     recipe = load_recipe(config["recipe"], config["set"])
     stage, start = recipe.stages[config["stage"]], resolve(recipe.start)
     folder = Path(config["folder"])
-    data_of = build_stage(recipe, recipe.stages.index(stage), tokenise(recipe, prepare(start, None).loaded.renderer))
+    data_of = build_stage(recipe, config["stage"], tokenise(recipe, prepare(start, None).loaded.renderer))
     trainable = prepare(
         start, None, what_is_trained(stage, recipe.seed), keep_start=bool(data_of.anchored), world=world
     )

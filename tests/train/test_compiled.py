@@ -42,10 +42,10 @@ def test_compiled_gradients_are_those_of_the_code_as_written(recipe: Recipe, sta
     written, fused = (prepare(start, None, trained, keep_start=True) for _ in range(2))
     compile_layers(fused)
     anchored = recipe.stages[1].model_copy(update={"general": "start"})
-    stages = [recipe.stages[0], anchored]
+    recipe = recipe.model_copy(update={"stages": [recipe.stages[0], anchored]})
     sets = tokenise(recipe, written.loaded.renderer)
-    for stage in stages:
-        data = build_stage(recipe, recipe.stages.index(stage), sets)
+    for number, stage in enumerate(recipe.stages):
+        data = build_stage(recipe, number, sets)
         for step in range(2):
             with torch.no_grad():  # off the start, where nothing of an anchor would be learned
                 for name, master in written.masters.items():

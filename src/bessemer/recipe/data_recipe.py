@@ -119,8 +119,8 @@ class Split(Strict):
 
     by: Literal["cluster", "group", "time", "random"] = Field(
         "cluster",
-        description="cluster: near-duplicates stay together; group: groups too; time: by `column` and `cuts`; "
-        "random: refused when near-duplicates would straddle",
+        description="cluster: near-duplicates and items of a group stay together; group: also what shares a value of "
+        "`column`; time: by `column` and `cuts`; random: refused, as time is, when some of these would be parted",
     )
     shares: dict[Name, Share] = Field(
         default_factory=lambda: {"train": 0.9, "validation": 0.05, "test": 0.05},
