@@ -209,8 +209,8 @@ class Stage(Strict):
     )
     skip_above: Annotated[float, Field(gt=0)] = Field(
         6.0,
-        description="A step whose loss or gradient norm lies so many standard deviations above the last 128 is "
-        "skipped; three in a row go back to the last checkpoint",
+        description="A step is skipped where a source's loss, or the gradient norm, lies so many standard deviations "
+        "above its last 128 (of steps with the same sources); three in a row go back to the last checkpoint",
     )
 
 
