@@ -237,7 +237,7 @@ def _refuse_unfair(contest: Contest, entered: Sequence[Entered], screen: Screen)
 
 def _need_openings(contest: Contest, entered: Sequence[Entered], bases: Mapping[str, str]) -> None:
     """Raises BessemerError, before anything is trained, where a seal cannot be opened for all that will be scored."""
-    models = bases | {_digest_of(one.entry.endpoint): one.name for one in entered if one.entry.endpoint}
+    models = dict(bases) | {_digest_of(one.entry.endpoint): one.name for one in entered if one.entry.endpoint}
     trained: list[set[str]] = []  # of each contestant, what is there already
     for one in (e for e in entered if e.trials):
         names = [recipe.name for trial in range(len(one.trials)) for recipe in one.final(contest, trial)]

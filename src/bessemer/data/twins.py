@@ -123,7 +123,7 @@ def even_out(
                     surplus[new] += sign
                     asked ^= {(key, old), (key, new)}
                     pair[side], moved = new, True
-            found[i] = (key, *pair)
+            found[i] = (key, pair[0], pair[1])
     return found
 
 
