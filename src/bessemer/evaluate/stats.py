@@ -9,7 +9,7 @@ their own spread badly: value +- t(C - 1) * error * sqrt(C / (C - 1)). Numbers i
 scale, so that an interval near 1 is longer below than above; differences are widened as they are. C counts the
 clusters; where one of two classes decides (AUROC, F1), the clusters that hold the rarer one. Measured by
 tests/evaluate/test_coverage.py, 2,000 replications each, on n = 200 and 1,000 single items and clusters of 4: the
-nominal 95 % interval covers 94.3-95.6 % for means, 94.5-96.0 % for AUROC, 95.2-96.9 % for macro-F1, 94.6-95.9 % for
+nominal 95 % interval covers 94.3-95.6 % for means, 94.5-96.0 % for AUROC, 95.2-96.9 % for macro-F1, 94.6-96.1 % for
 their paired changes. On such data percentile intervals covered 89 % at the worst (AUROC 0.95, 50 clusters) and BCa ones
 91.5 % (a change of AUROC), which is why neither is used. Where no draw differs from another (all right, or two models
 that agree everywhere) the bootstrap sees no uncertainty at all; there the interval is the exact one for 0 events in C

@@ -42,7 +42,7 @@ def with_family_data(recipe: Recipe) -> Recipe:
         kept = {k: v for k, v in values["sources"].pop(name).items() if k not in {"from", "kind"}}
         for part in (p for p in data.parts if p.name in shares):
             text = {"from": _address(part, _tokens(recipe, name) * shares[part.name], where), "kind": part.kind}
-            weight = {"weight": shares[part.name]} if _blends(recipe) else {}
+            weight = {"weight": shares[part.name]} if recipe.blends else {}
             values["sources"][f"{name}-{part.name}"] = {"category": name} | weight | kept | text
         for stage in values["stages"]:
             for mixed in (stage, *stage.get("changes", [])):
@@ -51,10 +51,6 @@ def with_family_data(recipe: Recipe) -> Recipe:
             if (weight := stage.get("loss_weight", {}).pop(name, None)) is not None:
                 stage["loss_weight"] |= {f"{name}-{part}": weight * of for part, of in shares.items()}
     return parse_recipe(yaml.safe_dump(values, sort_keys=False), where=f"{recipe.name}, with the family's own data")
-
-
-def _blends(recipe: Recipe) -> bool:
-    return any(mixed.blend for stage in recipe.stages for mixed in (stage, *stage.changes))
 
 
 def _data(start: str, stage: str, where: str) -> Data:

@@ -295,7 +295,7 @@ class Recipe(Strict):
             same = [s for n, s in self.sources.items() if (s.category or n) == (source.category or name)]
             if source.weight and any(s.weight is None for s in same if s.role == "general"):
                 found.append(f"sources.{name}.weight: all sources of its category need one, or none")
-            if source.weight and (source.role != "general" or not self._blends()):
+            if source.weight and (source.role != "general" or not self.blends):
                 found.append(f"sources.{name}.weight: only for general sources of a blend")
             if source.long == "split" and source.kind == "chat":
                 found.append(
@@ -305,7 +305,9 @@ class Recipe(Strict):
             raise ValueError("\n".join(found))
         return self
 
-    def _blends(self) -> bool:
+    @property
+    def blends(self) -> bool:
+        """Whether some stage has a `blend` in place of a mixture."""
         return any(mixed.blend for stage in self.stages for mixed in (stage, *stage.changes))
 
     def _check_stage(self, at: str, stage: Stage) -> list[str]:
