@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from bessemer.data.items import Message
+from bessemer.data.moderation import Comment
 from bessemer.errors import BessemerError
 from bessemer.evaluate import answer
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.tasks import LoadedTask, Match, Task, TaskItem, with_rows
 from bessemer.infer.model import Loaded, load
+from bessemer.infer.score import option_logprobs
+from bessemer.moderate.judge import Judge
+from bessemer.moderate.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +148,35 @@ def test_a_question_may_fill_the_model(loaded: Loaded, monkeypatch: pytest.Monke
     monkeypatch.setattr(answer, "max_positions", lambda _: n - 1)
     with pytest.raises(BessemerError, match=f"item 0: {n} tokens, but the model reads at most {n - 1}"):
         answer_task(loaded, task_of("choice", rows))
+
+
+THINKS = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' %}Steel and iron: {% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_answers_are_scored_behind_what_every_answer_begins_with(tiny_model: Path, tmp_path: Path, plain: Any) -> None:
+    """As Qwen 3's template writes an empty thought: what stands there was trained, the place before it was not."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(THINKS)
+    loaded = load(folder, dtype=torch.float32)
+    asked = (Message("user", "Is it steel?"),)
+    stem = loaded.renderer.answer_stem
+    first = [ids[len(stem)] for ids in loaded.renderer.answer_ids(("yes", "no"))]
+    assert loaded.renderer.decode(stem).startswith("Steel and iron")
+    ids = [*loaded.renderer.chat_ids(asked), *stem]
+    wanted = [alone(plain, ids, [token]) for token in first]
+    assert option_logprobs(loaded, [asked], ("yes", "no"))[0].tolist() == pytest.approx(wanted, abs=1e-4)
+    row = {"messages": [{"role": "user", "content": "Is it steel?"}], "answer": "yes"}
+    rows = [row, {**row, "answer": "no"}]
+    found = answer_task(loaded, task_of("classify", rows, answers=["yes", "no"])).values["logprob"][0]
+    whole = [alone(plain, ids, own[len(stem) :]) for own in loaded.renderer.answer_ids(("yes", "no"))]
+    assert found.tolist() == pytest.approx(whole, abs=1e-4)
+    policy = Policy.model_validate({"name": "p", "rules": [{"id": "kind", "text": "Be kind."}]})
+    ((prompt,),) = Judge(loaded).prepare(Comment("Go away"), policy).pieces
+    assert list(prompt[-len(stem) :]) == stem
 
 
 def test_lengths_decide_what_is_divided_by(loaded: Loaded) -> None:
