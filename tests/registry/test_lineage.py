@@ -99,6 +99,16 @@ def test_a_start_that_was_trained_here_is_part_of_what_was_fed(recipe: Recipe, b
         assert len(found) == n and ({(s, i) for s, i, _ in consumed(found)} == fed) == (n == 2)
 
 
+def test_two_runs_that_began_from_each_other_are_looked_at_once(recipe: Recipe, bessemer_home: Path) -> None:
+    folder = train_one_stage(recipe, bessemer_home)
+    plan = read_json(folder / PLAN)
+    other = bessemer_home / "runs" / "other"
+    shutil.copytree(folder, other)
+    for mine, its in ((folder, other), (other, folder)):
+        write_json(mine / PLAN, plan | {"base": plan["base"] | {"origin": f"folder {its / 'model'}"}})
+    assert [t.folder for t in trainings("story")] == [folder, other]
+
+
 def test_a_family_that_was_grown_here_brings_the_stages_up_to_its_own(recipe: Recipe, bessemer_home: Path) -> None:
     folder = train_one_stage(recipe, bessemer_home)
     plan = read_json(folder / PLAN)

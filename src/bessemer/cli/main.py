@@ -112,9 +112,10 @@ def main() -> None:
     except SystemExit as ended:  # nobody reads stdout any more (`| head`): the libraries end with 1, a defect's code
         sys.exit(CLOSED if ended.code == 1 else ended.code)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # the library's usage errors
-            _tell_programs(BessemerError(error.format_message()))  # type: ignore[attr-defined]
-            error.show()  # type: ignore[attr-defined]
+        message, show = getattr(error, "format_message", None), getattr(error, "show", None)
+        if message and show:  # a usage error; the library keeps its class to itself
+            _tell_programs(BessemerError(message()))
+            show()
             sys.exit(EXIT_CODES["user"])
         raise
     sys.exit(code if isinstance(code, int) else 0)

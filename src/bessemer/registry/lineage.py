@@ -115,8 +115,8 @@ def trainings(run: str) -> list[Training]:
     made by Bessemer and its folder is still there. Raises BessemerError when there is no such run."""
     plan, folder = _plan(run), _folder(run)
     found = [Training(folder, plan, _all_steps(plan) if "@" in run else _steps_done(folder))]
-    while earlier := _of_start(found[-1].plan):
-        found.append(earlier)
+    while (earlier := _of_start(found[-1].plan)) and earlier.folder not in {t.folder for t in found}:
+        found.append(earlier)  # not for ever, where two runs began again from each other
     return found
 
 

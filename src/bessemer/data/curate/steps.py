@@ -64,13 +64,16 @@ class RepairStep(Step):
         self.format = FTFYFormatter().format
 
     def repaired(self, item: Item) -> Item:
-        return with_texts(item, [self.format(text) if _ODD.search(text) else text for text in texts_in(item)])
+        """The same item where nothing is to be repaired."""
+        before = texts_in(item)
+        after = [self.format(text) if _ODD.search(text) else text for text in before]
+        return item if after == before else with_texts(item, after)
 
     def look(self, item: Item) -> Item | None:
         repaired = self.repaired(item)
-        before, after = list(texts_in(item)), list(texts_in(repaired))
-        if after == before:
+        if repaired is item:
             return item
+        before, after = texts_in(item), texts_in(repaired)
         if any(text.strip() and not better.strip() for text, better in zip(before, after, strict=True)):
             return self.drop(item, "nothing but control characters")
         self.counts.did["items repaired"] += 1
