@@ -21,7 +21,7 @@ from bessemer.files import read_json, write_json
 from bessemer.merging import merge
 from bessemer.recipe.load import load_recipe
 from bessemer.registry import store
-from bessemer.run import need_signer, run_recipe
+from bessemer.run import _Story, make_plan, need_signer, run_recipe
 from bessemer.signatures import SIGNING_KEY, signer_of
 from bessemer.track.screen import Screen
 from tests.story import write_story
@@ -259,6 +259,21 @@ def test_what_could_not_be_judged_is_refused_each_time(
     monkeypatch.setattr("bessemer.run.need_intervals", none)
     with pytest.raises(BessemerError, match="no interval"):
         run_recipe(load_recipe(recipe), Screen(quiet=True))
+
+
+def test_a_first_batch_that_the_start_teaches_is_no_broken_graph(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it is right in everything, so every gradient is zero; planning with a measured step, and training."""
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path))
+    stage = "{objective: cpt, mixture: {general: 1.0}, general: start, tokens: 1280, rows: 1, row_tokens: 64, lr: 1e-3}"
+    unused = ["sources.rules=", "sources.own="]
+    taught = load_recipe(recipe, [f"stages=[{stage}]", "name=taught", *unused])
+    plan = make_plan(taught, Screen(quiet=True), measured=True)
+    story = _Story(plan, tmp_path / "runs" / "taught", Screen(quiet=True), lambda: False)
+    story.before()
+    story.train(0)
+    assert (tmp_path / "runs/taught/01-cpt/done.json").exists()
 
 
 def test_a_release_that_is_to_be_signed_is_not_made_unsigned(
