@@ -108,7 +108,7 @@ def twins(name: str, judge: Judge, screen: Screen, tests: str, side: str) -> lis
     """What it says of one side's twins: {rule, truth (code or log), group, broken, odds}."""
     items = list(Source(f"dataset:{tests}/{side}", "chat"))
     grouped = [list(own) for _, own in groupby(items, lambda item: item.group)]
-    prompts = [[judge.loaded.renderer.chat_ids(i.messages[:-1]) for i in own] for own in grouped]
+    prompts = [[judge.prompt(i.messages[:-1]) for i in own] for own in grouped]
     with screen.step(f"{name}: twins, {side}") as advance:
         found = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
     odds = [o for own in found for o in own]

@@ -12,7 +12,7 @@ import pytest
 
 from bessemer.data.curate.near import near_duplicates
 from bessemer.data.items import Item
-from bessemer.data.moderation import Comment
+from bessemer.data.moderation import Comment, RuleText
 from bessemer.data.rule_families import families
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
@@ -25,13 +25,14 @@ from bessemer.moderate.build import (
     _alternating,
     _computed,
     _ingredients,
+    _items,
     _logged,
     _refuse_leaks,
     build,
 )
 from bessemer.moderate.logs import Case, _case
 from bessemer.moderate.policy import policy_of
-from bessemer.moderate.pool import Pooled, _complete, _final
+from bessemer.moderate.pool import Pooled, _complete, _final, pool
 from bessemer.recipe.load import load
 from bessemer.recipe.moderation_recipe import Log, ModerationRecipe
 from bessemer.rewards.rules import rule_reward
@@ -47,6 +48,10 @@ def made(path: Path, *overrides: str) -> tuple[Built, dict[str, list[Item]]]:
     parts = dict.fromkeys(built.report["splits"], "chat") | {"texts": "documents"}
     address = f"dataset:{built.prepared.reference}/"
     return built, {name: read_items(address + name, kind=kind, where=name) for name, kind in parts.items()}
+
+
+def recipe_of(**split: Any) -> ModerationRecipe:
+    return ModerationRecipe.model_validate({"name": "town", "logs": {"town": {"from": "x.jsonl"}}, "split": split})
 
 
 def comment_of(item: Item) -> str:
@@ -215,6 +220,61 @@ def test_an_approval_that_names_a_rule_tells_nothing_of_the_others() -> None:
         _complete(comment, rules, True)
         kept[name] = {rule for _, rule in comment.kept}
     assert kept == {"named": {"ads"}, "plain": {"ads", "insults"}, "removed": {"insults"}}
+
+
+def test_a_rule_about_which_rows_disagree_is_neither_broken_nor_kept() -> None:
+    said = [("ads", True), ("ads", False), ("insults", True)]
+    rows = [Case(str(i), Comment("x", community="town"), "x", rule, broken) for i, (rule, broken) in enumerate(said)]
+    (comment,) = pool(rows, recipe_of().split, others_kept=True, seed=1, left_out=Counter())
+    other = Pooled("y", Comment("y", community="town"), "y", "train", True, {("town", "ads")})
+    _complete(comment, {"town": {("town", "ads"), ("town", "insults"), *other.broken}}, True)
+    assert comment.broken == {("town", "insults")} and comment.kept == set()
+
+
+def test_comments_alike_of_two_communities_keep_each_its_own_rules() -> None:
+    """Removed in one, approved without a rule in the other: what is not said of a rule must not become a rule."""
+    rows = [
+        Case("a", Comment("buy my hat", community="town"), "buy my hat", "ads", True),
+        Case("b", Comment("buy my hat", community="mall"), "buy my hat", "", False),
+        Case("c", Comment("you fool", community="mall"), "you fool", "insults", True),
+    ]
+    left_out: Counter[str] = Counter()
+    (both, _) = pool(rows, recipe_of().split, others_kept=True, seed=1, left_out=left_out)
+    assert both.broken == {("town", "ads")} and both.kept == {("mall", "insults")}
+    twins = [(both, ("town", "ads"), ("mall", "insults"))]
+    items = _items("train", twins, lambda key, _: RuleText(key[1]), random.Random(1), ())
+    assert ["Community: town" in i.messages[1].content for i in items] == [True, False]
+    assert [i.meta["community"] for i in items] == ["town", "mall"]
+
+
+@pytest.mark.parametrize("appeal", ["", "none"])
+def test_no_appeal_is_no_ruling(appeal: str) -> None:
+    """A column that says so must not outweigh an appeal that was granted."""
+    first, granted = (case("hello", "spam", broken=True, appeal=a) for a in (appeal, "granted"))
+    assert [c.broken for c in _final([first, granted])] == [False]
+
+
+@pytest.mark.parametrize(
+    ("split", "counts"),
+    [
+        ({"test_from": "2026-01-01T00:08:20Z"}, [40, 10, 50]),  # half of them; a tenth of all before it is validation
+        ({"validation": 0.2, "test": 0.1}, [70, 20, 10]),
+        ({"validation_from": "2026-01-01T00:05:00Z", "test_from": "2026-01-01T00:08:20Z"}, [30, 20, 50]),
+    ],
+)
+def test_the_test_is_the_latest(split: dict[str, Any], counts: list[int]) -> None:
+    rows = [Case(str(i), Comment("x"), f"w{i} v{i}", time=1767225600.0 + 10 * i) for i in range(100)]
+    found = pool(rows, recipe_of(by="time", **split).split, others_kept=True, seed=1, left_out=Counter())
+    sides = [c.side for c in sorted(found, key=lambda c: int(c.id))]
+    assert [sides.count(s) for s in ("train", "validation", "test")] == counts
+    assert sides == sorted(sides, key=("train", "validation", "test").index)
+
+
+def test_validation_does_not_begin_with_the_test() -> None:
+    rows = [Case(str(i), Comment("x"), f"w{i} v{i}", time=1767225600.0 + 10 * i) for i in range(100)]
+    split = recipe_of(by="time", validation_from="2026-01-01T00:16:00Z").split
+    with pytest.raises(BessemerError, match="validation begins at 2026-01-01T00:16:00.*, the test at 2026-01-01T00:14"):
+        pool(rows, split, others_kept=True, seed=1, left_out=Counter())
 
 
 def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:

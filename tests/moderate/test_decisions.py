@@ -189,6 +189,20 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
     ]
 
 
+def test_the_last_ruling_counts_whoever_wrote_it_and_whichever_brought_the_text() -> None:
+    def ruling(at: str, outcome: str, text: str = "") -> dict[str, Any]:
+        about = {"policy": "p@1", "policy_hash": "h", "digest": "d", "community": "SteelTalk", "comment": "c"}
+        found = {"id": at, "at": at, "decision": "d-1", "outcome": outcome, "labels": {"kind": outcome != "overturned"}}
+        return {**about, **found, **({"text": text} if text else {})}
+
+    def taught(*entries: dict[str, Any]) -> list[tuple[str, str]]:
+        return [(r["text"], r["appeal"]) for r in training_rows(iter(entries))]
+
+    first, last = ruling("2026-01-01T00:00:00Z", "upheld", "you fool"), ruling("2026-01-02T00:00:00Z", "overturned")
+    assert taught(first, last) == taught(last, first) == [("you fool", "overturned")]
+    assert taught(last) == []
+
+
 def test_upheld_is_about_what_was_cited(policy: Policy, tmp_path: Path) -> None:
     """That a decision to leave a comment alone is upheld must not teach that it breaks the rule."""
     decision = decide(policy, [9.0, -9.0], {})

@@ -51,6 +51,14 @@ def test_a_small_gap_is_no_move_however_many_comments() -> None:
     assert score.p < 0.01 and not score.moved
 
 
+def test_equal_values_are_equal_however_many_digits_are_kept() -> None:
+    """Shares of words are thirds, and a text that is sent again and again has one log-odds."""
+    odds, same = np.full(200, 1 / 3), texts(200, 1)
+    reference = Reference.from_json(Reference.of({"a": odds}, same).as_json())
+    score = next(m for m in drift(reference, {"a": odds}, same) if m.what == "score of a")
+    assert score.gap == 0
+
+
 def test_too_few() -> None:
     reference = Reference.of({"a": [0.0] * 60}, texts(60, 1))
     with pytest.raises(BessemerError, match="too few"):

@@ -60,6 +60,9 @@ def test_bad_policies(text: str, what: str) -> None:
         ("# Only a title", "no rules"),
         ("## a: b\n- Colour: red", "no field"),
         ("## a: b\n- Precision: much", "precision"),
+        ("## a: b\n# Content\n## c: d", "'# Content' would be read as words of the rule 'a'"),
+        ("## a: b\n### More\nwords", "'### More' would be read"),
+        ("## a: b\n\n---\n", "'---' would be read"),
     ],
 )
 def test_bad_markdown(text: str, what: str) -> None:

@@ -15,6 +15,7 @@ from bessemer.data.items import Item
 from bessemer.data.moderation import Comment, example
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
+from bessemer.infer.score import branch_odds
 from bessemer.moderate.calibrate import need_labels
 from bessemer.moderate.curriculum import make_curriculum, margins_of, order_parts
 from bessemer.moderate.decide import decide
@@ -196,6 +197,8 @@ def test_several_people(tmp_path: Path) -> None:
         ("a.json", "{}", "no list of tasks"),
         ("a.json", "[1]", "no object"),
         ("a.json", "{", "no valid JSON"),
+        ("a.json", '[{"data": "words"}]', "another shape than Label Studio's"),
+        ("a.json", '[{"data": {"text": "x", "rule": "r"}, "annotations": [null]}]', "another shape"),
         ("a.csv", "text,label\nx,kept\n", "lacks its text or rule"),
         ("a.txt", "", "says no format"),
     ],
@@ -204,6 +207,16 @@ def test_bad_answers(tmp_path: Path, name: str, content: str, what: str) -> None
     (tmp_path / name).write_text(content)
     with pytest.raises(BessemerError, match=what):
         read_answers(tmp_path / name)
+
+
+def test_a_quote_that_nothing_closes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,rule,label\nx,"' + "r" * 140_000)
+    usual = csv.field_size_limit(131_072)
+    try:
+        with pytest.raises(BessemerError, match="field larger than field limit"):
+            read_answers(tmp_path / "a.csv")
+    finally:
+        csv.field_size_limit(usual)
 
 
 # -- curriculum -------------------------------------------------------------------------------------------------
@@ -232,6 +245,18 @@ def test_easy_to_hard_and_twins_stay_together(judge: Judge) -> None:
     ]
     one, other = margins_of(judge, [[flipped[0]]]), margins_of(judge, [[items[0]]])
     assert one[0] == pytest.approx(-other[0])
+
+
+def test_margins_are_read_where_answers_are(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some templates begin every answer with words of their own, as Qwen 3's does."""
+    items, plain = twins(1), list[float]()
+    plain += margins_of(judge, [items])
+    monkeypatch.setitem(vars(judge.loaded.renderer), "answer_stem", [11, 12])  # a cached property
+    asked = [i.messages[:-1] for i in items]
+    ids = [(*judge.loaded.renderer.chat_ids(own), 11, 12) for own in asked]
+    assert [judge.prompt(own) for own in asked] == ids
+    odds = branch_odds(judge.loaded, [ids], judge.options)[0]
+    assert margins_of(judge, [items]) == [pytest.approx((odds[0] - odds[1]) / 2)] != [pytest.approx(plain[0])]
 
 
 def test_it_is_a_data_set_made_once(judge: Judge) -> None:

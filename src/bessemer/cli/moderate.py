@@ -66,10 +66,11 @@ def judge_file(
     path: Path, policy: str, model: str, columns: dict[str, str], verb: str = "judge"
 ) -> tuple[Judge, Policy, Judged]:
     """Every comment of a file, by every rule. What `calibrate` and `drift` need is looked at before the judging."""
+    from bessemer.errors import BessemerError
     from bessemer.launch.here import quiet_libraries
     from bessemer.moderate.calibrate import need_calibration, need_labels
     from bessemer.moderate.dry_run import judge_rows
-    from bessemer.moderate.judge import Judge
+    from bessemer.moderate.judge import CommentError, Judge
     from bessemer.moderate.labelled import read_rows
     from bessemer.moderate.policy import load_policy, need_same
     from bessemer.serve.server import open_model
@@ -86,8 +87,11 @@ def judge_file(
     if verb == "drift":
         need_calibration(rules, judge.loaded.digest)
     if verb == "calibrate":
-        for row in rows:
-            judge.prepare(row.comment, rules)  # one that cannot be judged is said before hours of judging
+        for row in rows:  # one that cannot be judged is said before hours of judging
+            try:
+                judge.prepare(row.comment, rules)
+            except CommentError as error:
+                raise BessemerError(error.what, where=row.id, fix="repair the comment or leave it out") from None
     with screen.step(f"{len(rows)} comments judged by {len(rules.rules)} rules") as advance:
         return judge, rules, judge_rows(judge, rules, rows, lambda share: advance(share, ""))
 
@@ -165,12 +169,8 @@ def _dry_run(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
 
 
 def _calibrate(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
-    from bessemer.errors import BessemerError
     from bessemer.moderate.calibrate import calibrate, save
 
-    if judged.refused:
-        row, why = judged.refused[0]
-        raise BessemerError(why, where=row.id, fix="repair the comment or leave it out")
     found = calibrate(policy, judged.rows, judged.odds, judge.loaded.digest)
     path = save(policy, found)
     if json:

@@ -318,11 +318,12 @@ def _items(side: str, twins: Sequence[Twin], word: Word, rng: random.Random, nam
         group = f"{side}:{comment.id}:{-(-seen[comment.id] // TOGETHER)}" if side == "train" else twin
         for key, broken in ((break_it, True), (keep_it, False)):
             rule = word(key, rng)
+            community = key[0] or comment.comment.community  # of comments alike, each has its community's rules
             meta = {"rule": key[1], "truth": "log" if key[0] else "code", "comment": comment.id}
-            meta |= {"community": comment.comment.community} if comment.comment.community else {}
+            meta |= {"community": community} if community else {}
             meta |= {"asked": "\n".join(rule.lines()), "text": comment.text}
-            answer, said = "yes" if broken else "no", comment.comment
-            said = replace(said, community="") if said.community in nameless else said
+            answer = "yes" if broken else "no"
+            said = replace(comment.comment, community="" if community in nameless else community)
             items.append(Item(f"{twin}:{answer}", messages=example(said, rule, broken), group=group, meta=meta))
     return items
 

@@ -34,14 +34,14 @@ class Part:
 
 def margins_of(judge: Judge, groups: Sequence[Sequence[Item]], progress: Progress | None = None) -> list[float]:
     """The mean margin of each group. Raises BessemerError for an item whose answer is neither yes nor no."""
-    questions: list[list[list[int]]] = []
+    questions: list[list[tuple[int, ...]]] = []
     for group in groups:
         for item in group:
             if not item.messages or item.messages[-1].content not in ANSWERS:
                 raise BessemerError(
                     "the answer is neither yes nor no", where=f"item {item.id}", fix="give a set of twins"
                 )
-        questions.append([judge.loaded.renderer.chat_ids(item.messages[:-1]) for item in group])
+        questions.append([judge.prompt(item.messages[:-1]) for item in group])
     found: list[float] = []
     for group, odds in zip(groups, branch_odds(judge.loaded, questions, judge.options, progress), strict=True):
         signs = [1 if item.messages[-1].content == YES else -1 for item in group]

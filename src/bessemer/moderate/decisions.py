@@ -203,19 +203,18 @@ def _kept(log: ChainLog, entry: Entry, comment: Comment, note: str) -> Entry:
 def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
     """Appeals and suggestions with a text -> rows of a moderation log, which `bessemer data moderation` reads.
 
-    Of several rulings about one decision and rule the last one.
+    Of several rulings about one decision and rule the last one; the text may have come with another of them.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for entry in entries:
-        if not entry.get("text"):
-            continue
+    texts: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda e: str(e["at"])):  # files are in the order in which their writers began
+        about = str(entry.get("decision", entry["id"]))
+        if entry.get("text"):
+            texts[about] = entry
         for rule, broken in entry["labels"].items():
             overturned = entry["outcome"] == "overturned"
-            rows[str(entry.get("decision", entry["id"])), rule] = {
+            rows[about, rule] = {
                 "id": f"{entry['id']}/{rule}",
-                "text": entry["text"],
-                "title": entry.get("title", ""),
-                "parent": entry.get("parent", ""),
                 "community": entry["community"],
                 "rule": rule,
                 "action": "removed" if broken or overturned else "approved",
@@ -223,7 +222,9 @@ def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
                 "time": entry["at"],
                 "group": entry["comment"],
             }
-    yield from rows.values()
+    for (about, _), row in rows.items():
+        if about in texts:
+            yield {**row, **{name: texts[about].get(name, "") for name in ("text", "title", "parent")}}
 
 
 def read_appeals() -> Iterator[Entry]:

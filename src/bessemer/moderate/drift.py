@@ -27,6 +27,7 @@ ALPHA = 0.01
 GAP = 0.1  # smallest gap that counts as a move
 MOST_VALUES = 2000  # of a distribution that are kept
 MOST_WORDS = 20_000
+DIGITS = 5  # of what is kept; compared values are rounded too, or equal ones would lie on two sides
 FEWEST = 50  # comments
 Floats = NDArray[np.float64]
 
@@ -86,7 +87,7 @@ def drift(reference: Reference, odds: Mapping[str, ArrayLike], texts: Sequence[s
     pairs = {f"score of {name}": (reference.odds[name], odds[name]) for name in reference.odds if name in odds}
     pairs["length of the texts"] = (reference.lengths, _lengths(texts))
     pairs["share of new words"] = (reference.new_words, _new_words(texts, reference.words))
-    found = {name: ks_test(a, b) for name, (a, b) in pairs.items()}
+    found = {name: ks_test(*(np.round(v, DIGITS) for v in own)) for name, own in pairs.items()}
     adjusted = holm([p for _, p in found.values()])
     moves = [Move(name, gap, p) for (name, (gap, _)), p in zip(found.items(), adjusted, strict=True)]
     return sorted(moves, key=lambda m: -m.gap)
@@ -121,4 +122,4 @@ def _few(values: Floats) -> list[float]:
     """At most MOST_VALUES of sorted numbers, evenly spaced: the same curve to 1 / MOST_VALUES."""
     if len(values) > MOST_VALUES:
         values = values[np.linspace(0, len(values) - 1, MOST_VALUES).round().astype(int)]
-    return [round(float(v), 5) for v in values]
+    return np.round(values, DIGITS).tolist()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from bessemer.data.items import Message
 from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean, shorten
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
@@ -95,9 +96,13 @@ class Judge:
         found = iter(branch_odds(self.loaded, flat, self.options, progress) if flat else ())
         return [[max(rule) for rule in zip(*(next(found) for _ in q.pieces), strict=True)] for q in questions]
 
-    def _ids(self, comment: Comment, rule: RuleText) -> tuple[int, ...]:
+    def prompt(self, asked: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens up to where the model says yes or no: behind what every answer begins with."""
         renderer = self.loaded.renderer
-        return (*renderer.chat_ids(ask(comment, rule)), *renderer.answer_stem)
+        return (*renderer.chat_ids(asked), *renderer.answer_stem)
+
+    def _ids(self, comment: Comment, rule: RuleText) -> tuple[int, ...]:
+        return self.prompt(ask(comment, rule))
 
     def _room(self, policy: Policy, comment: Comment) -> int:
         """Tokens that a piece of the comment may have beside the longest rule and what the comment answers."""

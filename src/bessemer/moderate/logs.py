@@ -23,7 +23,8 @@ APPROVED = frozenset(
      "ignore", "ignored", "unspam"}
 )  # fmt: skip
 OVERTURNED = frozenset({"overturned", "overturn", "granted", "reversed", "reverse", "accepted", "restored"})
-UPHELD = frozenset({"upheld", "uphold", "denied", "rejected", "dismissed", "none"})
+UPHELD = frozenset({"upheld", "uphold", "denied", "rejected", "dismissed"})
+NO_APPEAL = frozenset({"", "none"})
 GONE = frozenset({"[removed]", "[deleted]"})
 
 
@@ -116,7 +117,7 @@ def _case(
     first = acted in {w.lower() for w in log.removed} if log.removed and acted else _side(acted, place, "action")
     final = _side(decided, place, "decision") if decided else first
     appeal = _word(values.get("appeal"))
-    if appeal and appeal not in OVERTURNED | UPHELD:
+    if appeal not in OVERTURNED | UPHELD | NO_APPEAL:
         raise BessemerError(
             f"{appeal[:40]!r} is no outcome of an appeal",
             where=place,
@@ -125,7 +126,8 @@ def _case(
     broken = final and appeal not in OVERTURNED  # a log may hold the decision from before the appeal, or after it
     reported = bool(values.get("rule"))  # a log about one rule names it in no row
     hard = not broken and (first or reported)
-    return Case(identity, comment, text, rule, broken, hard=hard, appealed=bool(appeal), time=at, group=group)
+    appealed = appeal not in NO_APPEAL
+    return Case(identity, comment, text, rule, broken, hard=hard, appealed=appealed, time=at, group=group)
 
 
 def _word(value: Any) -> str:

@@ -197,6 +197,12 @@ def _yaml_of(text: str, where: str) -> str:
                 where=f"{where}, line {number} after the front matter",
                 fix="fields: Includes, Excludes, Breaks, Keeps, Action, Precision, Category, Attribute",
             )
+        elif rules and re.fullmatch(r"\s*(#{1,6}\s.*|([-*_]\s*){3,})", line):
+            raise BessemerError(
+                f"{line.strip()[:60]!r} would be read as words of the rule {rules[-1]['id']!r}",
+                where=f"{where}, line {number} after the front matter",
+                fix="a rule is a heading `## id: text`; other headings and lines stand before the first rule",
+            )
         elif rules and line.strip():
             rules[-1]["text"] = f"{rules[-1]['text']} {line.strip()}".strip()
     if not rules:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bessemer.data.curate.near import I64, mix, near_duplicates
 from bessemer.data.curate.split import parse_time, united
@@ -18,6 +20,7 @@ from bessemer.files import sha256_text
 from bessemer.moderate.logs import Case
 from bessemer.recipe.moderation_recipe import Parts
 
+Floats = NDArray[np.float64]
 SIDES = ("train", "validation", "test", "new-communities")
 LIKE = 0.8  # of the comments that do not break a rule, those above this quantile of likeness are hard cases
 FEWEST = 5  # comments that break a rule, so that likeness to them means something
@@ -35,6 +38,7 @@ class Pooled:
     broken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     kept: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     hard: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    torn: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # rows disagree: neither broken nor kept
 
     @cached_property
     def computed(self) -> frozenset[str]:
@@ -84,14 +88,8 @@ def _sides(cases: Sequence[Case], labels: I64, parts: Parts, seed: int) -> list[
             raise BessemerError(
                 "no row has a time", where="split.by", fix="name its column (columns: {time: ...}), or split by hash"
             )
-        cuts = [
-            parse_time(given, f"split.{name}_from") if given is not None else float(np.quantile(known, 1 - share))
-            for name, given, share in (
-                ("validation", parts.validation_from, parts.validation + parts.test),
-                ("test", parts.test_from, parts.test),
-            )
-        ]
-        sides = [int(t >= cuts[0]) + int(t >= cuts[1]) for t in times.tolist()]
+        validation, test = _cuts(known, parts)
+        sides = [2 if t >= test else int(t >= validation) for t in times.tolist()]
     else:
         firsts = np.array([int(sha256_text(cases[i].text)[:15], 16) for i in labels], np.uint64)
         draws = mix(firsts ^ mix(np.array([seed], np.uint64))) / float(2**64)
@@ -103,6 +101,30 @@ def _sides(cases: Sequence[Case], labels: I64, parts: Parts, seed: int) -> list[
             f"no log has the community {sorted(unknown)[0]!r}", where="split.communities", fix="check its name"
         )
     return [3 if c.comment.community in apart else int(side) for c, side in zip(cases, sides, strict=True)]
+
+
+def _cuts(times: Floats, parts: Parts) -> tuple[float, float]:
+    """Where validation and test begin. Raises BessemerError where validation would begin with the test, or later."""
+    test = parse_time(parts.test_from, "split.test_from") if parts.test_from is not None else None
+    if parts.validation_from is not None:
+        validation = parse_time(parts.validation_from, "split.validation_from")
+        test = float(np.quantile(times, 1 - parts.test)) if test is None else test
+        if validation >= test:
+            raise BessemerError(
+                f"validation begins at {_shown(validation)}, the test at {_shown(test)}", where="split.validation_from",
+                fix="let validation begin before the test, or give test_from",
+            )  # fmt: skip
+        return validation, test
+    if test is None:
+        cuts = np.quantile(times, [1 - parts.validation - parts.test, 1 - parts.test])
+        return float(cuts[0]), float(cuts[1])
+    before = times[times < test]  # the validation's share is of all comments
+    share = parts.validation * len(times) / max(1, len(before))
+    return (float(np.quantile(before, max(0.0, 1 - share))) if len(before) else test), test
+
+
+def _shown(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
 
 
 def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:
@@ -119,11 +141,11 @@ def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:
             (made.broken if case.broken else made.kept).add(key)
             if case.hard and case.rule:
                 made.hard.add(key)
-    torn = made.broken & made.kept
-    if torn:
-        left_out["rows disagree about a rule"] += len(torn)
+    made.torn = made.broken & made.kept
+    if made.torn:
+        left_out["rows disagree about a rule"] += len(made.torn)
     for rules in (made.broken, made.kept, made.hard):
-        rules.difference_update(torn)
+        rules.difference_update(made.torn)
     return made
 
 
@@ -150,18 +172,19 @@ def _complete(comment: Pooled, rules: Mapping[str, set[tuple[str, str]]], others
     """A removal without a reason tells of no rule, an approval without one of all rules of the community.
 
     others_kept: a removal for some rules tells that the others are kept. An approval that names a rule is about that
-    rule only: a granted appeal, an answer of a review.
+    rule only: a granted appeal, an answer of a review. Each community speaks of its own rules.
     """
-    community = comment.comment.community
-    unnamed_removal = (community, "") in comment.broken
-    approved = (community, "") in comment.kept
-    for found in (comment.broken, comment.kept):
-        found.discard((community, ""))
-    if unnamed_removal:
-        comment.broken.clear()
-        comment.kept = comment.kept & comment.hard
-    elif approved or (others_kept and comment.broken):
-        comment.kept |= rules.get(community, set()) - comment.broken
+    for community in {name for name, _ in comment.broken | comment.kept}:
+        unnamed = (community, "")
+        removed, approved = unnamed in comment.broken, unnamed in comment.kept
+        comment.broken.discard(unnamed)
+        comment.kept.discard(unnamed)
+        broken = {key for key in comment.broken if key[0] == community}
+        if removed:
+            comment.broken -= broken
+            comment.kept -= {key for key in comment.kept - comment.hard if key[0] == community}
+        elif approved or (others_kept and broken):
+            comment.kept |= rules.get(community, set()) - broken - comment.torn
 
 
 def _mark_hard(comments: Sequence[Pooled]) -> None:

@@ -156,7 +156,7 @@ def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
         texts = (str(question.get(name) or "") for name in ("text", "title", "parent"))  # one id may have two
         key = str(question.get("id", place)), str(question["rule"]), *texts
         questions.setdefault(key, question)
-        said[key] += [_answer(answer, place) for answer in answers if str(answer).strip()]
+        said[key] += [_answer(answer, place) for answer in answers if answer is not None and str(answer).strip()]
     rows: list[dict[str, Any]] = []
     for key, question in questions.items():
         votes = Counter(said[key])
@@ -209,7 +209,15 @@ def _json_lines(path: Path) -> Found:
 
 def _rows(path: Path) -> Found:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    for row in reader:
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:  # such as a quote that nothing closes
+            raise BessemerError(
+                f"the rows cannot be read ({error})", where=f"{path}:{reader.line_num}", fix="save it as CSV again"
+            ) from None
+        if row is None:
+            return
         question = {k: v[1:] if v and v.startswith("'") else v for k, v in row.items() if isinstance(v, str)}
         yield f"{path}:{reader.line_num}", question, [question.get("label", "")]
 
@@ -227,10 +235,15 @@ def _tasks(path: Path) -> Found:
         if "data" not in task:
             yield place, task, [task.get("label", "")]
             continue
-        choices: list[Any] = []
-        for annotation in task.get("annotations") or []:
-            if annotation.get("was_cancelled"):
-                continue
-            results = [r for r in annotation.get("result") or [] if r.get("type") == "choices"]
-            choices += [c for r in results for c in (r.get("value") or {}).get("choices") or []]
-        yield place, task["data"], choices
+        try:
+            question, choices = dict(task["data"]), _choices(task.get("annotations") or [])
+        except (AttributeError, TypeError, ValueError):
+            raise BessemerError(
+                "the task has another shape than Label Studio's", where=place, fix="export as JSON from Label Studio"
+            ) from None
+        yield place, question, choices
+
+
+def _choices(annotations: Sequence[Any]) -> list[Any]:
+    results = [r for a in annotations if not a.get("was_cancelled") for r in a.get("result") or []]
+    return [c for r in results if r.get("type") == "choices" for c in (r.get("value") or {}).get("choices") or []]
