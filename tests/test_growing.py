@@ -18,8 +18,9 @@ from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint, resolve
+from bessemer.families.schema import Schedule
 from bessemer.files import read_json
-from bessemer.growing import SHAPES, SPECIAL, grow, make_start, read_recipe
+from bessemer.growing import SHAPES, SPECIAL, _schedule, grow, make_start, read_recipe
 from bessemer.plan.defaults import Chosen, choose, end_of_start, optimizer_state_of
 from bessemer.plan.resolve import prepare as make_plans
 from bessemer.recipe.load import parse_recipe
@@ -206,8 +207,8 @@ def test_training_goes_on_at_the_rate_of_a_constant_start(
     assert chosen("nano-1m@pre", objective="sft").lr != 3e-3
     assert chosen("nano-1m@mid").lr != 3e-3 and chosen("nano-1m@mid").warmup > 0
     assert chosen("nano-1m@pre", lr="inherit").lr == 3e-3
-    with pytest.raises(BessemerError, match="does not say at which rate"):
-        chosen("nano-1m@mid", lr="inherit")  # it ended at 0
+    with pytest.raises(BessemerError, match="ended at a rate of 0"):
+        chosen("nano-1m@mid", lr="inherit")
 
 
 def test_a_changed_byte_is_refused(
@@ -236,6 +237,21 @@ def test_commands(
     shown = here("families", "show", "nano-1m@pre")
     assert "tokens_seen" in shown.out and "not known" in shown.out
     assert json.loads(here("families", "show", "nano-1m@pre", "--json").out)["schedule"] == "constant"
+
+
+@pytest.mark.parametrize(
+    ("fields", "planned"),
+    [
+        ({"schedule": "wsd", "decay": 0.05}, {"warmup": 0.06, "final_lr": 0.0}),  # shorter than a step
+        ({"schedule": "linear"}, {"warmup": 0.99, "final_lr": 1.0}),
+    ],
+)
+def test_any_schedule_of_a_recipe_is_one_of_the_catalogue(fields: dict[str, Any], planned: dict[str, float]) -> None:
+    """A family that was trained for hours must not fail when it is written down."""
+    stage = Stage.model_validate({"objective": "cpt", "mixture": {"a": 1}} | fields)
+    for steps in (1, 8, 100):
+        made = Schedule.model_validate(_schedule(stage, {"steps": steps, **planned}))
+        assert made.share(steps) == planned["final_lr"]
 
 
 def test_what_is_no_family_is_refused(tmp_path: Path) -> None:

@@ -231,10 +231,10 @@ def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[
 def _schedule(trained: Stage, planned: dict[str, Any]) -> dict[str, Any]:
     """The rate's path in the catalogue's words."""
     steps = planned["steps"]
-    warmup = round(planned["warmup"] * steps)
+    warmup = min(round(planned["warmup"] * steps), steps - 1)
     if trained.schedule == "constant":
         return {"shape": "constant", "warmup": warmup}
-    begins = {"begins": round((1 - trained.decay) * steps)} if trained.schedule == "wsd" else {}
+    begins = {"begins": min(round((1 - trained.decay) * steps), steps - 1)} if trained.schedule == "wsd" else {}
     shape = "cosine" if trained.schedule == "cosine" else "linear"
     return {"shape": shape, "warmup": warmup, **begins, "ends": steps, "final": planned["final_lr"]}
 

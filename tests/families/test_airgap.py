@@ -6,14 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bessemer.errors import BessemerError
 from bessemer.families import airgap, catalogue
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import read_json, write_record
+from bessemer.families.imported import licence_of
+from bessemer.files import digest_files, read_json, write_record
 from tests.families.test_fetch import add_private
 from tests.hub import OLD, Hub, serve
 
@@ -130,6 +133,62 @@ def test_a_manifest_cannot_name_files_elsewhere(exported: tuple[Path, Checkpoint
     write_record(manifest, record)
     with pytest.raises(BessemerError, match="no exported checkpoint of this version"):
         airgap.bring(exported[0])
+
+
+def altered(folder: Path, **facts: object) -> None:
+    """Another manifest with a right hash: anybody can write one."""
+    record = read_json(folder / "checkpoint.json")
+    record.pop("sha256")
+    write_record(folder / "checkpoint.json", record | facts)
+
+
+@pytest.mark.parametrize("start", ["../../escaped@pre", "/tmp/escaped@pre", "mine-other@pre"])
+def test_a_family_file_is_about_the_start_and_lands_among_the_families(
+    exported: tuple[Path, Checkpoint], start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered(exported[0], start=start)
+    home = other_site(tmp_path, monkeypatch)
+    with pytest.raises(BessemerError, match="it describes mine-tiny, not"):
+        airgap.bring(exported[0])
+    assert not (home / "families").exists() and [p for p in (home / "imported").iterdir() if p.is_dir()] == []
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_a_digest_is_that_of_the_files(exported: tuple[Path, Checkpoint]) -> None:
+    altered(exported[0], digest="f" * 64)
+    with pytest.raises(BessemerError, match="its digest is not that of its files"):
+        airgap.bring(exported[0])
+
+
+def test_of_a_family_file_only_the_size_that_was_carried_is_learnt(
+    exported: tuple[Path, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter's catalogue may be newer: other sizes in it must not stand in the way."""
+    folder, file = exported[0], exported[0] / "family.yaml"
+    family = yaml.safe_load(file.read_text())
+    family["sizes"]["other"] = deepcopy(family["sizes"]["tiny"])
+    file.write_text(yaml.safe_dump(family))
+    altered(folder, papers={n: f for n, f in digest_files(folder).items() if "/" not in n and n != "checkpoint.json"})
+    other_site(tmp_path, monkeypatch)
+    airgap.bring(folder)
+    known = {size for f in catalogue.families() for size in catalogue.sizes_of(f)}
+    assert "mine-tiny" in known and "mine-other" not in known
+
+
+def test_a_file_that_was_added_later_is_refused(exported: tuple[Path, Checkpoint]) -> None:
+    """Such as a chat template, which makes other prompts of the same weights."""
+    (airgap.bring(exported[0]).folder / "model" / "tokenizer.model").write_text("other")
+    with pytest.raises(BessemerError, match="was not there when the others were fetched"):
+        resolve("mine-tiny@pre")
+
+
+def test_terms_are_accepted_by_the_text_that_was_carried_in(
+    exported: tuple[Path, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_site(tmp_path, monkeypatch)
+    assert licence_of("mine-tiny") == ""
+    airgap.bring(exported[0])
+    assert "You may use it." in licence_of("mine-tiny") and licence_of("mine-small") == ""
 
 
 def test_the_optimizer_s_state_comes_along(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

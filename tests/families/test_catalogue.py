@@ -157,6 +157,8 @@ def test_a_constant_start_is_told_from_a_falling_one_and_from_an_unknown_one() -
     assert catalogue.find("smollm3-3b@pre").constant is True and catalogue.find("smollm3-3b@pre").lr == 2e-4
     assert catalogue.find("smollm3-3b@mid").constant is False and catalogue.find("smollm3-3b@mid").lr == 0.0
     assert catalogue.find("pythia-70m@pre:100000").constant is False
+    # At its peak a cosine only passes through; and a rate that fell in a stage before was higher there.
+    assert catalogue.find("olmo2-7b@pre:2000").constant is False and catalogue.find("olmo3-7b@mid:0").constant is False
     late = [catalogue.find(f"smollm2-1.7b@pre:{step}") for step in (125000, 4500000, 5000000)]
     assert [e.constant for e in late] == [True, True, False] and late[2].lr and late[2].lr < 2.5e-4
     assert catalogue.find("qwen3-8b@pre").constant is None and catalogue.find("qwen3-8b@pre").lr is None
@@ -242,6 +244,7 @@ def test_data_is_checked() -> None:
     for text, said in [
         ("{status: open, source: report}", "needs parts"),
         ("{status: none, parts: [{name: a}], source: report}", "has no parts"),
+        ("{status: open, parts: [{name: a, share: 0.5}, {name: a, share: 0.5}], source: report}", "two of the name a"),
         ("{status: open, parts: [{name: a, share: 0.7}, {name: b, share: 0.4}], source: report}", "add up to 1.100"),
     ]:
         with pytest.raises(RecipeError, match=said):
@@ -256,6 +259,13 @@ def test_a_private_family_is_added_and_found(bessemer_home: Path) -> None:
     entry = catalogue.find("mine-1b@pre:20")
     assert (entry.hub, entry.revision, entry.licence) == ("us/mine", "step20", "internal")
     assert "mine-1b@pre" in catalogue.entries()
+
+
+def test_a_size_is_described_once(bessemer_home: Path) -> None:
+    catalogue.add(SMALL, where="mine.yaml", name="mine-1b")  # as a grown family is
+    with pytest.raises(BessemerError, match="mine-1b is described by .*mine-1b.yaml already"):
+        catalogue.add(SMALL, where="mine.yaml")
+    assert catalogue.add(SMALL, where="mine.yaml", name="mine-1b") == ["mine-1b"]  # the same file anew
 
 
 def test_a_reviewed_name_cannot_be_taken(bessemer_home: Path) -> None:

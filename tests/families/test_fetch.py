@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -149,10 +150,14 @@ def test_a_gguf_file_is_a_start_and_is_converted_once(
     assert gguf.weights_bytes(gguf_file) == 4 * 8 * 4
 
 
-def test_a_gguf_file_that_cannot_be_read_is_one_clear_error(gguf_file: Path, bessemer_home: Path) -> None:
+def test_a_gguf_file_that_cannot_be_read_is_one_clear_error(
+    gguf_file: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(BessemerError, match="transformers cannot read it") as caught:
         fetch.resolve(str(gguf_file))  # of an architecture that nobody has
     assert caught.value.where == str(gguf_file)
+    assert "HF_HUB_OFFLINE" not in os.environ  # or nothing of the run could be fetched from the hub any more
     gguf_file.write_bytes(b"no GGUF at all" * 10)
     with pytest.raises(BessemerError, match="no GGUF file"):
         fetch.resolve(str(gguf_file))

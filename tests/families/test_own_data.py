@@ -124,6 +124,19 @@ def test_a_blend_takes_only_as_many_files_as_it_can_use() -> None:
     assert with_family_data(recipe(stages=[stage])).sources["replay-web"].from_ == "hf:own/web?bytes=72000"
 
 
+@pytest.mark.usefixtures("home")
+def test_a_weight_in_a_blend_is_divided_like_a_share() -> None:
+    sources = {
+        "mine": {"from": "mine.jsonl"},
+        "replay": {"role": "general", "category": "web", "weight": 0.5},
+        "more": {"from": "more.jsonl", "role": "general", "category": "web", "weight": 0.5},
+    }
+    stage = {"objective": "cpt", "blend": {"domain": 0.8, "general": {"web": 1.0}}, "tokens": "100k"}
+    found = with_family_data(recipe(sources=sources, stages=[stage])).sources
+    weights = {name: s.weight for name, s in found.items() if s.role == "general"}
+    assert weights == pytest.approx({"more": 0.5, "replay-web": 0.3, "replay-code": 0.15, "replay-maths": 0.05})
+
+
 def test_a_whole_repository_is_never_fetched_by_accident(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = {"objective": "cpt", "mixture": {"mine": 0.8, "replay": 0.2}}
     with pytest.raises(BessemerError, match="it may hold terabytes") as found:

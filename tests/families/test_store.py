@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -178,10 +180,48 @@ def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
         server.stop()
 
 
-def test_a_store_that_lists_no_sizes_is_asked_for_each(tiny_model: Path) -> None:
-    """As web servers' listings have none."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tiny_model))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def test_a_store_that_lists_no_sizes_is_asked_for_each(
+    tiny_model: Path, tmp_path: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As web servers' listings have none. This one gives no parts of files either, and links what is no file."""
+    from bessemer.families import store
+
+    monkeypatch.setattr(store, "BLOCK_BYTES", 1 << 14)  # the tiny model has many
+    folder, broken = shutil.copytree(tiny_model, tmp_path / "served"), list[int]()
+
+    class Listing(SimpleHTTPRequestHandler):
+        def list_directory(self, path: Any) -> Any:
+            links = ["?C=N;O=D", "forbidden", *(p.name for p in folder.iterdir())]
+            page = "".join(f'<a href="{name}">{name}</a>' for name in links).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            return io.BytesIO(page)
+
+        def send_head(self) -> Any:
+            if "forbidden" in self.path:
+                return self.send_error(403)
+            return super().send_head()
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            if self.path.endswith(WEIGHTS) and not broken:
+                broken.append(1)
+                outputfile.write(source.read(100_000))
+                outputfile.flush()
+                self.close_connection = True
+            else:
+                super().copyfile(source, outputfile)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Listing, directory=str(folder))) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        assert resolve(f"http://127.0.0.1:{server.server_port}/").digest == resolve(str(tiny_model)).digest
+        url = f"http://127.0.0.1:{server.server_port}/"
+        with pytest.raises(BessemerError, match="the store could not deliver it"):
+            resolve(url)  # it breaks in the middle
+        (part,) = bessemer_home.rglob(f"{WEIGHTS}.part")
+        assert part.stat().st_size > 0
+        assert resolve(url).digest == resolve(str(tiny_model)).digest  # that file begins again
         server.shutdown()

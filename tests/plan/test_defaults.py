@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
+from bessemer.families import catalogue
 from bessemer.families.fetch import Checkpoint
 from bessemer.plan.defaults import (
     Chosen,
@@ -14,6 +15,7 @@ from bessemer.plan.defaults import (
     choose,
     end_of_checkpoint,
     end_of_stage,
+    end_of_start,
     optimizer_choice,
     optimizer_digest,
 )
@@ -37,6 +39,8 @@ def test_the_stage_of_the_start_decides_rate_warm_up_and_end() -> None:
     assert tuned_from_it.lr < 3e-4 and tuned_from_it.final_lr == 0.05
     decayed = choose(stage(), "mid", 576, None, 3e-4)
     assert decayed.lr == pytest.approx(9e-5) and decayed.warmup == 0.06 and "annealed" in decayed.why["lr"]
+    lora = choose(stage(method="lora"), "pre", 576, Ended(3e-3, "x@pre", of_start=True), 3e-3)
+    assert lora.lr == choose(stage(method="lora"), "pre", 576).lr and "annealed" not in lora.why["lr"]
     finished = choose(stage(), "post", 576, None, 3e-4)
     assert finished.lr == pytest.approx(3e-5) and "finished" in finished.why["lr"]
     assert choose(stage(), "post", 576, None, 3e-2).lr == choose(stage(), "post", 576).lr  # never above the fit
@@ -54,6 +58,8 @@ def test_the_optimizer_goes_on_only_where_its_state_fits(tmp_path: Path) -> None
     assert optimizer_choice(stage(), start) == (None, "begins anew: the start was trained with muon")
     for other in ({"freeze": 0.5}, {"method": "lora"}, {"objective": "sft"}):
         assert optimizer_choice(stage(optimizer="muon", **other), start)[0] is None
+    (state / "state.json").write_text(json.dumps({"optimizer": "muon", "all_weights": False}))
+    assert "only some of its weights" in optimizer_choice(stage(optimizer="muon"), start)[1]
 
 
 def test_an_inherited_rate_is_where_the_stage_before_ended() -> None:
@@ -85,6 +91,22 @@ def test_a_checkpoint_says_its_rate_in_its_plan_or_its_trainers_state(tmp_path: 
     plan["recipe"]["stages"][0]["of_a_later_version"] = 1
     (tmp_path / "plan.lock.json").write_text(json.dumps(plan))
     assert end_of_checkpoint(tmp_path) == Ended(pytest.approx(5e-5), "the start's 01-cpt")
+
+
+def test_a_plan_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "plan.lock.json").write_text('{"recipe": {"sta')
+    with pytest.raises(BessemerError, match="plan.lock.json"):
+        end_of_checkpoint(tmp_path)
+    for other in ("{}", '{"recipe": {"stages": []}, "stages": []}', "[]"):
+        (tmp_path / "plan.lock.json").write_text(other)
+        assert end_of_checkpoint(tmp_path) is None
+
+
+def test_the_catalogue_knows_where_a_decayed_start_ended() -> None:
+    entry = catalogue.find("olmo2-1b@pre")
+    start = Checkpoint(entry.name, "pre", Path("/nowhere"), "d", {}, "", "", "", entry=entry)
+    chosen = choose(stage(lr="inherit"), "pre", 2048, end_of_start(start))
+    assert chosen.lr == entry.lr == pytest.approx(7.449e-05) and "the catalogue" in chosen.why["lr"]
 
 
 def test_a_rate_of_zero_is_not_inherited() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from bessemer.errors import BessemerError
+from bessemer.families.fetch import resolve
 from bessemer.files import write_json
 from bessemer.plan import estimate
 from bessemer.plan.estimate import Size, disk_bytes, fit, free_of_group
@@ -49,6 +53,30 @@ def test_processes_that_share_the_weights_need_less_each() -> None:
     demo = load_recipe("recipes/demo.yaml", ["stages.1.freeze=0.0"])
     alone, shared = (fit(LARGE, demo, 80 << 30, half=True, most=4096, workers=n)[1] for n in (1, 8))
     assert alone > 180e9 and shared < 80e9
+
+
+def test_a_head_of_its_own_is_trained_whole(tiny_model: Path, tmp_path: Path) -> None:
+    stage = load_recipe("recipes/demo.yaml", ["stages.1.freeze=0.5"]).stages[1]
+    untied = Size(**{**vars(LARGE), "head": LARGE.embedding})
+    layers = LARGE.parameters - 2 * LARGE.embedding
+    assert estimate.trained_parameters(untied, stage) == layers // 2 + LARGE.embedding
+    assert estimate.size_of(resolve(str(tiny_model))).head == 0
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    shutil.copytree(tiny_model, tmp_path / "untied")
+    model.save_pretrained(tmp_path / "untied")
+    found = estimate.size_of(resolve(str(tmp_path / "untied")))
+    assert found.head == found.embedding
+
+
+def test_each_process_has_a_whole_start_model_where_the_start_teaches() -> None:
+    stage = load_recipe("recipes/demo.yaml", ["stages.1.freeze=0.0"]).stages[1]
+    assert stage.general == "start"
+    of = {n: estimate.stage_memory(LARGE, stage, 4096, half=True, workers=n) for n in (8, 16)}
+    state = LARGE.parameters * (2 + 28)
+    assert of[8] - of[16] == state // 16  # all else stays, however many share
+    assert of[16] > state // 16 + 2 * LARGE.parameters
 
 
 @pytest.fixture

@@ -71,12 +71,13 @@ def accept(
     name: Name, yes: Annotated[bool, typer.Option("--yes", help="They were read elsewhere; do not ask.")] = False
 ) -> None:
     """Show the terms of a checkpoint whose licence must be accepted, and write down that you accept them."""
+    from bessemer.families.imported import licence_of
     from bessemer.families.show import terms_of
     from bessemer.families.terms import accept as do_accept
     from bessemer.families.terms import text_of
 
     terms = terms_of(name)
-    text = text_of(terms)
+    text = licence_of(name.partition("@")[0]) or text_of(terms)  # a site without a network has what was carried in
     print(text or f"{terms.name}\n{terms.url}")
     if not yes and not _agrees(f"Do you accept the {terms.name}?", name):
         raise BessemerError(f"the {terms.name} was not accepted", where=name, fix="nothing was fetched")

@@ -24,6 +24,7 @@ from bessemer.files import (
     need_writable,
     new_folder,
     read_record,
+    sha256_folder,
     write_record,
     write_text,
 )
@@ -71,6 +72,8 @@ def bring(folder: Path) -> Imported:
             fix="give a folder that `bessemer families export NAME --out FOLDER` made",
         )
     given = read(folder)
+    if given.digest != sha256_folder({name: facts["sha256"] for name, facts in given.files.items()}):
+        raise BessemerError("its digest is not that of its files", where=str(folder / MANIFEST), fix=COPY_AGAIN)
     final = place(given.start)
     need_writable(final.parent)
     with exclusive(final.with_name(f"{final.name}.lock"), f"the import of {given.start}"):
@@ -79,6 +82,7 @@ def bring(folder: Path) -> Imported:
         check_files(folder, papers, fix=COPY_AGAIN)
         check_files(folder / "model", given.files, fix=COPY_AGAIN)
         check_model(folder / "model")
+        family = _family(folder / "family.yaml", given.start)
         shutil.rmtree(final, ignore_errors=True)
         with new_folder(final) as tmp:
             (tmp / "model").mkdir()
@@ -89,15 +93,19 @@ def bring(folder: Path) -> Imported:
                 shutil.copyfile(folder / name, tmp / name)
             check_files(tmp, papers, fix=COPY_AGAIN)
             check_files(tmp / "model", given.files, fix=COPY_AGAIN)
-        _learn(final / "family.yaml", given.start)
+        if family:
+            catalogue.add(family, where=str(final / "family.yaml"), name=given.start.partition("@")[0])
     return read(final)
 
 
-def _learn(family: Path, start: str) -> None:
-    """Add a family file that came along, unless this machine's catalogue has the checkpoint already."""
+def _family(file: Path, start: str) -> str:
+    """What a family file that came along says of this start's size, unless this machine's catalogue has it already.
+
+    A family may come in parts: each import brings one size. Raises BessemerError for a file about other sizes.
+    """
+    size = start.partition("@")[0]
     known = {name for f in catalogue.families() for name in catalogue.sizes_of(f)}
-    if family.exists() and start.partition("@")[0] not in known:
-        catalogue.add(family.read_text(), where=str(family), name=start.partition("@")[0])  # a family may come in parts
+    return catalogue.only(file.read_text(), size, where=str(file)) if file.exists() and size not in known else ""
 
 
 def _papers(folder: Path) -> dict[str, Any]:

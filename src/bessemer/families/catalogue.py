@@ -220,7 +220,7 @@ def make_entry(family: Family, name: str, stage_name: str, step: int | None) -> 
         "tokens_seen": _tokens_seen(stage, at, last),
         "peak_lr": _highest(size, stage_name),
         **{key: _fact(getattr(stage, key)) for key in ("batch_tokens", "context", "optimizer")},
-        **_rate(stage, at),
+        **_rate(stage, at, _highest(size, stage_name)[0]),
     }
     return Entry(
         name=f"{name}@{stage_name}{'' if step is None else f':{step}'}",
@@ -272,14 +272,16 @@ def _tokens_seen(stage: Stage, step: int | None, last: int | None) -> tuple[int 
     return before + step * stage.batch_tokens.is_, stage.batch_tokens.source
 
 
-def _rate(stage: Stage, step: int | None) -> dict[str, tuple[Any, str]]:
-    """The rate at a step, whether it is still the peak, and what remains of the schedule."""
+def _rate(stage: Stage, step: int | None, highest: float | None) -> dict[str, tuple[Any, str]]:
+    """The rate at a step, whether it has stayed at the highest one until there, and what remains of the schedule."""
     path = stage.schedule.is_ if stage.schedule else None
     share = path.share(step) if path else None
     lr, source = _fact(stage.lr)
     if stage.peak_lr and share is not None:
         lr, source = float(f"{stage.peak_lr.is_ * share:.4g}"), stage.peak_lr.source
-    constant = share == 1.0 if path else None  # a fall without a known end has begun
+    constant = path.stays(step) if path else None  # a fall without a known end has begun
+    if constant and stage.peak_lr and highest and highest > stage.peak_lr.is_:
+        constant = False  # it fell in a stage before
     return {
         "lr": (lr, source),
         "constant": (constant, ""),
@@ -350,12 +352,36 @@ def need_free(sizes: Iterable[str], *, where: str) -> None:
         )
 
 
+def only(text: str, size: str, *, where: str) -> str:
+    """A family file with one of its sizes. Raises BessemerError when it has no such size."""
+    family = read(text, where=where)
+    if size not in sizes_of(family):
+        raise BessemerError(
+            f"it describes {', '.join(sizes_of(family))}, not {size}", where=where, fix="export it again"
+        )
+    if len(family.sizes) == 1:
+        return text
+    raw = yaml.safe_load(text)
+    own = size.removeprefix(f"{family.family}-")
+    raw["sizes"] = {own: raw["sizes"][own]}
+    cited = {source for _, source in citations(raw)}
+    raw["sources"] = {short: source for short, source in raw["sources"].items() if short in cited}
+    return yaml.safe_dump(raw, sort_keys=False)
+
+
 def add(text: str, *, where: str, name: str = "") -> list[str]:
     """Check a family file and put it into this machine's catalogue; the names of its sizes.
 
-    Raises RecipeError with all mistakes, or BessemerError when a reviewed family has one of its names.
+    Raises RecipeError with all mistakes, or BessemerError when a reviewed family or another file has one of its names.
     """
     family = read(text, where=where)
     need_free(sizes_of(family), where=where)
-    write_text(private_folder() / f"{name or family.family}.yaml", text)
+    path = private_folder() / f"{name or family.family}.yaml"
+    for other in sorted(private_folder().glob("*.yaml")):
+        same = sizes_of(family).keys() & sizes_of(read(other.read_text(), where=str(other))).keys()
+        if other != path and same:
+            raise BessemerError(
+                f"{sorted(same)[0]} is described by {other} already", where=where, fix="take it out of one of them"
+            )
+    write_text(path, text)
     return list(sizes_of(family))

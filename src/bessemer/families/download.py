@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from bessemer.errors import BessemerError
-from bessemer.files import canonical_json, finish_folder, need_disk, sha256_file, write_text
+from bessemer.files import canonical_json, finish_folder, fsync_file, need_disk, sha256_file, write_text
 from bessemer.units import show_bytes
 
 SMALL = (
@@ -49,6 +49,11 @@ class RemoteFile:
 
 
 Read = Callable[[RemoteFile, IO[bytes], int], None]  # (file, where to write, bytes that are there already)
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a model is loaded from files of this name."""
+    return any(fnmatch(name, pattern) for pattern in (*SMALL, WEIGHTS))
 
 
 def choose(files: Sequence[RemoteFile]) -> list[RemoteFile]:
@@ -85,7 +90,8 @@ def fetch(
     for file in files:
         if weights and file is weights[0]:
             check(staging, False)
-        if not (staging / file.name).exists():
+        got = staging / file.name
+        if not got.exists() or got.stat().st_size != file.n_bytes:
             _fetch_one(file, read, staging, address)
     check(staging, True)
     (staging / LISTING).unlink()
@@ -120,6 +126,7 @@ def _fetch_one(file: RemoteFile, read: Read, staging: Path, address: str) -> Non
             where=address,
             fix="run it again: only this file is fetched anew; if it happens twice, do not use this copy",
         )
+    fsync_file(part)  # a name says that it was checked, so its bytes come before it
     part.rename(staging / file.name)
 
 

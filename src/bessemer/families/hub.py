@@ -43,7 +43,7 @@ class Repository:
         if missing:
             need_disk(_cache(), missing, f"fetching {self.address}")
             print(f"{self.address}: fetching {show_bytes(missing)}", file=sys.stderr)
-        with _hub(self.address, self.id):
+        with _hub(self.address, self.id, self.commit, self.kind):
             folder = snapshot_download(
                 self.id, repo_type=self.kind, revision=self.commit, cache_dir=_cache(), allow_patterns=wanted
             )
@@ -79,7 +79,7 @@ class Repository:
 
         if not sys.stderr.isatty():
             disable_progress_bars()
-        with _hub(self.address, self.id):
+        with _hub(self.address, self.id, self.commit, self.kind):
             if constants.HF_HUB_OFFLINE:  # http_get asks nobody
                 raise FileNotFoundError("HF_HUB_OFFLINE is set and the file is not in the cache")
             url = hf_hub_url(self.id, file.name, revision=self.commit, repo_type=self.kind)
@@ -102,7 +102,7 @@ def pin(address: str, repository: str, revision: str | None, kind: Kind) -> Repo
 
     pinned = _cache() / f"{sha256_text(address)[:16]}.json"
     if not pinned.exists():
-        with _hub(address, repository):
+        with _hub(address, repository, revision or "", kind):
             if kind == "dataset":
                 info: Any = HfApi().dataset_info(repository, revision=revision or None, files_metadata=True)
             else:
@@ -137,7 +137,7 @@ def _cache() -> Path:
 
 
 @contextmanager
-def _hub(address: str, repository: str) -> Iterator[None]:
+def _hub(address: str, repository: str, revision: str, kind: Kind) -> Iterator[None]:
     """Errors of the hub and of the network become one BessemerError that says what to do. Tokens are never shown."""
     # Its HTTP library differs by version (httpx2, httpx); an unreachable host raises that library's error.
     from huggingface_hub import errors, get_token
@@ -157,7 +157,9 @@ def _hub(address: str, repository: str) -> Iterator[None]:
         ) from None
     except errors.RevisionNotFoundError:
         raise BessemerError(
-            f"the hub could not deliver it: {repository} has no such revision", where=address, fix=_near(address)
+            f"the hub could not deliver it: {repository} has no such revision",
+            where=address,
+            fix=_near(repository, revision, kind),
         ) from None
     except unreachable as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -174,13 +176,12 @@ def _hub(address: str, repository: str) -> Iterator[None]:
         ) from None
 
 
-def _near(address: str) -> str:
+def _near(repository: str, revision: str, kind: Kind) -> str:
     """The branches and tags that are most like the one that was asked for."""
     from huggingface_hub import HfApi
 
-    repository, _, revision = address.partition("@")
     try:
-        refs = HfApi().list_repo_refs(repository)
+        refs = HfApi().list_repo_refs(repository, repo_type=kind)
     except Exception:  # the first error is the one to tell
         return "check the revision"
     names = [r.name for r in [*refs.branches, *refs.tags]]

@@ -34,6 +34,15 @@ def find(start: str) -> Imported | None:
     return read(folder) if (folder / MANIFEST).exists() else None
 
 
+def licence_of(size: str) -> str:
+    """The licence that came with an imported checkpoint of a size; "" when there is none."""
+    for manifest in sorted((home() / "imported").glob(f"*/{MANIFEST}")):
+        text, start = manifest.with_name("licence.txt"), read(manifest.parent).start
+        if start.partition("@")[0] == size and text.exists():
+            return text.read_text()
+    return ""
+
+
 def place(start: str) -> Path:
     plain = "".join(c if c.isalnum() or c in "@.-" else "-" for c in start).strip(".")
     return home() / "imported" / f"{plain[-80:]}-{sha256_text(start)[:8]}"

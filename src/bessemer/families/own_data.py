@@ -42,8 +42,8 @@ def with_family_data(recipe: Recipe) -> Recipe:
         kept = {k: v for k, v in values["sources"].pop(name).items() if k not in {"from", "kind"}}
         for part in (p for p in data.parts if p.name in shares):
             text = {"from": _address(part, _tokens(recipe, name) * shares[part.name], where), "kind": part.kind}
-            weight = {"weight": shares[part.name]} if recipe.blends else {}
-            values["sources"][f"{name}-{part.name}"] = {"category": name} | weight | kept | text
+            weight = {"weight": kept.get("weight", 1) * shares[part.name]} if recipe.blends else {}
+            values["sources"][f"{name}-{part.name}"] = {"category": name} | kept | weight | text
         for stage in values["stages"]:
             for mixed in (stage, *stage.get("changes", [])):
                 if (share := mixed.get("mixture", {}).pop(name, None)) is not None:

@@ -49,7 +49,7 @@ class Schedule(Strict):
     warmup: int = Field(0, ge=0)
     begins: int | None = Field(None, ge=0)
     ends: int | None = Field(None, gt=0)
-    final: float | None = Field(None, ge=0, lt=1)
+    final: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:
@@ -81,6 +81,11 @@ class Schedule(Strict):
         done = min(1.0, (step - self._begins) / (self.ends - self._begins))
         falling = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.final + (1 - self.final) * falling
+
+    def stays(self, step: int | None) -> bool:
+        """Whether the rate is at its peak at a step, and not only passing through it."""
+        held = self.shape == "constant" or (step is not None and self.begins is not None and step <= self.begins)
+        return held and self.share(step) == 1.0
 
     def text(self, step: int | None, peak: float | None) -> str:
         """The path, and what remains of it."""
@@ -147,6 +152,9 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> Data:
+        names = [p.name for p in self.parts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f".parts: there are two of the name {twice[0]}")
         shares = [p.share for p in self.parts if p.share is not None]
         if sum(shares) > 1.001:
             raise ValueError(f".parts: the shares add up to {sum(shares):.3f}")

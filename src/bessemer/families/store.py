@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from bessemer.errors import BessemerError
 from bessemer.families import download
-from bessemer.families.download import RemoteFile
+from bessemer.families.download import RemoteFile, is_wanted
 from bessemer.files import exclusive, home, need_writable, sha256_text, tell
 
 DRIVERS = {"s3": "bessemer[s3]", "gs": "bessemer[gs]", "http": "bessemer[data]", "https": "bessemer[data]"}
@@ -29,16 +29,36 @@ def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
             fs, files = _list(url)
 
             def read(file: RemoteFile, out: IO[bytes], there: int) -> None:
+                path = f"{_path(fs, url)}/{file.name}"
                 try:
-                    with fs.open(f"{_path(fs, url)}/{file.name}", "rb") as remote:
-                        remote.seek(there)
-                        while block := remote.read(BLOCK_BYTES):
-                            out.write(block)
+                    if url.startswith("http"):
+                        _stream(fs, path, out, there)
+                    else:
+                        _copy(fs.open(path, "rb"), out, there)
                 except Exception as error:
                     raise _unreadable(url, error) from None
 
             download.fetch(download.choose(files), read, folder, address=url, check=check)
     return folder
+
+
+def _stream(fs: Any, path: str, out: IO[bytes], there: int) -> None:
+    """From a web server. Not all of them give parts of a file: a broken download then begins again."""
+    if there:
+        try:
+            return _copy(fs.open(path, "rb"), out, there)
+        except ValueError:  # how fsspec says that the server gives no parts
+            out.seek(0)
+            out.truncate()
+    _copy(fs.open(path, "rb", block_size=0), out, 0)
+
+
+def _copy(opened: Any, out: IO[bytes], there: int) -> None:
+    with opened as remote:
+        if there:
+            remote.seek(there)
+        while block := remote.read(BLOCK_BYTES):
+            out.write(block)
 
 
 def _list(url: str) -> tuple[Any, list[RemoteFile]]:
@@ -56,13 +76,16 @@ def _list(url: str) -> tuple[Any, list[RemoteFile]]:
         ) from None
     except Exception as error:
         raise _unreadable(url, error) from None
-    plain = [f for f in found if f["type"] == "file"]
-    return fs, [_remote(fs, f) for f in plain]
+    wanted = [f for f in found if f["type"] == "file" and is_wanted(f["name"].rpartition("/")[2])]
+    return fs, [_remote(fs, f, url) for f in wanted]
 
 
-def _remote(fs: Any, facts: dict[str, Any]) -> RemoteFile:
+def _remote(fs: Any, facts: dict[str, Any], url: str) -> RemoteFile:
     if facts.get("size") is None:  # as a web server's listing has it
-        facts = facts | fs.info(facts["name"])
+        try:
+            facts = facts | fs.info(facts["name"])
+        except Exception as error:
+            raise _unreadable(url, error) from None
     if facts.get("size") is None:
         raise BessemerError("the store does not say how large it is", where=facts["name"], fix="fetch it by hand")
     tag = next((str(facts[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if facts.get(k)), "")

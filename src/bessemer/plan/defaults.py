@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def _rate(
     if goes_on is not None and stage.method == "full":
         return goes_on.lr, f"a constant-rate start goes on at its own: {goes_on.of} ended there"
     rate, why = 5e-5 * (2000 / hidden_size) ** 0.78, f"5e-5 * (2000 / {hidden_size})^0.78 for full-rank training"
-    if peak is not None and checkpoint_stage in {"pre", "mid"} and stage.objective == "cpt":
+    if peak is not None and checkpoint_stage in {"pre", "mid"} and stage.objective == "cpt" and goes_on is None:
         rate, why = 0.3 * peak, f"0.3 of the {peak:g} at which the start was trained: it has been annealed"
     if peak is not None and checkpoint_stage == "post" and 0.1 * peak < rate:
         rate, why = 0.1 * peak, f"0.1 of the {peak:g} at which the start was trained: it is a finished model"
@@ -107,6 +106,8 @@ def end_of_start(start: Checkpoint) -> Ended | None:
     """Of the start checkpoint: from the catalogue, else from its folder; None when nobody knows."""
     if start.lr is not None:
         return Ended(start.lr, f"{start.name} (the catalogue)", of_start=True)
+    if start.entry is not None and start.entry.lr is not None:
+        return Ended(start.entry.lr, f"{start.name} (the catalogue)")
     return end_of_checkpoint(start.original or start.path)
 
 
@@ -114,10 +115,13 @@ def end_of_checkpoint(folder: Path) -> Ended | None:
     """From a release's plan, or from the state that the Hugging Face Trainer leaves; None when neither is there."""
     plan, state = folder / "plan.lock.json", folder / "trainer_state.json"
     if plan.exists():
-        made: dict[str, Any] = json.loads(plan.read_text())
-        last, planned = made["recipe"]["stages"][-1], made["stages"][-1]  # may be another version's: not validated
-        share = 1.0 if last.get("schedule") == "constant" else planned.get("final_lr", last.get("final_lr") or 0.0)
-        return Ended(planned["lr"] * share, f"the start's {planned['name']}")
+        made: dict[str, Any] = read_json(plan)
+        try:
+            last, planned = made["recipe"]["stages"][-1], made["stages"][-1]
+            share = 1.0 if last.get("schedule") == "constant" else planned.get("final_lr", last.get("final_lr") or 0.0)
+            return Ended(planned["lr"] * share, f"the start's {planned['name']}")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return None  # another version's, which says it elsewhere
     if state.exists():
         logged = read_json(state).get("log_history", [])
         rates = [e["learning_rate"] for e in logged if isinstance(e.get("learning_rate"), float | int)]
@@ -141,9 +145,12 @@ def optimizer_choice(stage: Stage, start: Checkpoint) -> tuple[str | None, str]:
     folder = optimizer_state_of(start)
     if folder is None:
         return None, "begins anew: the start's optimizer state is not at hand"
-    made_by = read_json(folder / "state.json").get("optimizer", "adamw")
+    state = read_json(folder / "state.json")
+    made_by = state.get("optimizer", "adamw")
     if stage.objective != "cpt" or stage.method != "full" or stage.freeze > 0:
         return None, "begins anew: the start's state fits full-rank continued pre-training only"
+    if not state.get("all_weights", True):
+        return None, "begins anew: the start's last training moved only some of its weights"
     if made_by != stage.optimizer:
         return None, f"begins anew: the start was trained with {made_by}"
     return optimizer_digest(folder), "goes on with the state of the start's own training"

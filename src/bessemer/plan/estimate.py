@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint
@@ -37,6 +39,7 @@ class Size:
     layers: int
     intermediate: int
     vocabulary: int
+    head: int = 0  # parameters of an output head of its own; 0 where it is the embedding
 
 
 def size_of(checkpoint: Checkpoint) -> Size:
@@ -56,7 +59,19 @@ def size_of(checkpoint: Checkpoint) -> Size:
         layers,
         config.get("intermediate_size", 4 * hidden),
         vocabulary,
+        _head(checkpoint, vocabulary, hidden),
     )
+
+
+def _head(checkpoint: Checkpoint, vocabulary: int, hidden: int) -> int:
+    """Where two matrices are as large as the embedding, one of them is a head. Configs do not always say so."""
+    alike = 0
+    for name in checkpoint.files:
+        if name.endswith(".safetensors"):
+            with safe_open(checkpoint.path / name, framework="numpy") as file:
+                names = file.keys()  # it is no mapping
+                alike += sum(file.get_slice(key).get_shape() == [vocabulary, hidden] for key in names)
+    return hidden * vocabulary if alike > 1 else 0
 
 
 def context_of(checkpoint: Checkpoint) -> int:
@@ -83,7 +98,7 @@ def trained_parameters(size: Size, stage: Stage) -> int:
         return round(stage.rank * rows_and_columns * size.layers * share)
     if stage.freeze == 0:
         return size.parameters
-    return round((size.parameters - size.embedding) * share)
+    return round((size.parameters - size.embedding - size.head) * share) + size.head
 
 
 def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool, workers: int = 1) -> int:
@@ -93,11 +108,14 @@ def stage_memory(size: Size, stage: Stage, tokens: int, *, half: bool, workers: 
     """
     trained, width = trained_parameters(size, stage), 2 if half else 4
     # Weights; then per trained parameter: master, gradient, two moments, and what a checkpoint copies of them.
-    state = size.parameters * width + trained * (16 + 12 + (width if stage.general == "start" else 0))
+    state = size.parameters * width + trained * (16 + 12)
+    start = 0
+    if stage.general == "start":  # alone, what is frozen is shared; among several each process has a whole one
+        start = (trained if workers == 1 else size.parameters) * width
     trained_layers = size.layers - round(stage.freeze * size.layers)
     per_token = trained_layers * (14 * size.hidden + 5 * size.intermediate) * width
     logits = 512 * size.vocabulary * (4 + 2 * width)
-    return -(-state // workers) + tokens * per_token + logits
+    return -(-state // workers) + start + tokens * per_token + logits
 
 
 def fit(size: Size, recipe: Recipe, free: int, *, half: bool, most: int, workers: int = 1) -> tuple[list[int], int]:

@@ -107,6 +107,7 @@ def _bubblewrap(file: Path) -> list[str]:
         )
     seen = ["/usr", sys.base_prefix, *(str(p) for p in map(Path, ("/lib", "/lib64", "/bin")) if p.exists())]
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    command += ["--cap-drop", "ALL"]  # as root it would keep them all, and could mount what is read-only anew
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - first: a venv may lie in /tmp
     for path in dict.fromkeys(seen):
         command += ["--ro-bind", path, path]

@@ -208,6 +208,7 @@ class _Stage:
             "forgotten": forgotten,
             "due": due,
             "optimizer": self.run.stage.optimizer,
+            "all_weights": self.run.stage.method == "full" and self.run.stage.freeze == 0,
         }
         self.writer.save(done, self.trainable, self.optimizer, state)
 
