@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bessemer.errors import BessemerError
+from bessemer.evaluate.stats import Interval
 from tests.story import OTHERS, sentence
 from tests.tiny import WORDS
 
@@ -205,6 +206,69 @@ def test_a_folder_without_arms_is_refused_before_anything_is_trained(
     assert f"no arms (*.json.gz) in {tmp_path}" in capsys.readouterr().err and not out.exists()
 
 
+def test_the_same_seed_twice_is_no_second_model(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import measure  # pyright: ignore[reportMissingImports]
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data", "x", "--out", str(out), "--seeds", "1", "1"])
+    with pytest.raises(SystemExit):
+        example.main()
+    assert "is one model, not two" in capsys.readouterr().err and not out.exists()
+    first = {"name": "expert-1", "digest": "a", "made": "m"}
+    measure.need_seeds([first, {"name": "expert-2", "digest": "b", "made": "m"}])
+    with pytest.raises(BessemerError, match="expert-2: it is the same model as expert-1"):
+        measure.need_seeds([first, {"name": "expert-2", "digest": "a", "made": "m"}])
+    with pytest.raises(BessemerError, match="another recipe or of other data than expert-1"):
+        measure.need_seeds([first, {"name": "expert-2", "digest": "b", "made": "n"}])
+    measure.need_seeds([{"name": "encoder"}])
+    values = example.recipe(out, "expert-1", 1, "expert@1", "expert@1", True, True)
+    other = example.recipe(tmp_path / "elsewhere", "expert-2", 2, "expert@1", "expert@1", True, True)
+    assert example.made_of(values, {"a": 1}, out) == example.made_of(other, {"a": 1}, tmp_path / "elsewhere")
+    assert example.made_of(values, {"a": 1}, out) != example.made_of(values | {"merge": 0.7}, {"a": 1}, out)
+    assert example.made_of(values, {"a": 1}, out) != example.made_of(values, {"a": 2}, out)
+
+
+@pytest.mark.usefixtures("example")
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.01, 0.03, "better"),
+        (-0.01, 0.03, "not worse"),
+        (-0.015, -0.005, "worse, within the margin"),
+        (-0.05, 0.01, "not shown"),
+        (-0.05, -0.01, "worse"),
+    ],
+)
+def test_a_verdict_says_what_the_interval_says(low: float, high: float, word: str) -> None:
+    import page  # pyright: ignore[reportMissingImports]
+
+    assert page.verdict(Interval((low + high) / 2, low, high)) == word
+
+
+@pytest.mark.usefixtures("example")
+def test_rules_are_told_one_by_one_and_their_interval_is_over_rules() -> None:
+    """Of comments there are many, of rules a dozen, and some are read and some are not."""
+    import measure  # pyright: ignore[reportMissingImports]
+
+    rng = random.Random(1)
+    rows = [
+        {"group": f"new-rules:{i}:1", "rule": f"r{i % 8}", "broken": broken, "odds": rng.gauss(read * broken, 1)}
+        for i in range(800)
+        for broken in (True, False)
+        for read in [6 if i % 8 < 4 else 0]
+    ]
+    found = measure.by_rule(rows)
+    assert found["alone"]["r0"] > 0.99 and 0.35 < found["alone"]["r7"] < 0.65
+    over_comments = measure.estimate(
+        measure.METRICS["auroc"],
+        measure.columns([r["odds"] for r in rows], [r["broken"] for r in rows], [r["group"] for r in rows]),
+    ).result
+    width = over_comments.high - over_comments.low
+    assert found["over_rules"]["high"] - found["over_rules"]["low"] > 2 * width
+
+
 @pytest.mark.usefixtures("example")
 def test_nothing_of_a_test_is_trained_on(data: Path, tmp_path: Path) -> None:
     import prepare  # pyright: ignore[reportMissingImports]
@@ -217,6 +281,10 @@ def test_nothing_of_a_test_is_trained_on(data: Path, tmp_path: Path) -> None:
     texts = {s: {r["text"].lower() for r in rows} for s, rows in sides.items()}
     assert not texts["test"] & (texts["train"] | texts["development"])
     assert not texts["train"] & texts["development"]
+    prepare.prepare(data, tmp_path)
+    train.write_text(train.read_text() + json.dumps({"text": "one more", "label": 0}) + "\n")
+    with pytest.raises(BessemerError, match="made of other files than these"):
+        prepare.prepare(data, tmp_path)
     groups = [
         {r["group"] for r in prepare.read(tmp_path / f"data/racial-hate-{s}.jsonl")} for s in ("train", "development")
     ]

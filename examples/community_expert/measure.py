@@ -147,7 +147,7 @@ def separate(out: Path) -> dict[str, Row]:
 
     TF-IDF of words 1-2 and characters 2-5, logistic regression; C is chosen on the development part.
     """
-    kept = out / "answers" / "separate.json"
+    kept = out / "answers" / f"separate-{tasks_digest(out)[:12]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     parts = {
@@ -200,18 +200,16 @@ def columns(odds: Sequence[float], broken: Sequence[bool], groups: Sequence[str]
 
 @dataclass(frozen=True)
 class Replaced:
-    """One task: the expert's seeds and the classifier on the same test comments."""
+    """One task: the expert's seeds and the classifier on the same test comments, by the measures and `ece`."""
 
     own: dict[str, Estimate]
     its: dict[str, Estimate]
     change: dict[str, Difference]
-    ece: float
-    its_ece: float
     threshold: Row  # what was promised on the development part, and what came on the test
 
     def as_dict(self) -> Row:
         plain = {k: {n: v.as_dict() for n, v in getattr(self, k).items()} for k in ("own", "its", "change")}
-        return {**plain, "ece": self.ece, "its_ece": self.its_ece, "threshold": self.threshold}
+        return {**plain, "threshold": self.threshold}
 
 
 def replaced(task: str, seeds: Sequence[Row], classifier: Row, out: Path) -> Replaced:
@@ -226,15 +224,21 @@ def replaced(task: str, seeds: Sequence[Row], classifier: Row, out: Path) -> Rep
         scale = fit_scale(np.array(odds["development"]), broken["development"])
         return columns([o / scale.temperature + scale.bias for o in odds["test"]], broken["test"].tolist(), groups)
 
-    own, its = [of(s[task]) for s in seeds], of(classifier)
+    compared = {n: (m, [of(s[task]) for s in seeds], of(classifier)) for n, m in MEASURES.items()}
+    compared["ece"] = METRICS["ece"], [scaled(s[task]) for s in seeds], scaled(classifier)
     return Replaced(
-        {n: estimate(m, own) for n, m in MEASURES.items()},
-        {n: estimate(m, its) for n, m in MEASURES.items()},
-        {n: difference(m, its, own, margin=MARGIN) for n, m in MEASURES.items()},
-        statistics.mean(METRICS["ece"].value(scaled(s[task])) for s in seeds),
-        METRICS["ece"].value(scaled(classifier)),
+        {n: estimate(m, own) for n, (m, own, _) in compared.items()},
+        {n: estimate(m, its) for n, (m, _, its) in compared.items()},
+        {n: difference(m, its, own, margin=MARGIN) for n, (m, own, its) in compared.items()},
         promised(task, seeds[0], sides, broken["test"]),
     )
+
+
+def pooled(task: str, classifier: Row, out: Path) -> Interval:
+    """AUROC of the classifier of all tasks, which is not told the rule."""
+    rows = prepare.read(out / "data" / f"{task}-test.jsonl")
+    made = columns(classifier["test"], [bool(r["label"]) for r in rows], [r["group"] for r in rows])
+    return estimate(METRICS["auroc"], made).result
 
 
 def promised(task: str, odds: Row, sides: Mapping[str, Sequence[Row]], broken: NDArray[np.bool_]) -> Row:
@@ -253,16 +257,19 @@ def promised(task: str, odds: Row, sides: Mapping[str, Sequence[Row]], broken: N
     return seen
 
 
-def few_labels(model: Row, arm: str, out: Path, tests: str) -> dict[str, tuple[Interval, Interval]]:
-    """{task: AUROC of the arm, of a classifier of the same labels}. Its C is chosen on the whole development part."""
-    found: dict[str, tuple[Interval, Interval]] = {}
+def few_labels(model: Row, arm: str, out: Path, tests: str) -> dict[str, tuple[Interval, Interval, Interval]]:
+    """{task: AUROC of the arm, of a classifier of the same labels, and the change between them}.
+
+    The classifier's C is chosen on the whole development part.
+    """
+    found: dict[str, tuple[Interval, Interval, Interval]] = {}
     for task in prepare.TASKS:
         sides = {s: prepare.read(out / "data" / f"{task}-{s}.jsonl") for s in ("development", "test")}
         labels = prepare.few_labels(out, task, int(arm.removeprefix("labels-")), tests)
         broken, groups = [bool(r["label"]) for r in sides["test"]], [r["group"] for r in sides["test"]]
         made = [columns(odds["test"], broken, groups) for odds in (model[task], _fit(labels, {task: sides})[task])]
         own, its = (estimate(METRICS["auroc"], c).result for c in made)
-        found[task] = own, its
+        found[task] = own, its, difference(METRICS["auroc"], made[1], made[0], margin=MARGIN).change
     return found
 
 
@@ -303,12 +310,30 @@ def steered(rows: Sequence[Row], truth: str) -> dict[str, Row]:
     }
 
 
+def by_rule(rows: Sequence[Row]) -> Row:
+    """AUROC of every rule alone, and over all with an interval over rules: what another choice of rules might give."""
+    rules = sorted({r["rule"] for r in rows})
+    of = {rule: [r for r in rows if r["rule"] == rule] for rule in rules}
+    alone = {
+        rule: float(roc_auc_score([r["broken"] for r in own], [r["odds"] for r in own]))
+        for rule, own in of.items()
+        if len({r["broken"] for r in own}) == 2
+    }
+    made = columns([r["odds"] for r in rows], [r["broken"] for r in rows], [r["rule"] for r in rows])
+    return {"alone": alone, "over_rules": estimate(METRICS["auroc"], made).result.as_dict()}
+
+
 def _comment(row: Row) -> str:
     return row["group"].rpartition(":")[0]  # the rest numbers its twins
 
 
-def blind(report: Row, out: Path) -> dict[str, Row]:
-    """{column of the page: {comment_only, rule_only: AUROC}}: what can be guessed without the rule, or the comment."""
+def blind(report: Row, out: Path, tests: str) -> dict[str, Row]:
+    """{column of the page: {comment_only, rule_only: AUROC}}: what can be guessed without the rule, or the comment.
+
+    Of what each column is about: of the moderators' their own answers alone, where a removed comment breaks its rule.
+    """
+    logged = [i for i in Source(f"dataset:{tests}/test", "chat") if i.meta["truth"] == "log"]
+    said = [i.messages[1].content.partition("Comment: ")[2].partition("\nRule: ") for i in logged]
     of = {n: report["splits"][n]["blind"] for n in ("test", "new-wordings", "new-rules")}
     rows = prepare.read(out / "data" / "unseen.jsonl")
     twins = unseen_twins(out)
@@ -320,7 +345,12 @@ def blind(report: Row, out: Path) -> dict[str, Row]:
         "new wordings": of["new-wordings"],
         "new rules": of["new-rules"],
         "a policy never seen": blind_baselines(texts, rules, [True, False] * len(twins), ids).as_dict(),
-        "answers of moderators": of["test"],
+        "answers of moderators": blind_baselines(
+            [comment for comment, _, _ in said],
+            [rule for *_, rule in said],
+            [i.messages[-1].content == "yes" for i in logged],
+            [str(i.meta["comment"]) for i in logged],
+        ).as_dict(),
     }
 
 
@@ -387,6 +417,20 @@ def tasks_digest(out: Path) -> str:
     """sha256 over what classifiers and encoders of their own learn from and are asked: no twins."""
     names = [f"{task}-{side}.jsonl" for task in prepare.TASKS for side in ("train", "development", "test")]
     return sha256_text(canonical_json([sha256_file(out / "data" / name) for name in names]))
+
+
+def need_seeds(arms: Sequence[Row]) -> None:
+    """Raises BessemerError for seeds of an arm that are one model, or were made of other recipes or data."""
+    first, last = arms[0], arms[-1]
+    same = [a["name"] for a in arms[:-1] if a.get("digest", "") == last.get("digest", a["name"])]
+    if same:
+        raise BessemerError(f"it is the same model as {same[0]}", where=last["name"], fix="train another seed")
+    if first.get("made", "") != last.get("made", ""):
+        raise BessemerError(
+            f"it was made by another recipe or of other data than {first['name']}: their mean says nothing of either",
+            where=last["name"],
+            fix="train it here, or take both from one place",
+        )
 
 
 def write_arm(path: Path, arm: Row) -> None:

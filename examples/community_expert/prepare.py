@@ -1,7 +1,7 @@
 """The data of the proof: files of labelled comments -> training, development and test parts, policies, data sets.
 
-The given validation files are the test here: nothing is chosen on them. What is chosen (thresholds, temperatures, the
-regularisation of the separate classifiers, the share of the way) is chosen on a tenth of the training files.
+The given validation files are the test here: recipes were compared on them, nothing else. What is chosen for a model
+(thresholds, temperatures, the regularisation of the separate classifiers) is chosen on a tenth of the training files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import yaml
 from bessemer.data.curate.near import near_duplicates
 from bessemer.data.moderation import clean
 from bessemer.data.sources import Source
-from bessemer.files import sha256_text, write_text
+from bessemer.errors import BessemerError
+from bessemer.files import canonical_json, sha256_file, sha256_text, write_text
 
 Row = dict[str, Any]
 POLICIES = Path(__file__).parent / "policies"
@@ -78,8 +79,14 @@ def in_development(row: Row, task: str) -> bool:
 
 def prepare(data: Path, out: Path) -> None:
     """Files under out/data: TASK-train, TASK-development, TASK-test, unseen, general texts."""
-    folder = out / "data"
-    if (folder / "done").exists():
+    folder, done = out / "data", out / "data" / "done"
+    given = [p for part in ("moderation", "general") for p in sorted((data / part).rglob("*.*")) if p.is_file()]
+    taken = canonical_json({str(p.relative_to(data)): sha256_file(p) for p in given})
+    if done.exists():
+        if done.read_text() != taken:
+            raise BessemerError(
+                "it was made of other files than these", where=str(folder), fix="give another --out, or remove it"
+            )
         return
     for task in TASKS:
         train, test = labelled(data, task)
@@ -93,7 +100,7 @@ def prepare(data: Path, out: Path) -> None:
         [{"id": str(r["id"]), "text": r["text"], **{k: r.get(k) for k in UNSEEN}} for r in flags],
     )
     write_general(data / "general", folder)
-    (folder / "done").write_text("")
+    write_text(done, taken)
 
 
 def write_general(data: Path, folder: Path) -> None:

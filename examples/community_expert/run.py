@@ -26,6 +26,7 @@ import prepare
 
 from bessemer.errors import StoppedByUserError
 from bessemer.evaluate.stats import Interval
+from bessemer.files import canonical_json, sha256_text
 from bessemer.launch.here import quiet_libraries, stop_requests
 from bessemer.launch.place import Place
 from bessemer.launch.start import start
@@ -38,9 +39,9 @@ from bessemer.track.screen import Screen
 Row = dict[str, Any]
 START = "smollm2-135m@post"
 READ = 50_000  # tokens of continued pre-training
-FULL = {"twins": 18_000, "named": 6000}  # under computed rules: in the main data set, in those of few labels
+FULL = {"twins": 30_000, "named": 10_000}  # under computed rules: in the main data set, in those of few labels
 FEW = {"twins": 2500, "named": 1000}
-PER_COMMENT = 8  # twins of a removed comment, each beside another approved one: the few positives are read again
+PER_COMMENT = 6  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?)
 ARMS: dict[str, tuple[str, bool, bool]] = {
     "expert": ("expert", True, True),
@@ -135,6 +136,8 @@ def main() -> None:
     )
     asked.add_argument("--answers", type=Path, help="folder of arms asked elsewhere (arms/*.json.gz of another --out)")
     options = asked.parse_args()
+    if any(len(set(given)) < len(given) for given in (options.seeds, options.arms)):
+        asked.error("the same seed or arm twice is one model, not two")
     if options.answers and not list(options.answers.glob("*.json.gz")):
         asked.error(f"no arms (*.json.gz) in {options.answers}")
     data, out = options.data.absolute(), options.out.absolute()
@@ -151,18 +154,28 @@ def main() -> None:
     asked_of: dict[str, list[Row]] = {}
     for arm, seed, name in wanted:
         if name not in known:
+            made = ""
             if arm in ARMS:
                 dataset, pre_training, replay = ARMS[arm]
-                reference = build_data(data, out, dataset, tests).prepared.reference
-                train(recipe(out, name, seed, reference, tests, pre_training, replay))
+                prepared = build_data(data, out, dataset, tests).prepared
+                values = recipe(out, name, seed, prepared.reference, tests, pre_training, replay)
+                made = made_of(values, prepared.manifest["ingredients"], out)
+                train(values)
             known[name] = (
                 {"name": name, "questions": questions[arm], **encoder.answers(out, questions[arm], seed)}
                 if arm == "encoder"
-                else ask(name, data, out, tests, questions[arm])
+                else {"made": made, **ask(name, data, out, tests, questions[arm])}
             )
             measure.write_arm(out / "arms" / f"{name}.json.gz", known[name])
         asked_of.setdefault(arm, []).append(known[name])
+        measure.need_seeds(asked_of[arm])
         show(asked_of, expert, data, out)
+
+
+def made_of(values: Row, ingredients: Row, out: Path) -> str:
+    """sha256 of what an arm's seeds share: the recipe but for its name and seed, and what its data is made of."""
+    shared = {k: v for k, v in values.items() if k not in {"name", "seed"}}
+    return sha256_text(canonical_json([shared, ingredients]).replace(str(out), "OUT"))
 
 
 def elsewhere(folder: Path | None, name: str, questions: str) -> Row | None:
@@ -190,14 +203,15 @@ def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: 
     """Write the page and result.json from what is known so far; print the replaced classifiers."""
     separate = measure.separate(out)
     arms = {arm: facts_of(models, data, out) for arm, models in asked_of.items() if arm != "encoder"}
-    blind = measure.blind(expert.report, out)
+    blind = measure.blind(expert.report, out, expert.prepared.reference)
     sections, result = list[Any](), {"arms": arms, "blind": blind}
     if "expert" in asked_of:
         seeds = asked_of["expert"]
         found = {t: measure.replaced(t, seeds, separate[t]["separate"], out) for t in prepare.TASKS}
         encoders = asked_of.get("encoder", [])
         tuned = {t: measure.replaced(t, seeds, encoders[0][t], out) for t in prepare.TASKS} if encoders else {}
-        sections = [page.replace_section(found, tuned, len(seeds)), page.promise_section(found)]
+        pooled = {t: measure.pooled(t, separate[t]["pooled"], out) for t in prepare.TASKS}
+        sections = [page.replace_section(found, tuned, len(seeds), pooled), page.promise_section(found)]
         for key, title, compared in (("replace", "own classifier", found), ("encoder", "own encoder", tuned)):
             result |= {key: {t: one.as_dict() for t, one in compared.items()}} if compared else {}
             for task, one in compared.items():
@@ -205,13 +219,15 @@ def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: 
                 own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
                 print(f"{task}: AUROC {own}, {title} {its}, change {page.shown(change)}: {page.verdict(change)}")
     whole = {arm: facts for arm, facts in arms.items() if not arm.startswith("labels-")}  # on the same twins
-    sections += [page.steer_section(whole, blind)] if whole else []
+    rules = measure.by_rule(asked_of["expert"][0]["twins"]["new-rules"]) if "expert" in asked_of else {}
+    result |= {"new_rules": rules} if rules else {}
+    sections += [page.steer_section(whole, blind, rules)] if whole else []
     few = {
         arm.removeprefix("labels-"): measure.few_labels(models[0], arm, out, expert.prepared.reference)
         for arm, models in asked_of.items()
         if arm.startswith("labels-")
     }
-    sections += [page.labels_section(few)] if few else []
+    sections += [page.labels_section(few, sum(FEW.values()), sum(FULL.values()))] if few else []
     sections += [page.cite_section(whole)] if whole else []
     sections += [page.keep_section(arms)] if arms.keys() - {"base"} else []
     if "expert" in asked_of:
