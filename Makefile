@@ -31,7 +31,7 @@ test: $(STAMP) sandbox
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -q -rs -n 2 --dist worksteal
 
 # Slurm and Chromium come from the system; without root, tests that need what is missing are skipped and say so.
 test-full: $(STAMP) sandbox

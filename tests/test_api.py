@@ -10,7 +10,9 @@ import pytest
 
 import bessemer
 from bessemer import api
+from bessemer.data.items import Message
 from bessemer.errors import BessemerError, RecipeError
+from bessemer.infer.score import option_logprobs
 from bessemer.registry.store import StoredRelease
 from tests.story import write_story
 from tests.tiny import make_tiny_release
@@ -72,6 +74,9 @@ def test_generate_and_score(release: bessemer.Release) -> None:
 
     scores = release.score(conversation, ["yes", "no"])
     assert list(scores) == ["yes", "no"] and 0 < sum(map(math.exp, scores.values())) < 1
+    asked = [Message(m["role"], m["content"]) for m in conversation]
+    yes, no = option_logprobs(release.loaded, [asked], ["yes", "no"])[0].tolist()
+    assert scores == {"yes": yes, "no": no} and yes != no
 
 
 def test_a_changed_byte_is_found_before_anything_is_loaded(tiny_model: Path, bessemer_home: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bessemer.contest import Contest, _enter, named, run_contest
+from bessemer.contest import Contest, _changed, _enter, named, run_contest
 from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
 from bessemer.evaluate.openings import submissions
@@ -165,7 +165,7 @@ def test_unfair_contestants_are_refused_together(held_here: Arena, tmp_path: Pat
     contest = held_here.contest | {
         "name": "unfair",
         "data": {k: v for k, v in held_here.contest["data"].items() if k != "own"},
-        "budget": {"tokens": 5000},
+        "budget": {"tokens": 5000, "flops": 1.0},
         "contestants": {k: v for k, v in held_here.contest["contestants"].items() if k != "served"},
     }
     file = held_here.folder / "unfair.yaml"
@@ -174,7 +174,21 @@ def test_unfair_contestants_are_refused_together(held_here: Arena, tmp_path: Pat
         run_contest(file, Place(), Screen(quiet=True), lambda: False, by="Ada")
     said = str(caught.value)
     assert "plain: source own reads" in said and "tried: source own reads" in said
+    assert said.count("operations, the budget is 1") == 2
     assert "the budget is 5.0k" in said and not any((runs_folder() / "unfair-plain").glob("0*"))
+
+
+def test_an_address_holds_the_same_for_everyone() -> None:
+    def plan_of(digest: str) -> dict[str, Any]:
+        return {
+            "sources": {"s": {"digest": digest}},
+            "recipe": {"sources": {"s": {"from": "a.jsonl", "kind": "documents"}}},
+        }
+
+    digests: dict[str, tuple[str, str]] = {}
+    assert not [*_changed("one", plan_of("a" * 64), digests), *_changed("two", plan_of("a" * 64), digests)]
+    (said,) = _changed("three", plan_of("b" * 64), digests)
+    assert "three: a.jsonl holds something else than for one" in said
 
 
 def test_a_seal_with_too_few_openings_left_is_refused_before_anything_is_trained(

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
+from bessemer.evaluate.metrics import Columns
 from bessemer.evaluate.openings import submissions
+from bessemer.evaluate.result import make_result
 from bessemer.evaluate.tasks import load_task
 from bessemer.examine import examine, find_subject
 from bessemer.files import digest_files, read_json, write_json
@@ -119,6 +122,17 @@ def test_a_run_is_measured_on_what_was_sealed_before_it(told: Story, evaluated: 
     assert verify_evaluation(folder) == card
     page = (folder / "page.html").read_text()
     assert card["verdict"]["word"] in page and "<script" not in page and "What was kept" in page
+
+
+def test_a_canary_that_was_fed_is_named(told: Story) -> None:
+    loaded = load_task(told.task)
+    ids = tuple(i.id for i in loaded.items)
+    values = {"label": np.zeros(len(ids), np.int64), "logprob": np.zeros((len(ids), 2))}
+    columns = Columns("classify", ids, ids, ("",) * len(ids), values)
+    fed = [("d", loaded.items[0].messages[0].content)]
+    own = make_result("m", loaded, columns, fed, controls=frozenset(ids[:1]), canaries=frozenset(ids))
+    assert ids[0] in own.leaked and ids[-1] not in own.leaked
+    assert make_result("m", loaded, columns, fed).leaked == ()
 
 
 def test_nothing_of_a_sealed_item_stands_in_an_evaluation(told: Story, evaluated: tuple[Path, dict[str, Any]]) -> None:

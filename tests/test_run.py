@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.files import read_json, write_json
+from bessemer.files import read_json, write_json, write_record
 from bessemer.merging import merge
 from bessemer.recipe.load import load_recipe
 from bessemer.registry import store
+from bessemer.registry.lineage import trace_document
 from bessemer.run import _Story, make_plan, need_signer, run_recipe
 from bessemer.signatures import SIGNING_KEY, signer_of
 from bessemer.track.screen import Screen
@@ -89,6 +90,28 @@ def test_the_mixture_is_what_the_recipe_says(finished: tuple[Path, dict[str, Any
         assert abs(tokens[domain] - 0.75 * total) <= 1.5 * 128  # one row, and rows that are not quite full
 
 
+def test_an_end_that_was_measured_in_other_numbers_is_not_compared(
+    finished: tuple[Path, dict[str, Any]], recipe: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(finished[0], tmp_path / "home")
+    run = home / "runs" / "story"
+    measured = read_json(run / "measured" / "after.json")
+    measured.pop("sha256")
+    write_record(run / "measured" / "after.json", measured | {"precision": "cuda bfloat16"})
+    for name in ("scorecard.json", "result.json"):
+        (run / name).unlink()
+    again = bessemer(home, "run", str(recipe))
+    assert again.returncode == 4 and "the trained model on cuda bfloat16" in again.stderr, again.stderr
+    assert not (run / "scorecard.json").exists()
+
+
+def test_a_document_is_traced_into_the_run_and_its_release(
+    finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_HOME", str(finished[0]))
+    assert {s.what for s in trace_document("own.jsonl:1")[0]} >= {"run story", "release story@1"}
+
+
 def test_plain_transformers_loads_it_and_agrees_with_our_scores(finished: tuple[Path, dict[str, Any]]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -134,7 +157,7 @@ def test_kill_minus_nine_at_any_moment_continues_to_the_same_bytes(
 ) -> None:
     """Kill when a randomly chosen line of the story (or event of the metrics) has appeared."""
     rng = random.Random(seed)
-    metrics = tmp_path / "runs" / "story" / "metrics.jsonl"
+    metrics, killed = tmp_path / "runs" / "story" / "metrics.jsonl", 0
     for _ in range(3):
         wanted = rng.randint(1, 60)
         process = subprocess.Popen(
@@ -149,7 +172,8 @@ def test_kill_minus_nine_at_any_moment_continues_to_the_same_bytes(
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.02)
-        process.wait()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed
     done = bessemer(tmp_path, "run", str(recipe))
     assert done.returncode == 0, done.stderr
     assert weights_digest(tmp_path) == weights_digest(finished[0])

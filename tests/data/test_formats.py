@@ -228,7 +228,7 @@ def test_hostile_bytes(tmp_path: Path, case: str, bessemer_home: Path) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     (tmp_path / "y.jsonl").write_bytes(GOOD)  # so that something is left
-    with pytest.raises(BessemerError, match=match):
+    with pytest.raises(BessemerError, match=match) as failed:
         list(Source(str(path)))
     for policy in ("skip", "quarantine"):
         source = Source(str(tmp_path), on_error=policy)
@@ -239,9 +239,7 @@ def test_hostile_bytes(tmp_path: Path, case: str, bessemer_home: Path) -> None:
             continue
         items = list(source)
         assert good < 0 or len(items) == good + 1
-        assert source.refused.n >= 1 and source.refused.rows[name][0].reason in match.replace("\\", "") + str(
-            source.refused.reasons
-        )
+        assert source.refused.n >= 1 and source.refused.rows[name][0].reason in str(failed.value)
     if case in LOST:
         return
     kept = [json.loads(line) for f in (bessemer_home / "quarantine").iterdir() for line in f.read_text().splitlines()]

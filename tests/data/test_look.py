@@ -35,7 +35,7 @@ def test_the_course_of_a_mixture_adds_up(prepared: Prepared) -> None:
     course = mixture_course(data)
     total = sum((Counter(part.tokens) for part in course), Counter[str]())
     planned = prepared.plan["stages"][0]["sources"]
-    assert course[-1].at == 1
+    assert course[-1].at == 1 and total.keys() == planned.keys()
     assert all(abs(total[name] - planned[name]["tokens"]) <= len(course) for name in total)
 
 

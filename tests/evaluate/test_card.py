@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bessemer.evaluate.card import GAIN, KEEP, Block, build_card
+from bessemer.evaluate.card import GAIN, KEEP, Block, _adjust, build_card, order_fault
 from bessemer.evaluate.metrics import Columns
-from bessemer.evaluate.result import Fed, TaskResult
+from bessemer.evaluate.result import Fed, TaskResult, judge_controls
 from bessemer.evaluate.tasks import Task
 
 
@@ -42,6 +43,46 @@ def test_the_metric_that_decides_is_among_them_whatever_the_items_are_like() -> 
     card = build_card([block("t", GAIN, metric="pass_at_k")], facts("o"), {}, None)
     found = card["tasks"]["t"]
     assert found["metrics"]["pass_at_k"]["after"]["result"]["value"] == found["change"]["after"]["value"] == 0.75
+
+
+def flips(n_right: int, n: int = 12) -> TaskResult:
+    ids = tuple(map(str, range(n)))
+    odds = np.where(np.arange(n) < n_right, 1.0, -1.0)
+    values = {"label": np.zeros(n, np.int64), "logprob": np.stack([odds, np.zeros(n)], axis=1)}
+    return replace(result("m", 10), controls=Columns("classify", ids, ids, ("",) * n, values))
+
+
+def test_a_model_that_knows_the_coin_flips_has_seen_them() -> None:
+    found = judge_controls(flips(12))
+    assert found and found["seen"] and found["right"] == 12 and found["p"] == pytest.approx(0.5**12)
+    by_luck = judge_controls(flips(7))
+    assert by_luck and not by_luck["seen"] and judge_controls(result("m", 10)) is None
+
+
+def test_tasks_that_decide_together_share_the_error() -> None:
+    change = build_card([block("t", GAIN), block("u", GAIN)], facts("o"), {}, None)["tasks"]["t"]["change"]
+    assert change["p_adjusted"] == pytest.approx(min(1, 2 * change["p"]), abs=1e-6)
+    tasks: list[dict[str, Any]] = [{"change": {"p": p, "answer": "WIN"}, "spec": {"alpha": 0.05}} for p in (0.03, 0.04)]
+    _adjust(tasks)
+    assert [(t["change"]["p_adjusted"], t["change"]["answer"]) for t in tasks] == [(0.06, "INCONCLUSIVE")] * 2
+
+
+SEALED = {"name": "s", "created": "2026-01-01", "commitment": "c"}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, "nobody knows"),
+        ({"begun": "2025"}, "after m began"),
+        ({"begun": "2027"}, "was not there"),
+        ({"begun": "2027", "seals": {"s": "other"}}, "another seal"),
+        ({"begun": "2027", "seals": {"s": "c"}}, ""),
+    ],
+)
+def test_the_order_of_sealing_and_training(model: dict[str, Any], said: str) -> None:
+    found = order_fault(SEALED, {"name": "m", **model})
+    assert said in found and bool(found) == bool(said)
 
 
 @pytest.mark.parametrize(("base", "said"), [("o", False), ("another", True)])

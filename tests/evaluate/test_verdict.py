@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
+from bessemer.errors import BessemerError
+from bessemer.evaluate import scorecard
+from bessemer.evaluate.measure import need_one_precision
 from bessemer.evaluate.verdict import decide, judge_evaluation
+
+
+def test_only_like_is_compared_with_like() -> None:
+    cpu, gpu = {"precision": "cpu float32"}, {"precision": "cuda bfloat16"}
+    need_one_precision(cpu, cpu, "x")
+    with pytest.raises(BessemerError, match="measured on cpu float32, the trained model on cuda bfloat16"):
+        need_one_precision(cpu, gpu, "x")
+    with pytest.raises(BessemerError, match="held-out items changed"):
+        scorecard._same_items("t", {"ids": ["a"]}, {"ids": ["b"]})
 
 
 def iv(value: float, half: float = 0.01) -> dict[str, float]:

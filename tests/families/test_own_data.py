@@ -96,7 +96,7 @@ def test_weights_changes_and_other_stages_are_written_out() -> None:
     found = with_family_data(recipe(sources=sources, stages=[stage]))
     assert found.sources["chats-chats"].kind == "chat" and found.sources["replay-web"].from_ == "hf:own/web?bytes=14400"
     assert found.stages[0].changes[0].mixture["replay-web"] == pytest.approx(0.24)
-    assert sum(w for n, w in found.stages[0].loss_weight.items()) == pytest.approx(2.0)
+    assert found.stages[0].loss_weight == pytest.approx({"replay-web": 1.2, "replay-code": 0.6, "replay-maths": 0.2})
     assert with_family_data(found) is found
 
 

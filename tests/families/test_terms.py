@@ -13,7 +13,7 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, fetch, terms
 from bessemer.families.schema import Terms, Wheel
-from bessemer.files import read_json
+from bessemer.files import read_json, sha256_text
 from tests.cli.conftest import COMMAND, here  # noqa: F401 - a fixture
 from tests.families.archives import use_index, write_wheel
 
@@ -49,7 +49,8 @@ def test_the_text_is_shown_without_tags_and_its_sha256_is_kept(entry: catalogue.
     record = terms.accept(entry.terms, text)
     terms.need_accepted(entry)
     kept = read_json(record)
-    assert kept["name"] == "House Terms" and kept["accepted"].endswith("Z") and len(kept["text_sha256"]) == 64
+    assert kept["name"] == "House Terms" and kept["accepted"].endswith("Z") and kept["text_sha256"] == sha256_text(text)
+    assert record.with_suffix(".txt").read_text() == text
     moved = replace(entry, terms=entry.terms.model_copy(update={"url": "https://example.org/newer"}))
     with pytest.raises(BessemerError, match="nobody has accepted"):
         terms.need_accepted(moved)  # other terms under the same name

@@ -13,7 +13,7 @@ import pytest
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import write_json
-from bessemer.launch.group import Group, Patience
+from bessemer.launch.group import Group, Patience, _Watch
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from tests.launch.runs import until
@@ -95,6 +95,20 @@ def test_a_hung_group_leaves_its_stacks_and_is_started_again() -> None:
     played.train()
     assert "no sign of life for" in played.log and not alive(played.pids()[0])
     assert "hang_here" in (played.stage / "workers.log").read_text()
+
+
+def test_a_slow_group_is_given_a_multiple_of_its_longest_silence() -> None:
+    """Silent for .6 s once, it may be silent for six; the least is one second."""
+    played = Played("d", patience=Patience(least_silence_s=1.0, slowest=10, poll_s=0.02))
+    played.stage.mkdir(parents=True)
+    watch = _Watch(played.stage, played.run / "metrics.jsonl", played.screen, played.events.append)
+    program = (
+        "import pathlib, sys, time\n"
+        "for n, s in enumerate((0, .6, 2)):\n"
+        "    time.sleep(s); (pathlib.Path(sys.argv[1]) / str(n)).touch()"
+    )
+    process = subprocess.Popen([sys.executable, "-S", "-c", program, str(played.stage)])
+    assert played.group._wait(process, watch) == "exit status 0"
 
 
 @pytest.mark.full

@@ -85,19 +85,19 @@ def test_overrides_are_typed_and_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "a: [1",
-        "name: a\nname: b",
-        "a: &x 1\nb: *x",
-        "- just\n- a list",
-        "!!python/object/apply:os.system ['true']",
-        "1: 2",
-        "? [1]\n: 2",
+        ("a: [1", "no valid YAML"),
+        ("name: a\nname: b", "stands twice"),
+        ("a: &x 1\nb: *x", "aliases"),
+        ("- just\n- a list", "no mapping"),
+        ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("1: 2", "a key must be text"),
+        ("? [1]\n: 2", "a key must be text"),
     ],
 )
-def test_unsafe_or_broken_yaml_is_refused(text: str) -> None:
-    with pytest.raises(BessemerError):
+def test_unsafe_or_broken_yaml_is_refused(text: str, said: str) -> None:
+    with pytest.raises(BessemerError, match=said):
         parse_recipe(text)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bessemer.data.batch import NO_TARGET, Batch, StageData, build_batch
 from bessemer.data.shards import Segment
@@ -20,10 +21,9 @@ from bessemer.recipe.schema import Recipe, Schedule
 from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.train import checkpoint, loop
 from bessemer.train.loop import Hooks, StageRun, compute_gradient, train_stage, train_step
-from bessemer.train.optimizers import make_optimizer
+from bessemer.train.optimizers import _adamw, make_optimizer
 from bessemer.train.preflight import check_first_step
 from bessemer.train.schedule import learning_rate
-from bessemer.train.speed import flops
 from bessemer.train.weights import Trainable, Trained, merged, prepare
 from bessemer.train.world import World
 
@@ -101,7 +101,9 @@ def test_masters_keep_updates_that_the_rounded_weights_cannot(
     monkeypatch.setenv("BESSEMER_DTYPE", "bfloat16")
     data, trainable = data_of(recipe, start, 0)
     optimizer = make_optimizer(trainable, recipe.stages[0])
-    first = weights(trainable)
+    first, saved = weights(trainable), load_file(start.path / "model.safetensors")
+    assert first and all(torch.equal(first[n], saved[n]) for n in first)  # not the rounded ones
+    assert any(not torch.equal(first[n], first[n].bfloat16().float()) for n in first)
     for step in range(3):
         train_step(trainable, optimizer, data.batch(step), "cpt", 1e-6, 1.0)
     name = "model.layers.3.mlp.up_proj.weight"
@@ -298,6 +300,28 @@ def test_bad_steps_before_any_checkpoint_end_the_stage(
         train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
 
 
+def test_a_third_way_back_ends_the_stage(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    spoil(monkeypatch, data, {5, 6, 7, 10, 11, 12, 15, 16, 17})
+    with pytest.raises(BessemerError, match="step 18: loss nan"):
+        train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+    back = [(e["step"], e["to"]) for e in read_metrics(tmp_path / "metrics.jsonl") if e["event"] == "roll back"]
+    assert back == [(8, 4), (13, 8)]
+
+
+def test_only_matrices_decay(recipe: Recipe) -> None:
+    stage = recipe.stages[0].model_copy(update={"weight_decay": 0.5})
+    matrix, vector = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
+    optimizer = _adamw([matrix, vector], stage)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    assert torch.allclose(matrix, torch.full((2, 2), 0.95)) and torch.equal(vector, torch.ones(2))
+
+
 def test_too_little_memory_halves_what_is_computed_at_once(
     recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +339,11 @@ def test_too_little_memory_halves_what_is_computed_at_once(
     run = replace(stage_run(recipe, data, tmp_path), micro_tokens=256)
     train_stage(run, trainable, hooks(tmp_path))
     assert asked[:4] == [256, 128, 64, 64] and set(asked[3:]) == {64}
+    monkeypatch.setattr(loop, "compute_gradient", real)
+    data, straight = data_of(recipe, start, 0)
+    train_stage(replace(stage_run(recipe, data, tmp_path / "c"), micro_tokens=64), straight, hooks(tmp_path / "c"))
+    a, b = weights(trainable), weights(straight)
+    assert all(torch.equal(a[n], b[n]) for n in a)  # nothing of a failed attempt counts
     monkeypatch.setattr(loop, "compute_gradient", lambda *_, **__: (_ for _ in ()).throw(MemoryError("no")))
     with pytest.raises(BessemerError, match="(?s)do not fit into memory.*method: lora"):
         train_stage(stage_run(recipe, data, tmp_path / "b"), trainable, hooks(tmp_path / "b"))
@@ -329,6 +358,27 @@ def test_a_foreign_tokenizer_is_refused_at_the_first_step(recipe: Recipe, start:
         trainable.loaded.head.weight.mul_(40)  # sure of itself and wrong, as with shuffled tokens
     with pytest.raises(BessemerError, match="nats a token; guessing would be"):
         train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "said", ["no target in the batch", "a gradient of exactly zero", "a frozen weight has a gradient"]
+)
+def test_gradients_that_cannot_be_right(recipe: Recipe, start: Checkpoint, said: str) -> None:
+    data, trainable = data_of(recipe, start, 1)
+    batch = data.batch(0)
+    found = compute_gradient(trainable, batch, "sft", 1.0)
+    check_first_step("s", trainable, batch, found.loss, found.norm, found.per_source, untouched=True)
+    if "target" in said:
+        batch = replace(batch, targets_N=np.full_like(batch.targets_N, NO_TARGET))
+    elif "zero" in said:
+        gradient = next(iter(trainable.masters.values())).grad
+        assert gradient is not None
+        gradient.zero_()
+    else:
+        frozen = next(p for p in trainable.loaded.model.parameters() if not p.requires_grad)
+        frozen.grad = torch.zeros_like(frozen)
+    with pytest.raises(BessemerError, match=said):
+        check_first_step("s", trainable, batch, found.loss, found.norm, found.per_source, untouched=True)
 
 
 def test_replay_does_not_hide_a_foreign_tokenizer(start: Checkpoint) -> None:
@@ -413,4 +463,6 @@ def test_the_share_of_the_peak_counts_only_what_is_computed(recipe: Recipe, star
     n_computed = len(loop.share_beginnings(loop.without_ends(batch)).tokens_N)
     n_targets = int((batch.targets_N != NO_TARGET).sum())
     assert n_computed < len(batch.tokens_N)
-    assert first["flops"] == flops(trainable, n_computed, n_targets)
+    per = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in trainable.loaded.model.model.layers]
+    layers = (2 * sum(per[:2]) + 6 * sum(per[2:])) * n_computed  # the lower half is frozen, and what is below it
+    assert first["flops"] == layers + 4 * trainable.loaded.head.weight.numel() * n_targets  # the head is the embedding
