@@ -24,7 +24,10 @@ def route(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Which version servers give to clients who ask for a name. Running servers follow without a restart."""
+    """Which version servers give to clients who ask for a name.
+
+    Servers that were started with the name alone follow without a restart.
+    """
     from dataclasses import asdict
 
     from bessemer.errors import BessemerError

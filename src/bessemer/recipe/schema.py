@@ -67,8 +67,8 @@ class DataSource(Strict):
 
     from_: Address = Field(
         alias="from",
-        description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, .md; plain, .gz or "
-        ".zst); a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; "
+        description="A file, folder or glob (.jsonl, .json, .csv, .tsv, .txt, .md, plain, .gz or .zst; .parquet, "
+        ".arrow); a URL (s3://, gs://, https://); hf:owner/name[@revision][/path-or-split]; "
         "dataset:NAME@VERSION[/SPLIT]; a collection that comes with a package: bessemer:NAME "
         "(see `bessemer show sources`)",
     )
