@@ -84,7 +84,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 fine or SHIP, 2 HOLD or drift, 3 REJECT, 4 refused, 130 stopped as asked, 1 a defect of Bessemer."""
+    """Exit codes: 0 fine or SHIP, 2 HOLD or drift, 3 REJECT, 4 refused, 130 stopped, 1 a defect of Bessemer."""
 
 
 def main() -> None:
