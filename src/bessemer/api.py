@@ -38,10 +38,10 @@ class LoadedRecipe:
 
     def plan(self, *, measure: bool = False) -> LoadedPlan:
         """Resolve it and write plan.lock.json. `measure` trains a few steps on copies to know the minutes."""
-        from bessemer.run import make_plan
+        from bessemer.run import plan_run
 
         quiet_libraries()
-        prepared = make_plan(self.recipe, Screen(quiet=self.quiet), measured=measure)
+        prepared = plan_run(self.recipe, Screen(quiet=self.quiet), measured=measure)
         return LoadedPlan(self, prepared.plan)
 
 

@@ -52,7 +52,7 @@ from bessemer.plan.estimate import training_flops
 from bessemer.recipe.load import load, load_recipe
 from bessemer.recipe.schema import MAX_NAME, Count, Name, Recipe, Strict
 from bessemer.registry.contest import Contested, Entrant, write_contest
-from bessemer.run import make_plan
+from bessemer.run import plan_run
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
 from bessemer.units import show_count
@@ -248,7 +248,7 @@ def _need_openings(contest: Contest, entered: Sequence[Entered], bases: Mapping[
 
 
 def _plan_of(recipe: Recipe, screen: Screen) -> dict[str, Any]:
-    return make_plan(recipe, screen, measured=False).plan
+    return plan_run(recipe, screen, measured=False).plan
 
 
 def _undeclared(contest: Contest, recipe: Recipe) -> Iterator[str]:

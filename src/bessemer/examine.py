@@ -400,7 +400,14 @@ class _Model:
         if self._loaded is None:
             from bessemer.infer.model import load
 
-            self._loaded = load(self.subject.path, digest=self.subject.digest, end_of_text=self.subject.end_of_text)
+            loaded = load(self.subject.path, digest=self.subject.digest, end_of_text=self.subject.end_of_text)
+            if resolve(str(self.subject.path)).digest != self.subject.digest:  # others may have been asked for hours
+                raise BessemerError(
+                    "its bytes changed since they were looked at",
+                    where=str(self.subject.path),
+                    fix="let nobody write there, and run the same command again",
+                )
+            self._loaded = loaded
         return self._loaded
 
     @property

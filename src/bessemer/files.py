@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -73,9 +74,8 @@ def fsync_file(path: Path) -> None:
 
 def finish_folder(tmp: Path, final: Path) -> None:
     """Put everything in `tmp` safely on the disk, then give it its final name."""
-    for file in sorted(tmp.rglob("*")):
-        if file.is_file():
-            fsync_file(file)
+    for path in sorted(tmp.rglob("*")):
+        (fsync_folder if path.is_dir() else fsync_file)(path)
     fsync_folder(tmp)
     tmp.rename(final)
     fsync_folder(final.parent)
@@ -84,7 +84,8 @@ def finish_folder(tmp: Path, final: Path) -> None:
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write through a temporary file, fsync and rename: readers see the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    # Nobody else's, also where machines share the folder; and no name that a search for files of this kind finds.
+    tmp = path.with_name(f".tmp-{sha256_text(socket.gethostname())[:8]}-{os.getpid()}-{path.name}~")
     try:
         with tmp.open("wb") as file:
             file.write(content)
@@ -95,6 +96,21 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         tmp.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def make_secret(path: Path, text: str) -> None:
+    """A file for this user alone, unless it is there already. It appears whole: several processes may begin at once."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    try:
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

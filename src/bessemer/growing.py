@@ -110,9 +110,9 @@ def _begin(folder: Path, shape: Shape, recipe: Recipe, screen: Screen) -> None:
     made_of = {"shape": asdict(shape), "seed": recipe.seed, "sources": texts}
     record = folder / "start.json"
     if not (folder / "start").exists():
+        write_json(record, made_of)  # first: a start whose making nobody knows could never be compared
         with screen.step(f"{folder.name}: tokenizer and random weights"):
             make_start(shape, recipe, folder / "start")
-        write_json(record, made_of)
     elif record.exists() and read_json(record) != json.loads(json.dumps(made_of)):
         raise BessemerError(
             "this family was begun with another shape, seed or first sources",

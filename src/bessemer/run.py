@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,16 +87,26 @@ def make_plan(
     if measured:
         with screen.step("plan: memory, disk, a measured step"):
             add_estimate(prepared, measured=True, needs=needs)
+        if old.get("identity") == prepared.identity:  # another division of steps would add up in another order
+            prepared.plan["estimate"]["micro_tokens"] = old["estimate"]["micro_tokens"]
     else:
         add_estimate(prepared, measured=False, needs=needs)
         if old.get("identity") == prepared.identity:
             keep_estimate(old, prepared.plan)
     if restart and folder.exists():  # away in one step: half of an old run must never look like one
+        for left in folder.parent.glob(f".restarted-{recipe.name}-*"):  # of a restart that was killed
+            shutil.rmtree(left, ignore_errors=True)
         gone = folder.with_name(f".restarted-{recipe.name}-{os.getpid()}")
         folder.rename(gone)
         shutil.rmtree(gone)
     write_json(folder / PLAN, prepared.plan)
     return prepared
+
+
+def plan_run(recipe: Recipe, screen: Screen, *, measured: bool) -> Prepared:
+    """`make_plan` while nobody runs it: a run has one plan from its beginning to its end."""
+    with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
+        return make_plan(recipe, screen, measured=measured)
 
 
 def _refuse_other_plan(folder: Path, old: Plan, new: Plan) -> None:
@@ -145,6 +154,7 @@ def run_recipe(
     """
     folder = runs_folder() / recipe.name
     signing_key()  # refuses one that cannot sign, before anything is spent
+    screen.seconds.clear()  # of this run alone: contests tell several
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         (folder / STOP).unlink(missing_ok=True)
         prepared = make_plan(recipe, screen, measured=False, restart=restart, workers=workers)
@@ -282,18 +292,13 @@ class _Story:
         name = self.recipe.name
         mine = (store.find_release(f"{name}@{version}") for version in store.versions(name))
         mine = (r for r in mine if not r.manifest.keys() & {"merge", "added"})  # those are other weights
-        made = next((r for r in mine if r.manifest["plan_identity"] == facts["plan_identity"]), None)
-        signed = need_signer(self.folder) in {None, made and signer_of(made.path)}
-        if made and signed and made.manifest["created"] >= self._begun():
+        same = {"plan_identity": facts["plan_identity"], "begun": facts["begun"]}
+        made = next((r for r in mine if {key: r.manifest.get(key) for key in same} == same), None)
+        if made and need_signer(self.folder) in {None, signer_of(made.path)}:
             return made.reference  # a kill came between the release and result.json
         need_measured(self.folder / "model", read_record(self.folder / "measured" / "after.json"))
         with self.screen.step("release"):
             return write_release(self.folder, self.plan, self.recipe, self.folder / "model", card, facts)
-
-    def _begun(self) -> str:
-        """When this run measured its end; a release of it cannot be older."""
-        ended = (self.folder / "measured" / "after.json").stat().st_mtime
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended))
 
 
 def need_signer(folder: Path) -> str | None:

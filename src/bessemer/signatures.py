@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bessemer.errors import BessemerError
-from bessemer.files import need_private, read_json, write_text
+from bessemer.files import fsync_folder, need_private, read_json, write_text
 
 RELEASE_FORMAT = "bessemer.release/1"
 MANIFEST = "manifest.json"
@@ -72,6 +72,7 @@ def sign_folder(folder: Path, key: Path) -> str:
         signing.set_hashing_config(_hashing(folder)).sign(folder, made)
         write_text(made, made.read_text())  # on the disk before it has its name
         made.replace(folder / SIGNATURE)
+        fsync_folder(folder)
     return signer
 
 

@@ -172,8 +172,12 @@ class Training:
             weights |= merged(self.prepared.checkpoint, overlay, what, masters)
             run.folder.mkdir(parents=True, exist_ok=True)
             tmp = run.folder / ".tmp-weights.safetensors"
-            save_file(weights, tmp)
-            fsync_file(tmp)  # before anything says that it is there, and the checkpoints go
+            try:
+                save_file(weights, tmp)
+                fsync_file(tmp)  # before anything says that it is there, and the checkpoints go
+            except BaseException:
+                tmp.unlink(missing_ok=True)  # it may be what fills the disk
+                raise
             final = tmp.replace(run.folder / "weights.safetensors")
             done = {"weights_sha256": sha256_file(final), "metrics_offset": metrics.offset()}
             metrics.close()

@@ -15,13 +15,14 @@ import torch
 
 from bessemer.data.items import Message
 from bessemer.data.moderation import Comment
+from bessemer.data.render import Example
 from bessemer.errors import BessemerError
-from bessemer.evaluate import answer
+from bessemer.evaluate import answer, measure
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.tasks import LoadedTask, Match, Task, TaskItem, with_rows
 from bessemer.infer.model import Loaded, load
-from bessemer.infer.score import option_logprobs
+from bessemer.infer.score import branch_odds, cut_windows, option_ids, option_logprobs
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.policy import Policy
 
@@ -177,6 +178,54 @@ def test_answers_are_scored_behind_what_every_answer_begins_with(tiny_model: Pat
     policy = Policy.model_validate({"name": "p", "rules": [{"id": "kind", "text": "Be kind."}]})
     ((prompt,),) = Judge(loaded).prepare(Comment("Go away"), policy).pieces
     assert list(prompt[-len(stem) :]) == stem
+
+
+def test_items_are_drawn_independently(loaded: Loaded) -> None:
+    """With one seed for all, items of one distribution would all be right or all be wrong."""
+    task = task_of("generate", [{"prompt": "time year", "answer": "x"}] * 8, temperature=2.0, max_tokens=3)
+    rows = [item.prompt + " people" * n for n, item in enumerate(task.items)]
+    prompts = [loaded.renderer.encode_texts([text])[0] for text in rows]
+    seen = list[int]()
+    real = answer.generate
+
+    def generate(*args: Any, seed: int, **more: Any) -> Any:
+        seen.append(seed)
+        return real(*args, seed=seed, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "generate", generate)
+        first = [answer._say(loaded, ids, task, 0) for ids in prompts]
+        assert [answer._say(loaded, ids, task, 0) for ids in prompts] == first  # the same ones again
+        answer._say(loaded, prompts[0], task, 1)
+    assert len(set(seen[:8])) == 8 and seen[8:16] == seen[:8] and seen[16] not in seen[:16]
+
+
+def test_an_answer_that_begins_another_is_refused(loaded: Loaded) -> None:
+    answers = ["people", "people way"]
+    rows = [{"messages": [{"role": "user", "content": "How many?"}], "answer": a} for a in answers]
+    task = task_of("classify", rows, answers=answers)
+    with pytest.raises(BessemerError, match="'people' begin those of 'people way'"):
+        answer_task(loaded, task)
+
+
+def test_answers_are_compared_in_full_precision(tiny_model: Path) -> None:
+    """Logits in bf16 lie on a grid; what is measured is what is served."""
+    half = load(tiny_model, dtype=torch.bfloat16)
+    asked = [[Message("user", text)] for text in ("time", "year people", "way day man", "thing woman")]
+    logprobs = option_logprobs(half, asked, ["yes", "no"])
+    yes, no = option_ids(half, ["yes", "no"])
+    prompts = [[[*half.renderer.chat_ids(m), *half.renderer.answer_stem]] for m in asked]
+    odds = [own[0] for own in branch_odds(half, prompts, (yes, no))]
+    assert (logprobs[:, 0] - logprobs[:, 1]).tolist() == pytest.approx(odds, abs=2e-5)
+
+
+def test_windows_of_one_group_are_one_cluster(loaded: Loaded) -> None:
+    ids = np.arange(5, 65)
+    examples = [Example(f"d{i}", f"thread{i // 2}", ids, np.ones(60, bool)) for i in range(6)]
+    windows = cut_windows(loaded, examples, 1000, 30)
+    assert {w.group for w in windows} == {"thread0", "thread1", "thread2"} and len(windows) == 12
+    measured = measure._measure_windows(loaded, windows, lambda _: None)
+    assert set(measured["clusters"]) == {"thread0", "thread1", "thread2"}
 
 
 def test_lengths_decide_what_is_divided_by(loaded: Loaded) -> None:

@@ -69,6 +69,13 @@ def test_only_the_likeliest_are_drawn() -> None:
     assert 0.5 < share < 0.7
 
 
+def test_above_a_temperature_of_one_the_rest_counts() -> None:
+    random = torch.Generator().manual_seed(1)
+    flat = torch.zeros(4000, 3000)
+    assert draw(flat, 2.0, 1.0, random).unique().numel() > 2000
+    assert draw(flat, 1.0, 1.0, random).unique().numel() <= 1024
+
+
 def test_prompts_of_different_lengths_and_no_room_are_refused(loaded: Loaded) -> None:
     with pytest.raises(BessemerError, match="one length"):
         sample_together(loaded, [[5], [5, 6]], ends=loaded.eos, max_tokens=3, seed=0)

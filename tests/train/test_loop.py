@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -309,6 +311,23 @@ def test_a_third_way_back_ends_the_stage(
         train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
     back = [(e["step"], e["to"]) for e in read_metrics(tmp_path / "metrics.jsonl") if e["event"] == "roll back"]
     assert back == [(8, 4), (13, 8)]
+
+
+def test_the_token_that_pads_elsewhere_learns(recipe: Recipe, start: Checkpoint, tmp_path: Path) -> None:
+    """Rows hold no padding; in tuned models this token ends every turn, and torch would leave its row out."""
+    batch = data_of(recipe, start, 0)[0].batch(0)
+    token = int(batch.tokens_N[5])
+    folder = shutil.copytree(start.path, tmp_path / "padding")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": token}))
+    found: list[torch.Tensor] = []
+    for path in (start.path, folder):
+        trainable = prepare(replace(start, path=path), None)
+        compute_gradient(trainable, batch, "cpt", 1e9)
+        gradient = trainable.masters["model.embed_tokens.weight"].grad
+        assert gradient is not None
+        found.append(gradient[token].clone())
+    assert torch.equal(*found)
 
 
 def test_only_matrices_decay(recipe: Recipe) -> None:

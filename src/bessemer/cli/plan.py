@@ -24,9 +24,9 @@ def plan(
 
     quiet_libraries()
     loaded = load_recipe(recipe, set_ or [])
-    from bessemer.run import PLAN, make_plan, runs_folder
+    from bessemer.run import PLAN, plan_run, runs_folder
 
-    made = make_plan(loaded, Screen(), measured=measure).plan
+    made = plan_run(loaded, Screen(), measured=measure).plan
     path = runs_folder() / loaded.name / PLAN
     if json:
         print_json(made)

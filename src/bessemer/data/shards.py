@@ -293,8 +293,13 @@ def open_or_build(
             build = _run(building, renderer, items, progress)
         except EnginesDiffer as error:
             say(f"{name}@{number}: {error.what}; every part is made again with `tokenizers` ({error.fix})")
-            shutil.rmtree(building)
+            _remove(building)
             build = _run(building, renderer, items, progress)
+        try:
+            told = report()
+        except BessemerError:
+            _remove(building)
+            raise
         manifest = {
             "format": FORMAT,
             "name": name,
@@ -302,12 +307,20 @@ def open_or_build(
             "fingerprint": fingerprint,
             "ingredients": ingredients,
             **build.totals(name),
-            **report(),
+            **told,
         }
         write_json(building / "manifest.json", manifest)
         building.rename(folder / str(number))
         fsync_folder(folder)
     return TokenSet(folder / str(number), manifest)
+
+
+def _remove(building: Path) -> None:
+    """In one step: half of the parts must not look like a beginning."""
+    gone = building.with_name(f".gone-{building.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    building.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _run(

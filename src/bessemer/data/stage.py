@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bessemer.data import columns, encode, fast, formats, items, render, shards, sources, template
 from bessemer.data.batch import PackedSource, StageData
@@ -36,7 +37,14 @@ def tokenise_source(name: str, source: Source, renderer: Renderer, say: Say = la
     """The token set of a source, `name@version`. What the source refused is in its manifest."""
     reading = {"data": source.digest(), "on_error": source.on_error}
     ingredients = {**reading, **renderer.ingredients(source.kind), "code": _code()}
-    report = lambda: {"refused": {"n": source.refused.n, "reasons": source.refused.reasons}}  # noqa: E731
+
+    def report() -> dict[str, Any]:
+        if source.digest() != reading["data"]:
+            raise BessemerError(
+                "it changed while it was read", where=source.where, fix="run it again when nobody writes to it"
+            )
+        return {"refused": {"n": source.refused.n, "reasons": source.refused.reasons}}
+
     return shards.open_or_build(name, lambda: source, renderer, ingredients, report=report, say=say)
 
 

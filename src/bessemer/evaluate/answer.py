@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bessemer.infer.model import Loaded
 from bessemer.infer.score import Progress, branch_logprobs, n_same
 from bessemer.units import show_count
 
-SCORING = "scoring/2"  # changed when the same model would score differently
+SCORING = "scoring/3"  # changed when the same model would score differently
 TOGETHER = 64  # items whose answers a user's scorer grades in one go
 WINDOW = 2048  # tokens of a document that are scored together
 Value = list[float]
@@ -157,7 +158,21 @@ def _branchings(loaded: Loaded, task: LoadedTask) -> list[Branching]:
     for n in chat:
         found[n] = [*renderer.chat_ids(task.items[n].chat), *stem], [next(answers)[len(stem) :] for _ in options[n]]
     found.update(zip(text, _continued(loaded, [(task.items[n].prompt, options[n]) for n in text]), strict=True))
+    if task.task.kind == "classify":
+        _need_apart(task.task.answers, [found[n] for n in (*chat[:1], *text[:1])])
     return [found[n] for n in range(len(task.items))]
+
+
+def _need_apart(answers: Sequence[str], asked: Sequence[Branching]) -> None:
+    """Raises BessemerError where an answer's tokens begin another's, which could never be the likelier one then."""
+    for _, branches in asked:
+        for (one, short), (other, long) in permutations(zip(answers, branches, strict=True), 2):
+            if long[: len(short)] == short:
+                raise BessemerError(
+                    f"the tokens of {one!r} begin those of {other!r}, so {other!r} can never be likelier",
+                    where="answers",
+                    fix="write them so that none begins another: words, or letters",
+                )
 
 
 def _continued(loaded: Loaded, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Branching]:
@@ -271,7 +286,7 @@ def _say(loaded: Loaded, ids: Sequence[int], task: LoadedTask, sample: int) -> s
         ids,
         max_tokens=wanted.max_tokens,
         temperature=wanted.temperature,
-        seed=sample,
+        seed=int(sha256_text(canonical_json([list(ids), sample]))[:15], 16),  # items are drawn independently
         stop=wanted.stop,
     )
     return "".join(token.text for token in tokens if not token.hidden)

@@ -116,7 +116,7 @@ def _measure_answers(loaded: Loaded, items: Sequence[Item], progress: score.Prog
 
 def _measure_windows(loaded: Loaded, windows: Sequence[score.Window], progress: score.Progress) -> Measured:
     bits = score.window_bits(loaded, windows, progress)
-    documents = [w.id.rpartition(":")[0] for w in windows]
+    documents = [w.group or w.id.rpartition(":")[0] for w in windows]
     return {
         "ids": [w.id for w in windows],
         "clusters": documents if len(set(documents)) > 1 else [w.id for w in windows],  # of one text its windows

@@ -83,7 +83,6 @@ def bring(folder: Path) -> Imported:
         check_files(folder / "model", given.files, fix=COPY_AGAIN)
         check_model(folder / "model")
         family = _family(folder / "family.yaml", given.start)
-        shutil.rmtree(final, ignore_errors=True)
         with new_folder(final) as tmp:
             (tmp / "model").mkdir()
             for name in given.files:
@@ -93,6 +92,7 @@ def bring(folder: Path) -> Imported:
                 shutil.copyfile(folder / name, tmp / name)
             check_files(tmp, papers, fix=COPY_AGAIN)
             check_files(tmp / "model", given.files, fix=COPY_AGAIN)
+            shutil.rmtree(final, ignore_errors=True)  # an older copy, now that there is a good one
         if family:
             catalogue.add(family, where=str(final / "family.yaml"), name=given.start.partition("@")[0])
     return read(final)

@@ -133,7 +133,8 @@ def draw(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Gene
             where="sampling",
             fix="its weights are damaged, or float16 is too narrow",
         )
-    best_BK, tokens_BK = logits_BV.topk(min(LIKELIEST, logits_BV.shape[1]), dim=-1)
+    few = min(LIKELIEST, logits_BV.shape[1]) if temperature <= 1 else logits_BV.shape[1]  # hot, the rest counts
+    best_BK, tokens_BK = logits_BV.topk(few, dim=-1)
     probs_BK = torch.softmax(best_BK.double() / temperature, dim=-1)
     before_BK = probs_BK.cumsum(-1) - probs_BK
     probs_BK = probs_BK.where(before_BK < top_p, 0.0)

@@ -37,6 +37,7 @@ class Window:
     id: str
     ids: tuple[int, ...]
     n_bytes: int
+    group: str = ""  # of its document, which may belong to others
 
 
 def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size: int = 256) -> list[Window]:
@@ -47,15 +48,16 @@ def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size
     without its first token, which nothing predicts.
     """
     order = sorted(examples, key=lambda e: sha256_text(e.id))
-    documents = [(e.id, [int(i) for i in e.ids_L[:-1]]) for e in order]  # the end-of-text token stands for no bytes
+    # The end-of-text token stands for no bytes.
+    documents = [(e.id, e.group, [int(i) for i in e.ids_L[:-1]]) for e in order]
     windows: list[Window] = []
     left = n_tokens
-    for start in range(0, max((len(ids) for _, ids in documents), default=0), size):
-        for name, ids in documents:
+    for start in range(0, max((len(ids) for *_, ids in documents), default=0), size):
+        for name, group, ids in documents:
             piece = ids[start : start + min(size, left)]
             if len(piece) >= SMALLEST:
                 n_bytes = len(loaded.renderer.decode(piece[1:]).encode())
-                windows.append(Window(f"{name}:{start}", tuple(piece), n_bytes))
+                windows.append(Window(f"{name}:{start}", tuple(piece), n_bytes, group))
                 left -= len(piece)
             if left < SMALLEST:
                 return windows
@@ -272,18 +274,26 @@ def _groups(tails: Sequence[list[int]]) -> Iterator[tuple[int, list[list[int]]]]
 def _chosen_logprobs(
     loaded: Loaded, hidden_NC: torch.Tensor, places: Sequence[int], targets: Sequence[int]
 ) -> list[float]:
-    """Log-probability of targets[i] at place places[i]; a place that stands twice goes through the head once."""
+    """Log-probability of targets[i] at place places[i]; a place that stands twice goes through the head once.
+
+    What is asked for is multiplied in fp32, as in `branch_odds`: two answers of nearly one logit would be equal in
+    bf16, whose numbers between 16 and 32 lie an eighth apart.
+    """
     unique_R, rows_S = torch.tensor(places).unique(return_inverse=True)
     device, found = hidden_NC.device, list[torch.Tensor]()
     order_S = rows_S.argsort(stable=True)  # by row, so that a slice of rows is a slice of scores
     targets_S = torch.tensor(targets)[order_S]
     counts = rows_S.bincount(minlength=len(unique_R)).split(HEAD_ROWS)
     parts = targets_S.split([int(c.sum()) for c in counts])
+    weight_VC, bias_V = loaded.head.weight, loaded.head.bias
     for rows_R, count_R, target_S in zip(unique_R.split(HEAD_ROWS), counts, parts, strict=True):
-        logits_RV = loaded.head(hidden_NC[rows_R.to(device)]).float()
-        total_R = logits_RV.logsumexp(-1)
+        hidden_RC, chosen_S = hidden_NC[rows_R.to(device)], target_S.to(device)
+        total_R = loaded.head(hidden_RC).float().logsumexp(-1)
         at_S = torch.repeat_interleave(count_R).to(device)
-        found.append((logits_RV[at_S, target_S.to(device)] - total_R[at_S]).double().cpu())
+        logits_S = (hidden_RC[at_S].float() * weight_VC[chosen_S].float()).sum(-1)
+        if bias_V is not None:
+            logits_S = logits_S + bias_V[chosen_S].float()
+        found.append((logits_S - total_R[at_S]).double().cpu())
     logprobs_S = torch.empty(len(targets), dtype=torch.double)
     logprobs_S[order_S] = torch.cat(found)
     return logprobs_S.tolist()

@@ -21,7 +21,8 @@ def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], boo
         if asked:
             raise KeyboardInterrupt
         asked = True
-        say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
+        with contextlib.suppress(Exception):  # it may have come in the middle of printing
+            say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

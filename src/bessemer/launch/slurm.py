@@ -69,21 +69,23 @@ def submit(recipe: Recipe, place: Place, screen: Screen, *, restart: bool = Fals
 
     folder = runs_folder() / recipe.name
     signing_key()  # the job inherits it
-    with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
-        if waiting := queued(folder):
-            raise BessemerError(
-                f"job {waiting} of this run is in Slurm's queue already",
-                where=str(folder / JOB),
-                fix=f"bessemer runs stop {recipe.name}",
-            )
-        make_plan(recipe, screen, measured=False, restart=restart, here=False)
-        write_text(folder / "job.sbatch", make_script(recipe.name, place))
-    done = _ask("sbatch", "--parsable", str(folder / "job.sbatch"))
-    if done.returncode:
-        what = f"Slurm refused the job: {done.stderr.strip()}"
-        raise BessemerError(what, where="--on", fix=f"the job is {folder / 'job.sbatch'}")
-    job = done.stdout.strip().partition(";")[0]
-    write_json(folder / JOB, {"job": job, "kind": "slurm"})
+    # One submits at a time, until its job's number is written; the job itself needs the run's own lock.
+    with exclusive(runs_folder() / f".{recipe.name}.submit.lock", f"submitting {recipe.name}"):
+        with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
+            if waiting := queued(folder):
+                raise BessemerError(
+                    f"job {waiting} of this run is in Slurm's queue already",
+                    where=str(folder / JOB),
+                    fix=f"bessemer runs stop {recipe.name}",
+                )
+            make_plan(recipe, screen, measured=False, restart=restart, here=False)
+            write_text(folder / "job.sbatch", make_script(recipe.name, place))
+        done = _ask("sbatch", "--parsable", str(folder / "job.sbatch"))
+        if done.returncode:
+            what = f"Slurm refused the job: {done.stderr.strip()}"
+            raise BessemerError(what, where="--on", fix=f"the job is {folder / 'job.sbatch'}")
+        job = done.stdout.strip().partition(";")[0]
+        write_json(folder / JOB, {"job": job, "kind": "slurm"})
     return job
 
 

@@ -109,7 +109,8 @@ def leave(code: int = 0) -> NoReturn:
 
 def main() -> None:
     """Exit 0 when finished or stopped as asked; what failed is raised."""
-    if (launcher := os.getppid()) == 1:  # torchrun ended while this process was importing
+    launcher = os.getppid()
+    if launcher == 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ended while this process was importing
         sys.exit("the process that started this one is gone")
     die_with_parent(launcher)
     quiet_libraries()

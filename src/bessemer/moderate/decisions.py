@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from bessemer.data.moderation import MAX_CHARACTERS, Comment, clean
 from bessemer.errors import BessemerError
-from bessemer.files import home
+from bessemer.files import home, make_secret
 from bessemer.moderate.chain import ChainLog, Entry, find_entry, read_entries
 from bessemer.moderate.decide import Decision
 from bessemer.moderate.policy import Policy
@@ -41,18 +39,8 @@ def appeals_folder() -> Path:
 def comment_key() -> bytes:
     """The key of the hashes, made when it is missing; for this user alone. Raises BessemerError for a damaged one."""
     path = home() / "keys" / "decisions.key"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():  # it appears whole: several servers may begin at once
-        made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
-        try:
-            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(made, path)
-        finally:
-            made.unlink(missing_ok=True)
+    if not path.exists():
+        make_secret(path, secrets.token_hex(KEY_BYTES))
     text = path.read_text().strip()
     if not re.fullmatch(rf"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
         raise BessemerError(

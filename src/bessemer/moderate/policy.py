@@ -15,11 +15,12 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from bessemer.data.moderation import RuleText, clean
 from bessemer.errors import BessemerError
-from bessemer.files import canonical_json, home, read_json, sha256_text, write_json
+from bessemer.files import canonical_json, exclusive, home, read_json, sha256_text, tell, write_json
 from bessemer.recipe.load import parse
 from bessemer.recipe.schema import Strict
 
 FORMAT = "bessemer.policy/1"
+ORDER = "order.json"
 Action = Literal["remove", "queue", "flag"]
 CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent",
               "self-harm", "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence",
@@ -235,9 +236,12 @@ def folder_of(policy: Policy) -> Path:
 def store(policy: Policy) -> Path:
     """Keep a version; written once. Raises BessemerError when another content has this name and version."""
     path = folder_of(policy) / "policy.json"
-    need_same(policy)
-    if not path.exists():
-        write_json(path, {"format": FORMAT, "digest": policy.digest, **policy.model_dump(mode="json")})
+    shelf = path.parent.parent
+    with exclusive(shelf.with_name(f".{policy.name}.lock"), f"the policy {policy.name}", wait=tell):
+        need_same(policy)
+        if not path.exists():
+            write_json(shelf / ORDER, [*(v for v in _order(shelf) if v != policy.version), policy.version])
+            write_json(path, {"format": FORMAT, "digest": policy.digest, **policy.model_dump(mode="json")})
     return path
 
 
@@ -255,10 +259,9 @@ def need_same(policy: Policy) -> None:
 
 
 def references() -> list[str]:
-    """name@version of what is stored, by name, and by when it was stored; without reading any."""
-    paths = (home() / "policies").glob("*/*/policy.json")
-    paths = sorted(paths, key=lambda p: (p.parent.parent.name, _age(p)))
-    return [f"{p.parent.parent.name}@{p.parent.name}" for p in paths]
+    """name@version of what is stored, by name, in the order in which they were stored; without reading any."""
+    shelves = sorted(p for p in (home() / "policies").glob("*") if p.is_dir())
+    return [f"{shelf.name}@{path.parent.name}" for shelf in shelves for path in _in_order(shelf)]
 
 
 def stored(reference: str) -> Policy:
@@ -268,7 +271,7 @@ def stored(reference: str) -> Policy:
     """
     name, _, version = reference.partition("@")
     folder = home() / "policies"
-    known = sorted((folder / name).glob("*/policy.json"), key=_age) if re.fullmatch(_NAME, name) else []
+    known = _in_order(folder / name) if re.fullmatch(_NAME, name) else []
     found = [path for path in known if path.parent.name == version] if version else known[-1:]
     if not found:
         listed = ", ".join(references()) or "none yet; `bessemer policy add FILE` stores one"
@@ -276,8 +279,15 @@ def stored(reference: str) -> Policy:
     return _read(found[0])
 
 
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns
+def _order(shelf: Path) -> list[str]:
+    """Versions in the order in which they were stored. No clock says it: clocks go back, and copies are new."""
+    return read_json(shelf / ORDER) if (shelf / ORDER).exists() else []
+
+
+def _in_order(shelf: Path) -> list[Path]:
+    place = {version: n for n, version in enumerate(_order(shelf))}
+    paths = [(place.get(p.parent.name, -1), p.stat().st_mtime_ns, p) for p in shelf.glob("*/policy.json")]
+    return [path for *_, path in sorted(paths)]
 
 
 def _read(path: Path) -> Policy:

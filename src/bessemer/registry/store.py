@@ -137,13 +137,14 @@ def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
     Raises BessemerError for a release that is signed already: who wants another signer removes the file first.
     """
     release = _checked(find_release(reference))
-    if signer := signer_of(release.path):
-        raise BessemerError(
-            f"signed already, by the key {signer[:12]}",
-            where=release.reference,
-            fix=f"check it: bessemer verify {release.reference} --key; to sign anew, remove {release.path / SIGNATURE}",
-        )
     with exclusive(folder() / f".{release.name}.lock", f"the release name {release.name}"):
+        if signer := signer_of(release.path):
+            raise BessemerError(
+                f"signed already, by the key {signer[:12]}",
+                where=release.reference,
+                fix=f"check it: bessemer verify {release.reference} --key; to sign anew, remove "
+                f"{release.path / SIGNATURE}",
+            )
         return release, sign_folder(release.path, key)
 
 

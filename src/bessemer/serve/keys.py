@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bessemer.errors import BessemerError
-from bessemer.files import home, need_private
+from bessemer.files import home, make_secret, need_private
 
 VARIABLE = "BESSEMER_TOKEN"
 MIN_LENGTH = 16
@@ -52,19 +52,9 @@ def find_key(host: str, file: Path | None = None) -> Key:
             fix=f"set {VARIABLE} or give --token-file, or listen on 127.0.0.1",
         )
     path = home() / "keys" / "serve.token"
-    _make(path)
+    if not path.exists():
+        make_secret(path, secrets.token_urlsafe(32) + "\n")
     return _read(path)
-
-
-def _make(path: Path) -> None:
-    """Write a new random token for this user alone, unless there is a file already."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
 
 
 def _read(path: Path) -> Key:

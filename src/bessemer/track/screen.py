@@ -60,7 +60,7 @@ class Screen:
 
     def _write(self, text: str) -> None:
         if self._log is not None:
-            with self._log.open("a") as file:
+            with contextlib.suppress(OSError), self._log.open("a") as file:  # a full disk ends no training
                 file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     @contextlib.contextmanager

@@ -90,11 +90,15 @@ class Writer:
             self._failed_before = True
             self.say(f"{error.what}; {instead}")
 
-    def wait(self) -> None:
-        """Until nothing is being written. Raises what the writing raised."""
+    def join(self) -> None:
+        """Until nothing is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what the writing raised."""
+        self.join()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -163,6 +167,12 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterat
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     yield from (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in tensors.values())
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for left in folder.glob(".tmp-step-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def purge(folder: Path) -> None:

@@ -167,6 +167,8 @@ class _Stage:
     def resume(self) -> int:
         """Restore the newest good checkpoint; returns the first step to do. Metrics written after it are forgotten."""
         metrics = self.hooks.metrics
+        if self.trainable.world.leads:
+            checkpoint.clear(self.run.folder)
         path, refused = checkpoint.newest_good(self.run.folder)
         for reason in refused:
             self.hooks.say(f"checkpoint passed over: {reason}")
@@ -262,7 +264,16 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
 
     Raises StoppedByUserError after writing a checkpoint when a stop was asked for.
     """
-    stage, n_steps, world = _Stage(run, trainable, hooks), run.data.n_steps, trainable.world
+    stage = _Stage(run, trainable, hooks)
+    try:
+        _train(stage, run, trainable, hooks)
+    finally:
+        if trainable.world.alone:  # whoever begins again after an interrupt must find nobody writing
+            stage.writer.join()
+
+
+def _train(stage: _Stage, run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
+    n_steps, world = run.data.n_steps, trainable.world
     first = stage.resume()
     stage.log(
         "machine", peak_flops=peak_flops(trainable.loaded.machine) * world.size, device=trainable.loaded.machine.name

@@ -170,6 +170,7 @@ def prepare(
         for name, value in earlier.items():
             own[name].copy_(value)
     choose_trained(model, trained)
+    model.get_input_embeddings().padding_idx = None  # rows hold no padding, and this token ends turns: it must learn
     machine = detect_machine()
     loaded = Loaded(model, loaded.renderer, machine, start.digest, loaded.eos)
     if not world.alone:

@@ -7,6 +7,7 @@ is renamed to its version. The same ingredients make the same bytes, whoever mak
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ def prepare(recipe: DataRecipe, screen: Screen, *, on: str = "local", workers: i
         number = int(made[-1].manifest["version"]) + 1 if made else 1
         work = shelf / f".work-{fingerprint[:16]}"
         records = _run_stages(recipe, work, place, screen)
+        if canonical_json(ingredients_of(recipe)) != canonical_json(ingredients):
+            shutil.rmtree(work, ignore_errors=True)
+            raise BessemerError(
+                "a source changed while it was read", where=recipe.name, fix="run it again when nobody writes to it"
+            )
         out = work / "out"
         manifest = _finish(recipe, out, records, ingredients, fingerprint, str(number))
         out.rename(shelf / str(number))
@@ -273,7 +279,9 @@ def _finish(
 def _write_dropped(work: Path, out: Path) -> None:
     """One line for each item that is not in the data set: its id, the step, the reason, and what it is a copy of."""
     with (out / ".tmp-dropped").open("w") as file:
-        for record in sorted((work / "clean").glob("*/record.json")):
+        for record in sorted((work / "clean").glob("[0-9]*/record.json")):  # no half one of a killed task
             file.writelines(canonical_json(line) + "\n" for line in read_record(record)["dropped"])
         file.write((work / "match" / "dropped.jsonl").read_text())
+        file.flush()
+        os.fsync(file.fileno())  # before a manifest says so
     (out / ".tmp-dropped").replace(out / "dropped.jsonl")
