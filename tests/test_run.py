@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.files import read_json, write_json, write_record
+from bessemer.files import exclusive, read_json, write_json, write_record
 from bessemer.merging import merge
 from bessemer.recipe.load import load_recipe
 from bessemer.registry import store
 from bessemer.registry.lineage import trace_document
-from bessemer.run import _Story, make_plan, need_signer, run_recipe
+from bessemer.run import _Story, make_plan, need_signer, plan_run, run_recipe
 from bessemer.signatures import SIGNING_KEY, signer_of
+from bessemer.track.runs import lock_path
 from bessemer.track.screen import Screen
 from tests.story import write_story
 from tests.test_signatures import write_keys
@@ -88,6 +89,18 @@ def test_the_mixture_is_what_the_recipe_says(finished: tuple[Path, dict[str, Any
         tokens = manifest["tokens"][stage]
         total = sum(tokens.values())
         assert abs(tokens[domain] - 0.75 * total) <= 1.5 * 128  # one row, and rows that are not quite full
+
+
+def test_nobody_plans_a_run_that_is_going_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers read the plan from the disk."""
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path))
+    made = load_recipe(recipe)
+    with (
+        exclusive(lock_path("story"), "the run story"),
+        pytest.raises(BessemerError, match="the run story"),
+    ):
+        plan_run(made, Screen(quiet=True), measured=False)
+    assert not (tmp_path / "runs" / "story").exists()
 
 
 def test_an_end_that_was_measured_in_other_numbers_is_not_compared(

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from bessemer.data.items import Item, Message
 from bessemer.data.pack import Packer
 from bessemer.data.render import Renderer
 from bessemer.data.shards import TokenSet, hash64, open_or_build, text_hash
+from bessemer.data.sources import Source
+from bessemer.data.stage import tokenise_source
 from bessemer.errors import BessemerError
 from bessemer.files import digest_files, read_json, write_json
 
@@ -205,6 +208,28 @@ def test_rows_are_made_once_and_kept(renderer: Renderer) -> None:
     assert [p.name for p in tokens.folder.glob("rows*")] == ["rows2-64-fail-1-grouped"]
     for i in range(0, 40, 2):
         assert packed.rows_of(i) == packed.rows_of(i + 1)
+
+
+def test_a_source_that_changes_while_it_is_read_leaves_no_set(
+    renderer: Renderer, tmp_path: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest would be of other rows than the set has."""
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps({"text": f"Sentence {i} about iron."}) + "\n" for i in range(40)))
+    source = Source(str(file))
+    real = Source.__iter__
+
+    def grows(self: Source) -> Iterator[Item]:
+        yield from real(self)
+        with file.open("a") as more:
+            more.write(json.dumps({"text": "One more."}) + "\n")
+
+    monkeypatch.setattr(Source, "__iter__", grows)
+    with pytest.raises(BessemerError, match="it changed while it was read"):
+        tokenise_source("grows", source, renderer)
+    assert [p.name for p in (bessemer_home / "tokens" / "grows").iterdir()] == [".lock"]
+    monkeypatch.setattr(Source, "__iter__", real)
+    assert tokenise_source("grows", Source(str(file)), renderer).n_items == 41
 
 
 def test_an_empty_source_is_refused(renderer: Renderer) -> None:

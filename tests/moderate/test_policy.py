@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_a_stored_file_that_was_changed_is_refused(policy: Policy) -> None:
     assert stored("other").name == "other"  # whose own file is sound
     with pytest.raises(BessemerError, match="other@1, steel-talk@2"):
         stored("another")
+
+
+def test_the_newest_version_is_the_one_stored_last_whatever_clocks_and_copies_say(policy: Policy) -> None:
+    first = store(policy.model_copy(update={"version": "9"}))
+    last = store(policy.model_copy(update={"version": "10"}))
+    os.utime(last, (1e9, 1e9))  # a clock that went back
+    assert stored("steel-talk").version == "10" and references() == ["steel-talk@9", "steel-talk@10"]
+    (first.parent.parent / "order.json").unlink()  # as before it was kept: by time
+    assert stored("steel-talk").version == "9"
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,13 @@ def test_half_written_ones_are_invisible(trained: tuple[Trainable, Optimizers], 
     assert checkpoint.newest_good(tmp_path)[0] is None
 
 
+def test_what_a_killed_process_left_half_written_goes(trained: tuple[Trainable, Optimizers], tmp_path: Path) -> None:
+    whole = save(tmp_path, 1, *trained, {})
+    shutil.copytree(whole, tmp_path / ".tmp-step-0000005")
+    checkpoint.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
 def test_a_checkpoint_of_other_parameters_is_refused(
     trained: tuple[Trainable, Optimizers], tmp_path: Path, tiny_model: Path
 ) -> None:
