@@ -113,6 +113,13 @@ def test_the_kernel_for_documents_gets_as_many_keys_as_it_takes(monkeypatch: pyt
     torch.testing.assert_close(found, wanted)
 
 
+def test_what_is_seen_decides_about_a_window_and_branches_do_not_see_each_other() -> None:
+    branched = make_layout([775, 90], dtype=torch.float32, branches=[[75] * 10, []])
+    assert branched.reach == 100  # 25 that all begin with, and 75
+    assert make_layout([20, 30, 8], dtype=torch.float32, sees=[False, True, False]).reach == 50
+    assert make_layout([5, 30, 8], dtype=torch.float32).reach == 30
+
+
 def test_attention_that_would_be_computed_wrongly_is_refused() -> None:
     layout = make_layout([8], dtype=torch.float32)
     x = torch.zeros(1, 2, 8, 4)

@@ -50,6 +50,8 @@ class Layout:
     prefix: when not 0, the first document has so many tokens, is a block of its own (the first), and blocks with
     `sees_prefix` see it before themselves: what many documents begin with is computed once, gradients included.
 
+    reach: how many tokens the one that sees most of them sees, itself included; branches do not see each other.
+
     bounds: where each document begins, and the end; on a GPU, where a kernel takes documents of any lengths.
     """
 
@@ -58,12 +60,9 @@ class Layout:
     pads_Q: Tensor
     back_N: Tensor
     in_order: bool
+    reach: int
     prefix: int = 0
     bounds: Tensor | None = None
-
-    @property
-    def longest(self) -> int:
-        return self.prefix + max(b.causal_LL.shape[-1] for b in self.blocks)
 
 
 def make_layout(
@@ -113,12 +112,18 @@ def make_layout(
     real_P = places_P != pad
     back_N = torch.empty(n_tokens, dtype=torch.long)
     back_N[places_P[real_P]] = real_P.nonzero()[:, 0]
+
+    def seen(d: int) -> int:
+        own = branches[d] if branches else ()
+        return (lengths[0] if prefix and sees[d] else 0) + lengths[d] - sum(own) + max(own, default=0)
+
     return Layout(
         tuple(blocks),
         places_P.clamp(min=0).to(device),
         (~real_P).nonzero()[:, 0].to(device),
         back_N.to(device),
         in_order=bool(real_P.all()) and torch.equal(places_P, torch.arange(n_tokens)),
+        reach=max(map(seen, range(len(lengths)))),
         prefix=lengths[0] if prefix else 0,
         bounds=torch.tensor(starts, dtype=torch.int32, device=device)
         if torch.device(device).type == "cuda" and not prefix and not branches
@@ -247,9 +252,9 @@ def document_attention(
     """
     if softcap is not None or s_aux is not None:
         raise BessemerError("the model's attention has soft-capping or sinks, which is not supported yet")
-    if sliding_window is not None and documents.longest > sliding_window:
+    if sliding_window is not None and documents.reach > sliding_window:
         raise BessemerError(
-            f"a document of {documents.longest} tokens is longer than the model's sliding window of {sliding_window}",
+            f"a document of {documents.reach} tokens is longer than the model's sliding window of {sliding_window}",
             fix=f"set row_tokens to at most {sliding_window}",
         )
     q_NHE, k_NKE, v_NKE = (x[0].transpose(0, 1) for x in (query_1HNE, key_1KNE, value_1KNE))
@@ -292,7 +297,7 @@ def _varlen(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, documents
         k_NKE, v_NKE = (x.repeat_interleave(q_NHE.shape[1] // x.shape[1], dim=1) for x in (k_NKE, v_NKE))
     out = varlen_attn(
         q_NHE.contiguous(), k_NKE.contiguous(), v_NKE.contiguous(), documents.bounds, documents.bounds,
-        documents.longest, documents.longest, scale=scale, window_size=(-1, 0), **grouped,
+        documents.reach, documents.reach, scale=scale, window_size=(-1, 0), **grouped,
     )  # type: ignore[arg-type]  # fmt: skip
     assert isinstance(out, Tensor)
     return out

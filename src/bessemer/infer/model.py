@@ -143,6 +143,11 @@ def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.
             raise BessemerError(
                 f"the model rescales its logits ({name}), which is not supported yet", where=str(folder)
             )
+    if getattr(config.get_text_config(decoder=True), "attn_temperature_tuning", False):  # Llama 4
+        raise BessemerError(
+            "the model scales its attention by the place in a row, which packed documents do not keep",
+            where=str(folder),
+        )
     model.to(machine.device).eval().requires_grad_(False)
     renderer = Renderer(folder, end_of_text)
     generation = model.generation_config.to_dict() if model.generation_config else {}
