@@ -73,6 +73,22 @@ def read_tensorboard(run: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_run_that_goes_on_sends_what_is_new_to_where_the_rest_is(run: Path, name: str) -> None:
+    library = installed(name)
+    assert send(run, name) == 8
+    metrics = MetricsFile(run / "metrics.jsonl")
+    log_step(metrics, "02-sft", 4)
+    metrics.close()
+    assert send(run, name) == 1 and send(run, name) == 0
+    if name == "tensorboard":
+        assert read_tensorboard(run)["02-sft/loss"] == [(4, 3.0), (5, 2.0), (6, 1.0), (7, 0.0)]
+        return
+    client = library.MlflowClient((trackers.home() / "trackers" / "mlflow").as_uri())
+    (found,) = client.search_runs([client.get_experiment_by_name("bessemer").experiment_id])
+    assert [m.step for m in client.get_metric_history(found.info.run_id, "02-sft/loss")] == [4, 5, 6, 7]
+
+
 def test_trackio_stores_it_locally(run: Path, tmp_path: Path) -> None:
     installed("trackio")
     # A process of its own, as in a run: trackio reads its folder when it is imported.

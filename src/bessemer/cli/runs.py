@@ -109,7 +109,7 @@ def export(
 
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    n = send(run_folder(name), track)
+    n = send(run_folder(name), track, again=True)
     if json:
         print_json({"name": name, "tracker": track, "events": n})
         return

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bessemer.errors import BessemerError
-from bessemer.files import home
+from bessemer.files import home, read_json, write_json
 from bessemer.signatures import child_env
 from bessemer.track.metrics import Tail
 from bessemer.track.runs import METRICS, PLAN
@@ -37,6 +37,7 @@ QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
 Scalars = dict[str, float]
+Key = tuple[str, int, str]  # stage, step, kind of event
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -106,6 +107,10 @@ def scalars(event: dict[str, Any]) -> Scalars:
 
 
 class Tracker(Protocol):
+    """known: its run as an earlier process of the same run wrote it down; "" at first."""
+
+    known: str
+
     def log(self, step: int, values: Scalars) -> None: ...
 
     def close(self) -> None: ...
@@ -119,7 +124,9 @@ def _library(name: str) -> Any:
 class TensorBoard:
     """Event files in RUN/trackers/tensorboard."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    known = ""
+
+    def __init__(self, folder: Path, config: dict[str, Any], known: str) -> None:
         self._writer = _library("tensorboard").SummaryWriter(str(folder / "trackers" / "tensorboard"))
 
     def log(self, step: int, values: Scalars) -> None:
@@ -133,7 +140,9 @@ class TensorBoard:
 class Trackio:
     """A local project `bessemer` in BESSEMER_HOME/trackers/trackio, unless TRACKIO_DIR says where."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    known = ""
+
+    def __init__(self, folder: Path, config: dict[str, Any], known: str) -> None:
         os.environ.setdefault("TRACKIO_DIR", str(home() / "trackers" / "trackio"))
         self._run = _library("trackio").init(
             project="bessemer", name=folder.name, config=config, resume="allow", embed=False
@@ -149,7 +158,9 @@ class Trackio:
 class Wandb:
     """Offline files in RUN/trackers/wandb; `wandb sync` sends them, if anybody wants that."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    known = ""
+
+    def __init__(self, folder: Path, config: dict[str, Any], known: str) -> None:
         wandb, where = _library("wandb"), folder / "trackers"
         settings = wandb.Settings(x_disable_stats=True, x_disable_meta=True, console="off")
         self._run = wandb.init(
@@ -166,25 +177,25 @@ class Wandb:
 class Mlflow:
     """A run in the experiment `bessemer` of MLFLOW_TRACKING_URI, else of BESSEMER_HOME/trackers/mlflow."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], known: str) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (home() / "trackers" / "mlflow").as_uri()
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = _library("mlflow").MlflowClient(uri)
-        known = self._client.get_experiment_by_name("bessemer")
-        experiment = known.experiment_id if known else self._client.create_experiment("bessemer")
-        self._id: str = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        for key, value in config.items():
-            self._client.log_param(self._id, key, value)
+        there = self._client.get_experiment_by_name("bessemer")
+        experiment = there.experiment_id if there else self._client.create_experiment("bessemer")
+        self.known = known or self._client.create_run(experiment, run_name=folder.name).info.run_id
+        for key, value in config.items() if not known else ():
+            self._client.log_param(self.known, key, value)
 
     def log(self, step: int, values: Scalars) -> None:
         make, now = _library("mlflow").entities.Metric, int(time.time() * 1000)
-        self._client.log_batch(self._id, metrics=[make(name, value, now, step) for name, value in values.items()])
+        self._client.log_batch(self.known, metrics=[make(name, value, now, step) for name, value in values.items()])
 
     def close(self) -> None:
-        self._client.set_terminated(self._id)
+        self._client.set_terminated(self.known)
 
 
-KINDS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {
+KINDS: dict[str, Callable[[Path, dict[str, Any], str], Tracker]] = {
     "tensorboard": TensorBoard,
     "trackio": Trackio,
     "wandb": Wandb,
@@ -195,28 +206,38 @@ KINDS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {
 # -- the process of a tracker ----------------------------------------------------------------------------------------
 
 
-def send(folder: Path, name: str, going_on: Callable[[], bool] = lambda: False) -> int:
-    """Send all of a run's metrics, and what is added as long as it is going on; returns how many events."""
+def send(folder: Path, name: str, going_on: Callable[[], bool] = lambda: False, *, again: bool = False) -> int:
+    """Send a run's metrics, and what is added as long as it is going on; returns how many events.
+
+    What an earlier process sent to its end, of a run that was stopped and goes on, is not sent again, unless `again`
+    asks for it.
+    """
     check_trackers([name])
     plan = folder / PLAN
     config = {"run": folder.name}
     if plan.exists():
         found = json.loads(plan.read_text())
         config |= {"base": found["base"]["name"], "plan": found["identity"], "start": found["recipe"]["start"]}
-    tracker, n = KINDS[name](folder, config), 0
-    for step, event in _events(folder / METRICS, going_on):
+    kept = folder / "trackers" / f"{name}.json"
+    told: dict[str, Any] = read_json(kept) if kept.exists() and not again else {"run": "", "sent": []}
+    sent: set[Key] = {(stage, step, what) for stage, step, what in told["sent"]}
+    tracker, n = KINDS[name](folder, config, told["run"]), 0
+    for step, event in _events(folder / METRICS, going_on, sent):
         if values := scalars(event):
             tracker.log(step, values)
             n += 1
     tracker.close()
+    write_json(kept, {"run": tracker.known, "sent": sorted(sent)})
     return n
 
 
-def _events(path: Path, going_on: Callable[[], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(steps of the whole run so far, event). Steps that a resumed run does again are the same: they are left out."""
+def _events(path: Path, going_on: Callable[[], bool], sent: set[Key]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(steps of the whole run so far, event), but what is in `sent`, where they are added.
+
+    Steps that a resumed run does again are the same: they are left out.
+    """
     before: dict[str, int] = {}  # stage -> steps of those before it
     seen: dict[str, int] = {}
-    sent: set[tuple[str, int, str]] = set()
     lines, last = Tail(path), False
     while not last:
         last = not going_on()
@@ -225,10 +246,10 @@ def _events(path: Path, going_on: Callable[[], bool]) -> Iterator[tuple[int, dic
         for event in lines.new():
             stage, step = event.get("stage", ""), event.get("step", 0)
             key = (stage, step, event["event"] + event.get("probe", ""))
+            before.setdefault(stage, sum(n for other, n in seen.items() if other != stage))
+            seen[stage] = max(seen.get(stage, 0), step)
             if key not in sent:
                 sent.add(key)
-                before.setdefault(stage, sum(seen.values()))
-                seen[stage] = max(seen.get(stage, 0), step)
                 yield before[stage] + step, event
 
 
