@@ -87,7 +87,7 @@ def drift(reference: Reference, odds: Mapping[str, ArrayLike], texts: Sequence[s
     pairs = {f"score of {name}": (reference.odds[name], odds[name]) for name in reference.odds if name in odds}
     pairs["length of the texts"] = (reference.lengths, _lengths(texts))
     pairs["share of new words"] = (reference.new_words, _new_words(texts, reference.words))
-    found = {name: ks_test(*(np.round(v, DIGITS) for v in own)) for name, own in pairs.items()}
+    found = {name: ks_test(*(np.round(np.asarray(v, np.float64), DIGITS) for v in own)) for name, own in pairs.items()}
     adjusted = holm([p for _, p in found.values()])
     moves = [Move(name, gap, p) for (name, (gap, _)), p in zip(found.items(), adjusted, strict=True)]
     return sorted(moves, key=lambda m: -m.gap)
