@@ -100,6 +100,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 def make_secret(path: Path, text: str) -> None:
     """A file for this user alone, unless it is there already. It appears whole: several processes may begin at once."""
+    if path.exists():
+        return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
     try:

@@ -87,6 +87,7 @@ def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         "NO_PROXY": "127.0.0.1",
     }.items():
         monkeypatch.setenv(key, value)
+    fsspec.filesystem("s3").clear_instance_cache()  # one that an earlier test left knows another server
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST"))  # noqa: S310
     fs = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
     fs.mkdir("forge")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -178,6 +179,7 @@ def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
             resolve("s3://bucket/none")
     finally:
         server.stop()
+        fsspec.filesystem("s3").clear_instance_cache()  # whoever asks s3:// next has another server
 
 
 def test_a_store_that_lists_no_sizes_is_asked_for_each(
@@ -209,6 +211,10 @@ def test_a_store_that_lists_no_sizes_is_asked_for_each(
                 broken.append(1)
                 outputfile.write(source.read(100_000))
                 outputfile.flush()
+                until = time.monotonic() + 20
+                while not any(p.stat().st_size for p in bessemer_home.rglob(f"{WEIGHTS}.part")):
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
                 self.close_connection = True
             else:
                 super().copyfile(source, outputfile)

@@ -39,8 +39,7 @@ def appeals_folder() -> Path:
 def comment_key() -> bytes:
     """The key of the hashes, made when it is missing; for this user alone. Raises BessemerError for a damaged one."""
     path = home() / "keys" / "decisions.key"
-    if not path.exists():
-        make_secret(path, secrets.token_hex(KEY_BYTES))
+    make_secret(path, secrets.token_hex(KEY_BYTES))
     text = path.read_text().strip()
     if not re.fullmatch(rf"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
         raise BessemerError(

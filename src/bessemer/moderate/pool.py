@@ -105,26 +105,20 @@ def _sides(cases: Sequence[Case], labels: I64, parts: Parts, seed: int) -> list[
 
 def _cuts(times: Floats, parts: Parts) -> tuple[float, float]:
     """Where validation and test begin. Raises BessemerError where validation would begin with the test, or later."""
-    test = parse_time(parts.test_from, "split.test_from") if parts.test_from is not None else None
-    if parts.validation_from is not None:
-        validation = parse_time(parts.validation_from, "split.validation_from")
-        test = float(np.quantile(times, 1 - parts.test)) if test is None else test
-        if validation >= test:
-            raise BessemerError(
-                f"validation begins at {_shown(validation)}, the test at {_shown(test)}", where="split.validation_from",
-                fix="let validation begin before the test, or give test_from",
-            )  # fmt: skip
-        return validation, test
-    if test is None:
-        cuts = np.quantile(times, [1 - parts.validation - parts.test, 1 - parts.test])
-        return float(cuts[0]), float(cuts[1])
-    before = times[times < test]  # the validation's share is of all comments
-    share = parts.validation * len(times) / max(1, len(before))
-    return (float(np.quantile(before, max(0.0, 1 - share))) if len(before) else test), test
-
-
-def _shown(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    given, test = parts.validation_from, float(np.quantile(times, 1 - parts.test))
+    if parts.test_from is not None:
+        test = parse_time(parts.test_from, "split.test_from")
+    if given is None:  # its share of all comments, before the test
+        held_out = parts.validation + float((times >= test).mean())
+        return float(np.quantile(times, max(0.0, 1 - held_out))), test
+    if (validation := parse_time(given, "split.validation_from")) >= test:
+        begins = (datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") for moment in (validation, test))
+        raise BessemerError(
+            "validation begins at {}, the test at {}".format(*begins),
+            where="split.validation_from",
+            fix="let validation begin before the test, or give test_from",
+        )
+    return validation, test
 
 
 def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:

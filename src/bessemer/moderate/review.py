@@ -209,17 +209,14 @@ def _json_lines(path: Path) -> Found:
 
 def _rows(path: Path) -> Found:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:  # such as a quote that nothing closes
-            raise BessemerError(
-                f"the rows cannot be read ({error})", where=f"{path}:{reader.line_num}", fix="save it as CSV again"
-            ) from None
-        if row is None:
-            return
-        question = {k: v[1:] if v and v.startswith("'") else v for k, v in row.items() if isinstance(v, str)}
-        yield f"{path}:{reader.line_num}", question, [question.get("label", "")]
+    try:
+        for row in reader:
+            question = {k: v[1:] if v and v.startswith("'") else v for k, v in row.items() if isinstance(v, str)}
+            yield f"{path}:{reader.line_num}", question, [question.get("label", "")]
+    except csv.Error as error:  # such as a quote that nothing closes
+        raise BessemerError(
+            f"the rows cannot be read ({error})", where=f"{path}:{reader.line_num}", fix="save it as CSV again"
+        ) from None
 
 
 def _tasks(path: Path) -> Found:

@@ -52,8 +52,7 @@ def find_key(host: str, file: Path | None = None) -> Key:
             fix=f"set {VARIABLE} or give --token-file, or listen on 127.0.0.1",
         )
     path = home() / "keys" / "serve.token"
-    if not path.exists():
-        make_secret(path, secrets.token_urlsafe(32) + "\n")
+    make_secret(path, secrets.token_urlsafe(32) + "\n")
     return _read(path)
 
 
