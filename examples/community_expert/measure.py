@@ -34,9 +34,9 @@ from bessemer.evaluate.stats import Difference, Estimate, Interval, difference, 
 from bessemer.examine import Subject, ask, find_subject, find_task
 from bessemer.files import canonical_json, sha256_file, sha256_text, write_bytes
 from bessemer.infer.model import load
-from bessemer.infer.score import branch_odds
 from bessemer.moderate.blind import blind_baselines
 from bessemer.moderate.calibrate import calibrate, fit_scale, share
+from bessemer.moderate.decide import Scale
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row as Labelled
 from bessemer.moderate.policy import Policy, Rule, load_policy
@@ -50,7 +50,14 @@ LABELS = (100, 300, 1000)
 MARGIN = 0.02  # of AUROC: what a classifier may be better by
 N_CITE, CITE_RULES = 300, 12  # comments and computed rules of one policy
 OLD = ("encyclopedia", "minimal-pairs", "maths")
-TWINS = ("test", "new-wordings", "new-rules")  # sides of the data set that every arm is asked
+SCALE = "validation-rules"  # the side that the scale of rules without labels is chosen on
+TWINS = ("test", "new-wordings", "new-rules", SCALE)  # sides of the data set that every arm is asked
+STEERED = {  # title -> (side, who knows the truth)
+    "rules it knows": ("test", "code"),
+    "new wordings": ("new-wordings", "code"),
+    "new rules": ("new-rules", "code"),
+    "answers of moderators": ("test", "log"),
+}
 DIGITS = 4  # of a log-odds
 MEASURES = {"auroc": METRICS["auroc"], "auprc": METRICS["auprc"], "recall": recall_at_precision(PRECISION)}
 
@@ -64,8 +71,8 @@ def policies() -> dict[str, Policy]:
 
 def citing() -> Policy:
     """Computed rules that training knew, in one policy."""
-    unseen = Computed.model_validate({}).unseen
-    names = [n for n in families() if n not in unseen]
+    held_out = Computed.model_validate({})
+    names = [n for n in families() if n not in {*held_out.unseen, *held_out.validation}]
     chosen = random.Random("cite").sample(names, CITE_RULES)
     return Policy(name="citing", rules=[Rule(id=n, text=families()[n].wordings[0]) for n in chosen])
 
@@ -108,9 +115,8 @@ def twins(name: str, judge: Judge, screen: Screen, tests: str, side: str) -> lis
     """What it says of one side's twins: {rule, truth (code or log), group, broken, odds}."""
     items = list(Source(f"dataset:{tests}/{side}", "chat"))
     grouped = [list(own) for _, own in groupby(items, lambda item: item.group)]
-    prompts = [[judge.prompt(i.messages[:-1]) for i in own] for own in grouped]
     with screen.step(f"{name}: twins, {side}") as advance:
-        found = branch_odds(judge.loaded, prompts, judge.options, lambda share: advance(share, ""))
+        found = judge.twins(grouped, lambda share: advance(share, ""))
     odds = [o for own in found for o in own]
     return [
         {
@@ -284,30 +290,72 @@ def unseen_twins(out: Path) -> list[tuple[int, int, int]]:
     return balance(choose_twins(rng.sample(sides, len(sides)), len(sides), len(sides), rng), 0.04)
 
 
-def unseen(odds: Sequence[Sequence[float]], out: Path) -> dict[str, Row]:
-    """The same comment under two rules nobody trained, both asked."""
+def unlabelled_scale(model: Row) -> Scale:
+    """Of rules without labels, as `bessemer moderate --scale` chooses it: on rules that no training and no test has."""
+    rows = model["twins"][SCALE]
+    return fit_scale(np.array([r["odds"] for r in rows]), np.array([r["broken"] for r in rows]))
+
+
+def unseen(odds: Sequence[Sequence[float]], out: Path, scale: Scale) -> dict[str, Row]:
+    """The same comment under two rules nobody trained, both asked; `scaled`: both right on that scale."""
     twins = unseen_twins(out)
     own = [odds[i][flag] for i, *pair in twins for flag in pair]
-    made = columns(own, [True, False] * len(twins), [str(i) for i, *_ in twins for _ in range(2)])
-    return {n: estimate(METRICS[n], made).result.as_dict() for n in ("auroc", "both_right")}
+    broken, groups = [True, False] * len(twins), [str(i) for i, *_ in twins for _ in range(2)]
+    made, scaled = (columns([x / s.temperature + s.bias for x in own], broken, groups) for s in (Scale(), scale))
+    return {
+        "auroc": estimate(METRICS["auroc"], made).result.as_dict(),
+        "both_right": estimate(METRICS["both_right"], made).result.as_dict(),
+        "scaled": estimate(METRICS["both_right"], scaled).result.as_dict(),
+    }
 
 
-def steered(rows: Sequence[Row], truth: str) -> dict[str, Row]:
-    """AUROC and both-right of the twins with `code` alone for truth, or with an answer of the `log`.
+def steered(rows: Sequence[Row], truth: str, scale: Scale) -> dict[str, Row]:
+    """AUROC and both-right of the twins with `code` alone for truth, or with an answer of the `log`; `scaled`: both
+    right on that scale.
 
     Of the latter, AUROC is that of the log's answers; a comment that stands in several twins is one cluster.
     """
+    asked = [r for pair in _pairs(rows, truth) for r in pair if r["truth"] == truth]
+    auroc = columns([r["odds"] for r in asked], [r["broken"] for r in asked], [_comment(r) for r in asked])
+    return {
+        "auroc": estimate(METRICS["auroc"], auroc).result.as_dict(),
+        "both_right": share(*both_right(rows, truth, Scale())).as_dict(),
+        "scaled": share(*both_right(rows, truth, scale)).as_dict(),
+    }
+
+
+def both_right(rows: Sequence[Row], truth: str, scale: Scale) -> tuple[list[bool], list[str]]:
+    """Of every pair of twins: are both answers right, and which comment it is."""
+    pairs = _pairs(rows, truth)
+    right = [all((scale.score(r["odds"]) > 0.5) == r["broken"] for r in pair) for pair in pairs]
+    return right, [_comment(pair[0]) for pair in pairs]
+
+
+def _pairs(rows: Sequence[Row], truth: str) -> list[list[Row]]:
     pairs: dict[str, list[Row]] = {}
     for row in rows:
         pairs.setdefault(row["group"], []).append(row)
-    chosen = [p for p in pairs.values() if any(r["truth"] == "log" for r in p) == (truth == "log")]
-    asked = [r for pair in chosen for r in pair if r["truth"] == truth]
-    auroc = columns([r["odds"] for r in asked], [r["broken"] for r in asked], [_comment(r) for r in asked])
-    right = [all((r["odds"] > 0) == r["broken"] for r in pair) for pair in chosen]
-    return {
-        "auroc": estimate(METRICS["auroc"], auroc).result.as_dict(),
-        "both_right": share(right, [_comment(pair[0]) for pair in chosen]).as_dict(),
-    }
+    return [p for p in pairs.values() if any(r["truth"] == "log" for r in p) == (truth == "log")]
+
+
+def without(part: Row, whole: Row, out: Path) -> dict[str, Interval]:
+    """What leaving a part of the recipe out changes: {measure: the arm without it - the arm of the same twins}."""
+    found: dict[str, Interval] = {}
+    for task in prepare.TASKS:
+        rows = prepare.read(out / "data" / f"{task}-test.jsonl")
+        broken, groups = [bool(r["label"]) for r in rows], [r["group"] for r in rows]
+        both = [columns(arm[task]["test"], broken, groups) for arm in (whole, part)]
+        found[f"{task}, AUROC"] = difference(METRICS["auroc"], *both, margin=MARGIN).change
+    for title, (side, truth) in STEERED.items():
+        both = list[Columns]()
+        for arm in (whole, part):
+            right, comments = both_right(arm["twins"][side], truth, Scale())
+            both.append(columns([1.0 if r else -1.0 for r in right], [True] * len(right), comments))
+        found[f"{title}, both right"] = difference(METRICS["accuracy"], *both, margin=MARGIN).change
+    for title, change in changes(whole["old"], part["old"]).items():
+        what = "accuracy" if title == "minimal-pairs" else "bits per byte, relative"
+        found[f"{title}, {what}"] = change.change
+    return found
 
 
 def by_rule(rows: Sequence[Row]) -> Row:

@@ -137,16 +137,17 @@ def promise_section(found: Mapping[str, measure.Replaced]) -> Html:
 
 def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: Facts) -> Html:
     """rules: of the expert on rules never trained, as `measure.by_rule` gives it; empty without one."""
+    titles = list(next(iter(arms.values()))["steer"])
     rows = [
-        [name, *(f"{shown(f['auroc'])}; {shown(f['both_right'])}" for f in facts["steer"].values())]
+        [name, *("; ".join(map(shown, (f["auroc"], f["both_right"], f["scaled"]))) for f in facts["steer"].values())]
         for name, facts in arms.items()
     ]
     for name, title in (("comment_only", "the comment alone"), ("rule_only", "the rule alone")):
-        rows.append([title, *(shown(b[name]) if b[name] else "" for b in blind.values())])
-    head = ["arm", "rules it knows", "new wordings", "new rules", "a policy never seen", "answers of moderators"]
+        rows.append([title, *(shown(blind[t][name]) if blind[t][name] else "" for t in titles)])
+    head = ["arm", *titles]
     chart = [
         Row(title, tuple(Mark(a, i["value"], i["low"], i["high"], filled=a == "expert") for a, i in marks))
-        for title, marks in _both_right(arms)
+        for title, marks in _both_right(arms, titles)
     ]
     return section_of(
         "steer",
@@ -154,7 +155,10 @@ def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: 
             words(
                 "Twins: the same comment under a rule that it breaks and one that it keeps. A model that does not read "
                 "the rule gets no twin right; guessing gets a quarter. First AUROC, then the share of twins with both "
-                "answers right, of the first seed; of the moderators' column, AUROC is that of their own answers. The "
+                "answers right, as the model says them and on the scale of rules without labels, which was chosen on "
+                "other rules that no training had; of the first seed. Of the moderators' column, AUROC is that of "
+                "their own answers. Arms from few labels (labels-100 and so on; no-replay and tuning-only, of the "
+                "most) saw fewer twins. The "
                 "last two rows: AUROC of classifiers that see only the comment, or only the rule, of what AUROC is of. "
                 "In the moderators' column a removed comment breaks its community's rule and keeps one that code "
                 "decides, and an approved one the other way round: who tells removed comments from approved ones and "
@@ -181,12 +185,13 @@ def _rule_by_rule(rules: Facts) -> Html:
     return table("The expert on rules never trained, one by one", ["rule", "AUROC"], rows)
 
 
-def _both_right(arms: Mapping[str, Facts]) -> list[tuple[str, list[tuple[str, Facts]]]]:
-    titles = next(iter(arms.values()))["steer"]
+def _both_right(arms: Mapping[str, Facts], titles: Sequence[str]) -> list[tuple[str, list[tuple[str, Facts]]]]:
+    steer = {a: f["steer"] for a, f in arms.items() if a in {"base", "expert"}}
     return [
         (
             title,
-            [(a, f["steer"][title]["both_right"]) for a, f in arms.items() if a in {"base", "expert", "tuning-only"}],
+            [(a, of[title]["both_right"]) for a, of in steer.items()]
+            + [(f"{a} on that scale", of[title]["scaled"]) for a, of in steer.items() if a == "expert"],
         )
         for title in titles
     ]
@@ -211,6 +216,25 @@ def labels_section(found: Mapping[str, Mapping[str, tuple[Interval, Interval, In
             table("Few labels", ["labels", "expert", "own classifier", "change", "verdict"], rows),
         ],
         "How many labels does it need?",
+    )
+
+
+def parts_section(found: Mapping[str, Mapping[str, Interval]], whole: str) -> Html:
+    """found: {arm: {measure: change}}; whole: the arm with all parts, of the same twins."""
+    titles = next(iter(found.values()))
+    rows = [[title, *(shown(changes[title]) for changes in found.values())] for title in titles]
+    return section_of(
+        "parts",
+        [
+            words(
+                f"Change against {whole}, which was trained on the same twins with everything, one seed each: without "
+                "general text beside the comments (no-replay), without reading the communities' texts first "
+                "(tuning-only). Of bits per byte more is worse, of all others less. An interval that holds 0 shows "
+                "nothing; each is of one comparison out of many."
+            ),
+            table("Without a part of the recipe", ["measure", *found], rows),
+        ],
+        "What does each part of the recipe do?",
     )
 
 

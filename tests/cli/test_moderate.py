@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from bessemer.errors import EXIT_CODES
+from bessemer.moderate.decide import Scale
 from tests.cli.conftest import Done
 from tests.moderate.conftest import MARKDOWN, YAML
-from tests.moderate.logs import sentence
+from tests.moderate.logs import sentence, write_recipe
 from tests.tiny import make_tiny_release
 
 Here = Callable[..., Done]
@@ -110,6 +112,35 @@ def test_one_thing_at_a_time(place: Path, here: Here) -> None:
     past = comments(place / "p.jsonl", 60)
     done = here(*ask, "--drift", str(past))
     assert done.code == EXIT_CODES["user"] and "not calibrated" in done.err
+
+
+def test_a_scale_for_rules_without_labels(place: Path, here: Here) -> None:
+    write_recipe(place, n=1500)
+    assert here("data", "moderation", f"{place}/recipe.yaml").code == 0
+    ask = ("moderate", "--model", "tiny@1", "--scale", "forge-rules@1")
+    done = here(*ask, "--json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["n_twins"] > 10 and len(facts["rules"]) >= 5 and Path(facts["file"]).exists()
+    assert "both right" in here(*ask).out
+    past = comments(place / "past.jsonl", 3)
+    done = here("moderate", "--policy", f"{place}/policy.md", "--model", "tiny@1", str(past))
+    assert done.code == 0, done.err
+    told = [json.loads(line)["rules"]["kind"]["score"] for line in done.out.splitlines()]
+    Path(facts["file"]).unlink()
+    bare = here("moderate", "--policy", f"{place}/policy.md", "--model", "tiny@1", str(past))
+    scores = [json.loads(line)["rules"]["kind"]["score"] for line in bare.out.splitlines()]
+    scale = Scale(facts["temperature"], facts["bias"])
+    assert told == pytest.approx([scale.score(math.log(s / (1 - s))) for s in scores], abs=1e-4) and told != scores
+
+
+def test_a_scale_has_no_policy_and_all_else_has_one(place: Path, here: Here) -> None:
+    done = here("moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1", "--scale", "x@1")
+    assert done.code == EXIT_CODES["user"] and "whatever their policy" in done.err
+    done = here("moderate", "--model", "tiny@1", "--dry-run", "x")
+    assert done.code == EXIT_CODES["user"] and "no policy is given" in done.err
+    done = here("moderate", "--model", "tiny@1", "--scale", "nothing@1")
+    assert done.code == EXIT_CODES["user"] and "nothing" in done.err
 
 
 def test_policies(place: Path, here: Here) -> None:

@@ -9,6 +9,38 @@ import pytest
 from bessemer.data.rule_families import families
 
 ROWS = """
+give + he gave in
+give - a gift
+see + I looked up
+see - a seesaw is fun
+say + he told me
+say - a teller
+every + each one
+every - overall
+compare + less is more
+compare - lesson one
+bad + that is Bad
+bad - badly made
+minutes + two hours ago
+minutes - an hourly rate
+ending-ed + it is RED
+ending-ed + I used it
+ending-ed - an editor
+double-letters + a good one
+double-letters + OOh
+double-letters - 1001 days
+double-letters - is so
+first-letter-i + "it works
+first-letter-i + 3 Is enough
+first-letter-i - Oh, I see
+first-letter-i - éi
+not-short + he doesn’t care
+not-short + I CAN'T
+not-short - do not
+not-short - cant
+exclamation-end + no!!
+exclamation-end - no! yes
+exclamation-end - no!)
 money + It pays the rent
 money + that is $390 CAD
 money - pay attention
@@ -282,7 +314,7 @@ CLASS = {  # names of the class, and what else is no instance of it
     "swearing": "curses profanity swear", "insults": "names insult insults bad", "looks": "looks", "sadness": "feeling",
     "luck": "good bad", "future": "still going come happen comes", "men": "addressed", "friends": "nobody best",
     "age": "old someone's", "new": "things", "number-words": "above letters number numbers", "denying": "n't short",
-    "water": "soft drinks",
+    "water": "soft drinks", "bad": "called may",
 }  # fmt: skip
 
 

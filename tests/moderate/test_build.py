@@ -40,7 +40,7 @@ from bessemer.track.screen import Screen
 from tests.moderate.logs import RULES, log_rows, write_recipe, write_rows
 from tests.tiny import WORDS
 
-SPLITS = ("train", "validation", "test", "new-wordings", "new-rules")
+SPLITS = ("train", "validation", "test", "new-wordings", "new-rules", "validation-rules")
 
 
 def made(path: Path, *overrides: str) -> tuple[Built, dict[str, list[Item]]]:
@@ -285,6 +285,8 @@ def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:
     assert {rule_of(i) for i in parts["new-wordings"]} <= last
     trained, unseen = ({i.meta["rule"] for i in code[name]} for name in ("train", "new-rules"))
     assert not trained & unseen and len(trained) > 15
+    chosen_on = {i.meta["rule"] for i in code["validation-rules"]}
+    assert chosen_on and not chosen_on & (trained | unseen | {i.meta["rule"] for i in code["validation"]})
     assert {i.meta["rule"] for i in parts["new-wordings"]} <= trained
     policy_texts = {f"Nothing about {word}." for word in RULES}
     logged = {rule_of(i) for i in parts["train"] if i.meta["truth"] == "log"}

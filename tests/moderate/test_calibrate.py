@@ -22,7 +22,7 @@ from bessemer.moderate.calibrate import (
     pick_threshold,
     save,
 )
-from bessemer.moderate.decide import Measured, Scale, decide
+from bessemer.moderate.decide import Known, Measured, Scale, decide
 from bessemer.moderate.labelled import Row
 from bessemer.moderate.policy import Policy, Rule
 
@@ -99,7 +99,7 @@ def test_decisions() -> None:
     measured = {"a": Measured(Scale(), 0.9), "b": Measured(Scale(2.0, 0.0), 0.7)}
 
     def words(a: float, b: float, known: Any = measured) -> tuple[Any, ...]:
-        found = decide(policy, [a, b], known)
+        found = decide(policy, [a, b], Known(known))
         return (found.outcome, *(f.word for f in found.findings), found.cited)
 
     assert words(-9, -9) == ("allow", "kept", "kept", [])
@@ -109,7 +109,7 @@ def test_decisions() -> None:
     assert words(9, 4) == ("remove", "broken", "broken", ["a", "b"])
     assert words(-9, 9, {}) == ("queue", "kept", "broken", ["b"])  # not measured: a person looks first
     assert words(9, 9, {"b": Measured(Scale(), None)}) == ("queue", "broken", "unsure", ["a"])
-    low = decide(policy, [-9, -2.0], {"b": Measured(Scale(), 0.1)}).findings[1]
+    low = decide(policy, [-9, -2.0], Known({"b": Measured(Scale(), 0.1)})).findings[1]
     assert low.word == "broken" and low.score < 0.2  # a threshold below the confidence wins
 
 
@@ -118,7 +118,7 @@ def test_a_higher_score_never_decides_less(a: float, b: float) -> None:
     policy = two_rules(action="remove")
     rank = {"allow": 0, "queue": 1, "remove": 2}
     measured = {"a": Measured(Scale(1.5, -1), 0.8)}
-    low, high = (decide(policy, [x, -30], measured) for x in sorted((a, b)))
+    low, high = (decide(policy, [x, -30], Known(measured)) for x in sorted((a, b)))
     assert rank[low.outcome] <= rank[high.outcome]
 
 

@@ -16,7 +16,7 @@ import pytest
 from bessemer.data.moderation import Comment
 from bessemer.errors import BessemerError
 from bessemer.moderate.chain import ChainLog, find_entry, read_entries
-from bessemer.moderate.decide import Measured, Scale, decide
+from bessemer.moderate.decide import Known, Measured, Scale, decide
 from bessemer.moderate.decisions import (
     appeal,
     appeals_folder,
@@ -133,7 +133,7 @@ def test_threads_write_one_chain(tmp_path: Path) -> None:
 
 def logged(policy: Policy, tmp_path: Path, text: str, *, keep: bool = False) -> tuple[Path, str]:
     """A decision that cites both rules."""
-    decision = decide(policy, [9.0, 9.0], {r.id: Measured(Scale(), 0.9) for r in policy.rules})
+    decision = decide(policy, [9.0, 9.0], Known({r.id: Measured(Scale(), 0.9) for r in policy.rules}))
     entry = decision_entry(
         Comment(text), policy, decision, release="tiny@1", digest="d" * 64, canary=False, key=comment_key(), text=keep
     )
@@ -205,7 +205,7 @@ def test_the_last_ruling_counts_whoever_wrote_it_and_whichever_brought_the_text(
 
 def test_upheld_is_about_what_was_cited(policy: Policy, tmp_path: Path) -> None:
     """That a decision to leave a comment alone is upheld must not teach that it breaks the rule."""
-    decision = decide(policy, [9.0, -9.0], {})
+    decision = decide(policy, [9.0, -9.0], Known())
     entry = decision_entry(
         Comment("be nice"), policy, decision, release="r@1", digest="d", canary=False, key=b"k", text=True
     )
@@ -226,7 +226,7 @@ def test_a_text_that_is_too_long_to_be_judged_is_hashed_as_it_came() -> None:
 
 def test_an_appeal_is_learnt_with_what_the_comment_answers(policy: Policy, tmp_path: Path) -> None:
     comment = Comment("Yes, do it", title="About iron", parent="Shall I hit it?", community="\ud800")
-    decision = decide(policy, [9.0, 9.0], {})
+    decision = decide(policy, [9.0, 9.0], Known())
     entry = decision_entry(comment, policy, decision, release="r@1", digest="d", canary=False, key=b"k", text=True)
     assert entry["community"] == "?"
     identity = ChainLog(tmp_path / "d", "decision").write([entry])[0]

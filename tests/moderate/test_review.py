@@ -18,7 +18,7 @@ from bessemer.errors import BessemerError
 from bessemer.infer.score import branch_odds
 from bessemer.moderate.calibrate import need_labels
 from bessemer.moderate.curriculum import make_curriculum, margins_of, order_parts
-from bessemer.moderate.decide import decide
+from bessemer.moderate.decide import Known, decide
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row, read_rows
 from bessemer.moderate.logs import read_cases
@@ -35,7 +35,7 @@ def asked(policy: Policy, n: int = 100, **how: Any) -> list[dict[str, Any]]:
     rng = random.Random(1)
     rows = [Row(str(i), Comment(text)) for i, text in enumerate(TEXTS)]
     odds = [[rng.gauss(0, 3), rng.gauss(0, 3)] for _ in rows]
-    return questions(policy, rows, [decide(policy, o, {}) for o in odds], n, **how)
+    return questions(policy, rows, [decide(policy, o, Known()) for o in odds], n, **how)
 
 
 def test_the_least_sure_come_first(policy: Policy) -> None:
@@ -103,7 +103,9 @@ def test_there_and_back(policy: Policy, tmp_path: Path, form: str) -> None:
 def test_separators_of_lines_inside_a_text(policy: Policy, tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     text = "one\u2028two\u2029three\u0085four"
-    write_questions(path, questions(policy, [Row("1", Comment(text))], [decide(policy, [0.1, 9.0], {})], 1), "d" * 64)
+    write_questions(
+        path, questions(policy, [Row("1", Comment(text))], [decide(policy, [0.1, 9.0], Known())], 1), "d" * 64
+    )
     answered(path, {("1", "no-links"): True}, ".jsonl")
     rows, _ = read_answers(path)
     assert [r["label"] for r in rows] == [True]

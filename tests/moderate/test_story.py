@@ -10,6 +10,7 @@ from bessemer.infer import model
 from bessemer.moderate.build import build
 from bessemer.moderate.calibrate import calibrate, load_calibration, save
 from bessemer.moderate.curriculum import make_curriculum
+from bessemer.moderate.decide import Known
 from bessemer.moderate.dry_run import dry_run, judge_rows
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import read_rows
@@ -61,5 +62,5 @@ def test_logs_become_a_model_that_judges(tmp_path: Path, tiny_model: Path, judge
     save(policy, calibrate(policy, judged.rows, judged.odds, "e" * 64))
     known = load_calibration(policy, "e" * 64)
     assert known is not None
-    found = dry_run(policy, judged, dict(known.measured))
+    found = dry_run(policy, judged, Known(known.measured))
     assert found["n_comments"] == len(rows) and json.dumps(found)

@@ -16,6 +16,7 @@ from openai.types.moderation import Categories
 
 from bessemer.data.moderation import Comment, ask, clean
 from bessemer.infer.model import Loaded
+from bessemer.moderate import unlabelled
 from bessemer.moderate.calibrate import Calibration, save
 from bessemer.moderate.chain import find_entry, read_entries
 from bessemer.moderate.decide import Scale
@@ -101,6 +102,21 @@ def test_a_calibration_on_the_disk_is_used_at_once(desk: Running) -> None:
         threshold(None, bias=50)
         unsure = ask_it()
         assert unsure.action == "queue" and not unsure.flagged and unsure.rules["kind"]["decision"] == "unsure"
+
+
+def test_a_scale_of_rules_without_labels_is_used_at_once(desk: Running) -> None:
+    with desk.client() as client:
+
+        def ask_it() -> Any:
+            return client.moderations.create(input=TEXTS[1]).results[0]
+
+        before = ask_it().rules["kind"]
+        unlabelled.save({"model": DIGEST, "temperature": 1.0, "bias": 50.0})
+        sure = ask_it()
+        assert before["score"] < 0.999 < sure.rules["kind"]["score"] and not sure.rules["kind"]["calibrated"]
+        assert sure.action == "queue" and sure.flagged
+        threshold(0.5, bias=-50)
+        assert ask_it().action == "allow"
 
 
 def test_policies_of_a_request(desk: Running) -> None:

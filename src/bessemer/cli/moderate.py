@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +19,8 @@ File = Annotated[Path | None, typer.Option(help="A file of comments.")]
 
 
 def moderate(
-    policy: Annotated[str, typer.Option(help="A policy file (.yaml, .md), or a stored name@version.")],
     model: Annotated[str, typer.Option(help="The release: name@version.")],
+    policy: Annotated[str, typer.Option(help="A policy file (.yaml, .md), or a stored name@version.")] = "",
     comments: Annotated[
         Path | None, typer.Argument(help="Judge these; one JSON object a comment on stdout.", metavar="COMMENTS")
     ] = None,
@@ -31,21 +31,33 @@ def moderate(
         Path | None, typer.Option(help="Choose scales and thresholds on these labelled comments, drawn at random.")
     ] = None,
     drift: Annotated[Path | None, typer.Option(help="Whether these are still like the calibration's.")] = None,
+    scale: Annotated[
+        str, typer.Option(help="Without a policy: scale of rules that have no labels, from this data set's twins.")
+    ] = "",
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="The file's own name of a column; repeatable.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """One of COMMENTS, --dry-run, --calibrate and --drift. Exit code 2: --drift found a move."""
+    """One of COMMENTS, --dry-run, --calibrate, --drift and --scale. Exit code 2: --drift found a move."""
     from bessemer.errors import EXIT_CODES, BessemerError
 
-    given = {"judge": comments, "dry_run": dry_run, "calibrate": calibrate, "drift": drift}
+    given = {"judge": comments, "dry_run": dry_run, "calibrate": calibrate, "drift": drift, "scale": scale or None}
     asked = [(verb, path) for verb, path in given.items() if path is not None]
     if len(asked) != 1:
         raise BessemerError(
-            f"{len(asked)} things to do", where="moderate", fix="give COMMENTS, --dry-run, --calibrate or --drift"
+            f"{len(asked)} things to do",
+            where="moderate",
+            fix="give COMMENTS, --dry-run, --calibrate, --drift or --scale",
         )
     verb, path = asked[0]
+    if bool(policy) == (verb == "scale"):
+        raise BessemerError(
+            "a scale holds for all rules without labels, whatever their policy" if policy else "no policy is given",
+            where="--policy", fix="leave it out" if policy else "a file (.yaml, .md), or a stored name@version",
+        )  # fmt: skip
+    if isinstance(path, str):
+        return _scale(path, model, json)
     judge, rules, judged = judge_file(path, policy, model, columns_of(column), verb)
     doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]
     if doing(judge, rules, judged, json):
@@ -96,20 +108,14 @@ def judge_file(
         return judge, rules, judge_rows(judge, rules, rows, lambda share: advance(share, ""))
 
 
-def _measured(judge: Judge, policy: Policy) -> dict[str, Any]:
-    from bessemer.moderate.calibrate import load_calibration
-
-    found = load_calibration(policy, judge.loaded.digest)
-    return dict(found.measured) if found else {}
-
-
 def _judge(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.moderate.decide import decide
+    from bessemer.moderate.unlabelled import known_of
 
-    measured = _measured(judge, policy)
+    known = known_of(policy, judge.loaded.digest)
     pinned = {"release_digest": judge.loaded.digest, "policy": policy.reference, "policy_hash": policy.digest}
     for row, odds in zip(judged.rows, judged.odds, strict=True):
-        decision = decide(policy, odds, measured)
+        decision = decide(policy, odds, known)
         rules = {f.rule: f.as_dict() for f in decision.findings}
         answer = {"id": row.id, "action": decision.outcome, "cited_rules": decision.cited, "rules": rules, **pinned}
         print(jsonlib.dumps(answer, ensure_ascii=False))
@@ -120,8 +126,9 @@ def _judge(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
 
 def _dry_run(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.moderate.dry_run import dry_run
+    from bessemer.moderate.unlabelled import known_of
 
-    found = dry_run(policy, judged, _measured(judge, policy))
+    found = dry_run(policy, judged, known_of(policy, judge.loaded.digest))
     if json:
         print_json(found)
         return False
@@ -218,6 +225,38 @@ def _drift(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
         if any(m.moved for m in moves):
             print("thresholds may no longer hold: label a sample of these comments and calibrate again")
     return any(m.moved for m in moves)
+
+
+def _scale(data: str, model: str, json: bool) -> None:
+    """data: a data set of moderation, name@version."""
+    from itertools import groupby
+
+    from bessemer.data.sources import Source
+    from bessemer.launch.here import quiet_libraries
+    from bessemer.moderate.judge import Judge
+    from bessemer.moderate.unlabelled import SIDE, measure_scale, save
+    from bessemer.serve.server import open_model
+    from bessemer.track.screen import Screen
+
+    quiet_libraries()
+    screen, source = Screen(), f"dataset:{data.removeprefix('dataset:')}/{SIDE}"
+    groups = [list(own) for _, own in groupby(Source(source, "chat"), lambda item: item.cluster)]
+    with screen.step(f"model {model}"):
+        judge = Judge(open_model(model)[0])
+    with screen.step(f"{len(groups)} twins judged") as advance:
+        odds = [o for own in judge.twins(groups, lambda share: advance(share, "")) for o in own]
+    found = measure_scale([i for own in groups for i in own], odds, judge.loaded.digest, source)
+    path = save(found)
+    if json:
+        return print_json({**found, "file": str(path)})
+    rows = [
+        ["as the model says it", "1.00, +0.00", _shown(found["both_right"]["without"])],
+        ["with its scale", f"{found['temperature']:.2f}, {found['bias']:+.2f}", _shown(found["both_right"]["with"])],
+    ]
+    n_rules, n_twins = len(found["rules"]), found["n_twins"]
+    title = f"{n_rules} rules that training never had, {n_twins} twins; measured with scales chosen on other rules"
+    print_table(title, ["", "scale", "both right"], rows)
+    print(f"kept in {path}; every rule without labels has it from now on")
 
 
 def _percent(interval: dict[str, float]) -> str:

@@ -35,14 +35,14 @@ def export(
 ) -> None:
     """What people should answer: comments and rules about which the model is least sure."""
     from bessemer.cli.moderate import columns_of, judge_file
-    from bessemer.moderate.calibrate import load_calibration
     from bessemer.moderate.decide import decide
     from bessemer.moderate.review import form_of, questions, write_questions
+    from bessemer.moderate.unlabelled import known_of
 
     form_of(out)
     judge, rules, judged = judge_file(comments, policy, model, columns_of(column))
-    known = load_calibration(rules, judge.loaded.digest)
-    decisions = [decide(rules, odds, known.measured if known else {}) for odds in judged.odds]
+    known = known_of(rules, judge.loaded.digest)
+    decisions = [decide(rules, odds, known) for odds in judged.odds]
     asked = questions(rules, judged.rows, decisions, n, at_random=random)
     files = write_questions(out, asked, judge.loaded.digest)
     print(f"{len(asked)} questions in {', '.join(map(str, files))}; {len(judged.refused)} comments could not be judged")

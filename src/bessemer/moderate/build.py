@@ -23,7 +23,7 @@ from bessemer.moderate.pool import SIDES, Pooled, pool
 from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.track.screen import Screen
 
-BUILD = 4  # raised when the same ingredients give other twins than before
+BUILD = 5  # raised when the same ingredients give other twins than before
 TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
 APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
 PER_HELD_OUT = 5  # twins of a removed comment outside training, where no setting of training changes the questions
@@ -84,13 +84,14 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
 
 
 def _known_families(recipe: ModerationRecipe) -> tuple[list[str], list[str]]:
-    """(for training, only for tests)."""
+    """(for training, for no training)."""
     every = families()
     asked = recipe.computed
-    unknown = sorted({*asked.families, *asked.unseen} - every.keys())
+    apart = [*asked.unseen, *asked.validation]
+    unknown = sorted({*asked.families, *apart} - every.keys())
     if unknown:
         raise BessemerError(f"{unknown[0]!r} is no family of rules", where="computed", fix=f"known: {', '.join(every)}")
-    return asked.families or [name for name in every if name not in asked.unseen], asked.unseen
+    return asked.families or [name for name in every if name not in apart], apart
 
 
 def _ingredients(recipe: ModerationRecipe, cases: Sequence[Case], policies: Sequence[Policy]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _ingredients(recipe: ModerationRecipe, cases: Sequence[Case], policies: Sequ
 def _parts(
     recipe: ModerationRecipe, pooled: Sequence[Pooled], known: tuple[list[str], list[str]], policies: Sequence[Policy]
 ) -> dict[str, list[Item]]:
-    trained, unseen = known
+    trained, apart = known
     wordings = _wordings(policies)
     # Those that nobody names when a comment is judged: a log's own name only says which policy is meant.
     nameless = {name for name, log in recipe.logs.items() if not log.community} - {p.community for p in policies}
@@ -133,15 +134,19 @@ def _parts(
         rng = random.Random(f"{recipe.seed} {side}")
         twins = _all_twins(own, trained, recipe, n_computed, rng, taught=side == "train")
         if side == "train":
-            twins += _named(own, unseen, recipe, random.Random(f"{recipe.seed} named"))
+            twins += _named(own, apart, recipe, random.Random(f"{recipe.seed} named"))
         rng.shuffle(twins)
         found[side] = _items(side, twins, seen, rng, nameless)
         if side == "train":  # what training did not see is not tested as seen
             used = {i.meta["rule"] for i in found[side] if i.meta["truth"] == "code"}
             trained = [name for name in trained if name in used]
-    held_out = [c for c in pooled if c.side == "test"]
-    for name, names, word in (("new-wordings", trained, last), ("new-rules", unseen, seen)):
+    for name, side, names, word in (
+        ("new-wordings", "test", trained, last),
+        ("new-rules", "test", recipe.computed.unseen, seen),
+        ("validation-rules", "validation", recipe.computed.validation, seen),
+    ):
         rng = random.Random(f"{recipe.seed} {name}")
+        held_out = [c for c in pooled if c.side == side]
         twins = _computed(held_out, names, recipe, recipe.computed.held_out, rng)
         found[name] = _items(name, balance(twins, TOLERANCE), word, rng, nameless)
     return found
@@ -287,15 +292,15 @@ def _computed(
 
 
 def _named(
-    comments: Sequence[Pooled], unseen: Sequence[str], recipe: ModerationRecipe, rng: random.Random
+    comments: Sequence[Pooled], apart: Sequence[str], recipe: ModerationRecipe, rng: random.Random
 ) -> list[Twin]:
     """Comments under two rules that name a word, half of them a second one that the comment does not hold.
 
-    Never a word that breaks a rule which is only for tests.
+    Never a word that breaks a rule which is for no training.
     """
     fewest, most = recipe.computed.words
     usable = {c.id: c for c in comments if fewest <= len(c.text.split()) <= most}
-    tested = [families()[name] for name in unseen]
+    tested = [families()[name] for name in apart]
     texts = [(c.id, c.text) for c in usable.values()]
     twins = choose_named(texts, recipe.computed.named, rng, lambda word: any(f.breaks(word) for f in tested))
     words = sorted({word for _, word, _ in twins})

@@ -23,7 +23,7 @@ from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns
 from bessemer.evaluate.stats import Interval, estimate
 from bessemer.files import home, read_record, sha256_text, write_record
-from bessemer.moderate.decide import Decision, Measured, Scale, decide
+from bessemer.moderate.decide import Decision, Known, Measured, Scale, decide
 from bessemer.moderate.drift import Reference
 from bessemer.moderate.labelled import Row
 from bessemer.moderate.policy import Policy, store
@@ -168,7 +168,7 @@ def _held_out(
     policy: Policy, table: Floats, fold: NDArray[np.int_], folds: Sequence[Mapping[str, Measured]]
 ) -> list[Decision]:
     """Each comment by what was fitted on the other folds."""
-    return [decide(policy, odds, folds[k]) for odds, k in zip(table.tolist(), fold.tolist(), strict=True)]
+    return [decide(policy, odds, Known(folds[k])) for odds, k in zip(table.tolist(), fold.tolist(), strict=True)]
 
 
 def fit_scale(odds: Floats, broken: NDArray[np.bool_], pull: float = 1.0) -> Scale:

@@ -16,9 +16,9 @@ import numpy as np
 
 from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
-from bessemer.data.moderation import ANSWERS, YES
+from bessemer.data.moderation import YES
 from bessemer.errors import BessemerError
-from bessemer.infer.score import Progress, branch_odds
+from bessemer.infer.score import Progress
 from bessemer.moderate.dataset import add_version, find_version, held
 from bessemer.moderate.judge import Judge
 
@@ -33,17 +33,9 @@ class Part:
 
 
 def margins_of(judge: Judge, groups: Sequence[Sequence[Item]], progress: Progress | None = None) -> list[float]:
-    """The mean margin of each group. Raises BessemerError for an item whose answer is neither yes nor no."""
-    questions: list[list[tuple[int, ...]]] = []
-    for group in groups:
-        for item in group:
-            if not item.messages or item.messages[-1].content not in ANSWERS:
-                raise BessemerError(
-                    "the answer is neither yes nor no", where=f"item {item.id}", fix="give a set of twins"
-                )
-        questions.append([judge.prompt(item.messages[:-1]) for item in group])
+    """The mean margin of each group. Raises BessemerError as `Judge.twins`."""
     found: list[float] = []
-    for group, odds in zip(groups, branch_odds(judge.loaded, questions, judge.options, progress), strict=True):
+    for group, odds in zip(groups, judge.twins(groups, progress), strict=True):
         signs = [1 if item.messages[-1].content == YES else -1 for item in group]
         found.append(float(np.mean([s * x for s, x in zip(signs, odds, strict=True)])))
     return found

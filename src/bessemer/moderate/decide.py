@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bessemer.moderate.policy import Action, Policy
@@ -31,6 +31,14 @@ class Measured:
 
     scale: Scale
     threshold: float | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was measured of a model. rules: those of one policy that have labels, by id; unlabelled: of all others."""
+
+    rules: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
+    unlabelled: Scale = Scale()
 
 
 @dataclass(frozen=True)
@@ -67,19 +75,19 @@ class Decision:
         return [f.rule for f in sorted(self.findings, key=lambda f: -f.score) if f.word == "broken"]
 
 
-def decide(policy: Policy, odds: Sequence[float], measured: Mapping[str, Measured]) -> Decision:
-    """measured: by rule id; a rule that is not in it has no threshold of its own and never removes."""
+def decide(policy: Policy, odds: Sequence[float], known: Known) -> Decision:
+    """A rule without labels has no threshold of its own and never removes."""
     findings = tuple(
-        _finding(policy, rule.id, rule.action, value, measured.get(rule.id))
-        for rule, value in zip(policy.rules, odds, strict=True)
+        _finding(policy, rule.id, rule.action, value, known) for rule, value in zip(policy.rules, odds, strict=True)
     )
     asked = {f.action for f in findings}
     return Decision("remove" if "remove" in asked else "queue" if "queue" in asked else "allow", findings)
 
 
-def _finding(policy: Policy, rule: str, action: Action, odds: float, known: Measured | None) -> Finding:
-    scale, threshold = (known.scale, known.threshold) if known else (Scale(), policy.confidence)
-    score = scale.score(odds)
+def _finding(policy: Policy, rule: str, action: Action, odds: float, known: Known) -> Finding:
+    labelled = known.rules.get(rule)
+    measured = labelled or Measured(known.unlabelled, policy.confidence)
+    score, threshold = measured.scale.score(odds), measured.threshold
     if threshold is not None and score >= threshold:
         # Without a measured threshold nobody knows how often this is wrong, so a person looks first.
         return Finding(
@@ -87,9 +95,9 @@ def _finding(policy: Policy, rule: str, action: Action, odds: float, known: Meas
             score,
             threshold,
             "broken",
-            "queue" if known is None and action == "remove" else action,
-            known is not None,
+            "queue" if labelled is None and action == "remove" else action,
+            labelled is not None,
         )
     if 1 - score >= policy.confidence:
-        return Finding(rule, score, threshold, "kept", None, known is not None)
-    return Finding(rule, score, threshold, "unsure", None if action == "flag" else "queue", known is not None)
+        return Finding(rule, score, threshold, "kept", None, labelled is not None)
+    return Finding(rule, score, threshold, "unsure", None if action == "flag" else "queue", labelled is not None)

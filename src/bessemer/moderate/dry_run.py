@@ -9,7 +9,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.infer.score import Progress
 from bessemer.moderate.calibrate import OUTCOMES, share
-from bessemer.moderate.decide import Decision, Measured
+from bessemer.moderate.decide import Decision, Known
 from bessemer.moderate.decide import decide as decide_one
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row
@@ -48,12 +48,12 @@ def judge_rows(judge: Judge, policy: Policy, rows: Sequence[Row], progress: Prog
     return found
 
 
-def dry_run(policy: Policy, judged: Judged, measured: dict[str, Measured]) -> dict[str, Any]:
+def dry_run(policy: Policy, judged: Judged, known: Known) -> dict[str, Any]:
     """Raises BessemerError when fewer than two comments could be judged."""
     rows = judged.rows
     if len({row.group or row.id for row in rows}) < 2:
         raise BessemerError(f"{len(rows)} comments could be judged", where="--dry-run", fix="give two or more")
-    decisions = [decide_one(policy, odds, measured) for odds in judged.odds]
+    decisions = [decide_one(policy, odds, known) for odds in judged.odds]
     groups = [row.group or row.id for row in rows]
     outcomes = [*(d.outcome for d in decisions), *("queue" for _ in judged.refused)]  # nobody could judge those
     everyone = [*groups, *(row.group or row.id for row, _ in judged.refused)]
@@ -68,13 +68,13 @@ def dry_run(policy: Policy, judged: Judged, measured: dict[str, Measured]) -> di
             }
             for o in OUTCOMES
         },
-        "rules": {rule.id: _rule(policy, r, rows, decisions, groups, measured) for r, rule in enumerate(policy.rules)},
+        "rules": {rule.id: _rule(policy, r, rows, decisions, groups, known) for r, rule in enumerate(policy.rules)},
     }
 
 
 def _rule(
     policy: Policy, r: int, rows: Sequence[Row], decisions: Sequence[Decision], groups: Sequence[str],
-    measured: dict[str, Measured],
+    known: Known,
 ) -> dict[str, Any]:  # fmt: skip
     rule = policy.rules[r]
     found = [d.findings[r] for d in decisions]
@@ -84,7 +84,7 @@ def _rule(
     doubtful = sorted(broken, key=lambda i: (i not in set(approved), found[i].score))
     return {
         "action": rule.action,
-        "calibrated": rule.id in measured,
+        "calibrated": rule.id in known.rules,
         "threshold": found[0].threshold,
         "words": {
             w: {"n": sum(f.word == w for f in found), **share([f.word == w for f in found], groups).as_dict()}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bessemer.data.items import Message
+from bessemer.data.items import Item, Message
 from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean, shorten
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
@@ -95,6 +95,19 @@ class Judge:
         flat = [piece for question in questions for piece in question.pieces]
         found = iter(branch_odds(self.loaded, flat, self.options, progress) if flat else ())
         return [[max(rule) for rule in zip(*(next(found) for _ in q.pieces), strict=True)] for q in questions]
+
+    def twins(self, groups: Sequence[Sequence[Item]], progress: Progress | None = None) -> list[list[float]]:
+        """For each item, group by group, the log-odds of yes; what a group begins with is computed once.
+
+        Raises BessemerError for an item whose answer is neither yes nor no.
+        """
+        for item in (item for group in groups for item in group):
+            if not item.messages or item.messages[-1].content not in ANSWERS:
+                raise BessemerError(
+                    "the answer is neither yes nor no", where=f"item {item.id}", fix="give a set of twins"
+                )
+        prompts = [[self.prompt(item.messages[:-1]) for item in group] for group in groups]
+        return branch_odds(self.loaded, prompts, self.options, progress)
 
     def prompt(self, asked: Sequence[Message]) -> tuple[int, ...]:
         """Tokens up to where the model says yes or no: behind what every answer begins with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -45,6 +46,11 @@ class Computed(Strict):
         default_factory=lambda: ["acting", "thanks", "work", "praise", "numbers", "capitals", "sorry", "sports",
                                  "first-person", "brackets", "hashtags", "long"],
         description="Only in `new-rules`",
+    )  # fmt: skip
+    validation: list[str] = Field(
+        default_factory=lambda: ["give", "see", "say", "every", "compare", "bad", "minutes", "ending-ed",
+                                 "double-letters", "first-letter-i", "not-short", "exclamation-end"],
+        description="Only in `validation-rules`, which the scale of rules without labels is chosen on",
     )  # fmt: skip
     twins: Annotated[int, Field(ge=0)] = Field(4000, description="For training, at most")
     named: Annotated[int, Field(ge=0)] = Field(
@@ -102,9 +108,10 @@ class ModerationRecipe(Strict):
         found: list[str] = []
         if not self.logs and not self.comments:
             found.append("logs: there are neither logs nor comments")
-        both = set(self.computed.families) & set(self.computed.unseen)
-        if both:
-            found.append(f"computed.unseen: {', '.join(sorted(both))} stands under families too")
+        sides = {side: set(getattr(self.computed, side)) for side in ("families", "unseen", "validation")}
+        for one, other in combinations(sides, 2):
+            if both := sides[one] & sides[other]:
+                found.append(f"computed.{other}: {', '.join(sorted(both))} stands under {one} too")
         if self.split.by == "hash" and (self.split.test_from is not None or self.split.validation_from is not None):
             found.append("split.by: validation_from and test_from need `by: time`")
         if self.split.validation + self.split.test >= 0.9:

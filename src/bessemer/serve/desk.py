@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from bessemer.data.moderation import Comment
 from bessemer.errors import BessemerError
-from bessemer.moderate.calibrate import load_calibration, path_of
+from bessemer.moderate import calibrate, unlabelled
 from bessemer.moderate.chain import ChainLog
-from bessemer.moderate.decide import Decision, Measured, decide
+from bessemer.moderate.decide import Decision, Known, decide
 from bessemer.moderate.decisions import appeals_folder, comment_key, decision_entry, decisions_folder
 from bessemer.moderate.judge import CommentError, Question
 from bessemer.moderate.policy import Policy, policy_of, stored
@@ -46,7 +46,7 @@ class Desk:
         self._key = b""
         self._logs: dict[Path, ChainLog] = {}
         self._policies: OrderedDict[str, Policy] = OrderedDict()
-        self._measured: OrderedDict[tuple[str, str, str], tuple[int, dict[str, Measured]]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], tuple[tuple[int, int], Known]] = OrderedDict()
 
     # The key and the logs come with the first request that needs them; requests run in several threads.
 
@@ -105,19 +105,15 @@ class Desk:
             _remember(self._policies, name, found)
         return found
 
-    def measured(self, policy: Policy, backend: Backend) -> Mapping[str, Measured]:
-        """The calibration of this policy for this model; empty where there is none. Looked at again when it changed."""
-        path = path_of(policy, backend.digest)
-        try:
-            changed = path.stat().st_mtime_ns
-        except OSError:
-            return {}
+    def known(self, policy: Policy, backend: Backend) -> Known:
+        """What was measured of this policy and for this model. Looked at again when a file changed."""
+        files = calibrate.path_of(policy, backend.digest), unlabelled.path_of(backend.digest)
+        changed = _changed(files[0]), _changed(files[1])
         key = (policy.reference, policy.digest, backend.digest)
-        known = self._measured.get(key)
+        known = self._known.get(key)
         if known is None or known[0] != changed:
-            found = load_calibration(policy, backend.digest)
-            known = (changed, found.measured if found else {})
-            _remember(self._measured, key, known)
+            known = (changed, unlabelled.known_of(policy, backend.digest))
+            _remember(self._known, key, known)
         return known[1]
 
     async def judge(
@@ -137,7 +133,7 @@ class Desk:
         except QueueFullError:
             raise _busy(backend) from None
         found: list[tuple[Decision | None, RequestError | None]] = []
-        measured = self.measured(policy, backend)
+        known = self.known(policy, backend)
         for one in prepared:
             odds = next(answers) if isinstance(one, Question) else one
             if isinstance(odds, RequestError):
@@ -145,7 +141,7 @@ class Desk:
             elif isinstance(odds, BaseException):
                 found.append((None, internal_error()))
             else:
-                found.append((decide(policy, cast(list[float], odds), measured), None))
+                found.append((decide(policy, cast(list[float], odds), known), None))
         given = [c if isinstance(c, Comment) else Comment("") for c in comments]
         ids = await asyncio.to_thread(self._write, backend, policy, given, found, private)
         return [Verdict(c, d, e, i) for c, (d, e), i in zip(given, found, ids, strict=True)]
@@ -201,6 +197,14 @@ class Desk:
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
+
+
+def _changed(path: Path) -> int:
+    """When; 0 where there is no such file."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _busy(backend: Backend) -> RequestError:

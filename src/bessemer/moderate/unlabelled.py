@@ -1,0 +1,104 @@
+"""Twins under rules that a model was not trained on -> the scale of every rule that nobody labelled.
+
+Of a rule that it does not know, a model says no more often than is right, and it is surer than it should be. How much
+is the same for most such rules, so it is measured on some that training never had (`validation-rules` of a data set)
+and holds for those that are written later. Twins are broken as often as kept: a score is what it would be if half of
+the comments broke the rule. Its own labels replace it (`calibrate.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bessemer.data.items import Item
+from bessemer.data.moderation import YES
+from bessemer.errors import BessemerError
+from bessemer.files import home, read_record, sha256_text, write_record
+from bessemer.moderate.calibrate import FOLDS, fit_scale, load_calibration, share
+from bessemer.moderate.decide import Known, Scale
+from bessemer.moderate.policy import Policy
+
+FORMAT = "bessemer.scale/1"
+SIDE = "validation-rules"
+Floats = NDArray[np.float64]
+
+
+def measure_scale(items: Sequence[Item], odds: Sequence[float], model_digest: str, source: str) -> dict[str, Any]:
+    """What the file holds. both_right: without a scale, and with one that was chosen on other rules than a twin's.
+
+    items: of one group, two with opposite answers; odds: of each. Raises BessemerError for too few rules.
+    """
+    rules = [str(item.meta["rule"]) for item in items]
+    scores, broken = np.array(odds, np.float64), np.array([i.messages[-1].content == YES for i in items])
+    names = sorted(set(rules))
+    if len(names) < FOLDS:
+        raise BessemerError(
+            f"{len(names)} rules are too few to say anything about others", where=source,
+            fix=f"name {FOLDS} or more in the data recipe (computed.validation)",
+        )  # fmt: skip
+    final = fit_scale(scores, broken)
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": model_digest,
+        "source": source,
+        "rules": names,
+        "temperature": final.temperature,
+        "bias": final.bias,
+        "n_twins": len(items) // 2,
+        "both_right": {
+            "without": _both_right(items, scores),
+            "with": _both_right(items, scaled_by_others(rules, scores, broken)),
+        },
+    }
+
+
+def scaled_by_others(rules: Sequence[str], scores: Floats, broken: NDArray[np.bool_]) -> Floats:
+    """Every log-odds on a scale that none of its rule's answers chose."""
+    order = {rule: i % FOLDS for i, rule in enumerate(sorted(set(rules), key=sha256_text))}
+    fold, found = np.array([order[rule] for rule in rules]), np.zeros(len(rules))
+    for k in range(FOLDS):
+        scale = fit_scale(scores[fold != k], broken[fold != k])
+        found[fold == k] = scores[fold == k] / scale.temperature + scale.bias
+    return found
+
+
+def _both_right(items: Sequence[Item], scores: Floats) -> dict[str, float]:
+    twins: dict[str, list[bool]] = defaultdict(list)
+    comments = {item.cluster: str(item.meta["comment"]) for item in items}
+    for item, score in zip(items, scores.tolist(), strict=True):
+        twins[item.cluster].append((score > 0) == (item.messages[-1].content == YES))
+    return share([all(own) for own in twins.values()], [comments[group] for group in twins]).as_dict()
+
+
+def path_of(model_digest: str) -> Path:
+    return home() / "scales" / f"{model_digest[:32]}.json"
+
+
+def save(facts: dict[str, Any]) -> Path:
+    """A newer one replaces it."""
+    path = path_of(facts["model"])
+    write_record(path, facts)
+    return path
+
+
+def load_scale(model_digest: str) -> Scale:
+    """As the model says it, where nothing was measured. Raises BessemerError when the file was changed."""
+    path = path_of(model_digest)
+    if not path.exists():
+        return Scale()
+    facts = read_record(path)
+    return Scale(facts["temperature"], facts["bias"]) if facts["model"] == model_digest else Scale()
+
+
+def known_of(policy: Policy, model_digest: str) -> Known:
+    """All that was measured for this model. Raises BessemerError when a file was changed."""
+    found = load_calibration(policy, model_digest)
+    return Known(found.measured if found else {}, load_scale(model_digest))
