@@ -35,6 +35,7 @@ FLIPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "comments.columns": ("{text: body}", ("comments.more.from={folder}/both.jsonl",)),
     "computed.families": ("[questions, ellipsis, smileys, lower-start]", ()),
     "computed.unseen": ("[questions]", ()),
+    "computed.validation": ("[questions]", ()),
     "computed.twins": ("40", ()),
     "computed.named": ("20", ("comments.more.from={folder}/rare.jsonl",)),
     "computed.held_out": ("10", ()),
