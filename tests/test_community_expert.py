@@ -189,10 +189,13 @@ def test_twins_are_right_when_both_answers_are() -> None:
     log, code = ("log", "code"), ("code", "log")
     known = [r for i in range(9) for r in [*twin(f"d{i}", -1, -3, log), *twin(f"e{i}", 4, -3, code)]]
     rows = [*twin("a", 1, -1), *twin("b", 2, 1), *twin("c", 3, -2), *known]
-    found = measure.steered(rows, "code")
+    found = measure.steered(rows, "code", measure.Scale(1.0, -1.5))  # both of b are said to be broken
     assert found["both_right"]["value"] == pytest.approx(2 / 3)
+    assert found["scaled"]["value"] == pytest.approx(2 / 3)  # now b is right, and a no longer
     assert found["auroc"]["value"] == pytest.approx(8.5 / 9)  # of nine pairs one is even
-    found = measure.steered(rows, "log")
+    assert measure.steered(rows, "code", measure.Scale(0.5, 0.0))["scaled"] == found["both_right"]
+    assert measure.steered(rows, "code", measure.Scale(1.0, -3.5))["scaled"]["value"] == 0
+    found = measure.steered(rows, "log", measure.Scale())
     assert found["both_right"]["value"] == 0.5 and found["auroc"]["value"] == 1  # of the log's two answers
 
 

@@ -19,6 +19,7 @@ ENCODER = (
     "An own encoder is MiniLM-L6 (22.7M parameters), fine-tuned for each task alone, with one seed, on the first "
     f"{encoder.LONGEST} tokens of a comment; the expert reads longer ones in pieces."
 )
+CHARTED = {"base", "expert"}
 NAMES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -157,8 +158,8 @@ def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: 
                 "the rule gets no twin right; guessing gets a quarter. First AUROC, then the share of twins with both "
                 "answers right, as the model says them and on the scale of rules without labels, which was chosen on "
                 "other rules that no training had; of the first seed. Of the moderators' column, AUROC is that of "
-                "their own answers. Arms from few labels (labels-100 and so on; no-replay and tuning-only, of the "
-                "most) saw fewer twins. The "
+                "their own answers. labels-N, no-replay and tuning-only (both of the most labels) saw fewer "
+                "twins than the expert. The "
                 "last two rows: AUROC of classifiers that see only the comment, or only the rule, of what AUROC is of. "
                 "In the moderators' column a removed comment breaks its community's rule and keeps one that code "
                 "decides, and an approved one the other way round: who tells removed comments from approved ones and "
@@ -166,11 +167,17 @@ def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: 
                 "their decisions, the others whether it reads the rule. Intervals are over comments; the rules are "
                 "those that were asked."
             ),
-            figure(
-                "Both answers right",
-                lambda width: whiskers(
-                    chart, width=width, alt="both right by arm", show=lambda v: f"{v:.2f}", percent=False
-                ),
+            *(
+                [
+                    figure(
+                        "Both answers right",
+                        lambda width: whiskers(
+                            chart, width=width, alt="both right by arm", show=lambda v: f"{v:.2f}", percent=False
+                        ),
+                    )
+                ]
+                if arms.keys() & CHARTED
+                else []
             ),
             table("Does it read the rule?", head, rows),
             *([_rule_by_rule(rules)] if rules else []),
@@ -186,7 +193,7 @@ def _rule_by_rule(rules: Facts) -> Html:
 
 
 def _both_right(arms: Mapping[str, Facts], titles: Sequence[str]) -> list[tuple[str, list[tuple[str, Facts]]]]:
-    steer = {a: f["steer"] for a, f in arms.items() if a in {"base", "expert"}}
+    steer = {a: f["steer"] for a, f in arms.items() if a in CHARTED}
     return [
         (
             title,

@@ -42,8 +42,8 @@ READ = 50_000  # tokens of continued pre-training
 FULL = {"twins": 30_000, "named": 10_000}  # under computed rules: in the main data set, in those of few labels
 FEW = {"twins": 2500, "named": 1000}
 PER_COMMENT = 6  # twins of a removed comment, each beside another approved one: the few positives are read again
-# arm -> (data set, continued pre-training?, replay?). What a part of the recipe does is asked of a fifth of the data:
-# three arms on the same twins for the price of half an expert.
+# arm -> (data set, continued pre-training?, replay?). What a part of the recipe does is asked of few labels: three
+# arms on the same twins for less than the price of an expert.
 PARTS = f"labels-{max(measure.LABELS)}"
 ARMS: dict[str, tuple[str, bool, bool]] = {
     "expert": ("expert", True, True),

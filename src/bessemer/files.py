@@ -128,11 +128,11 @@ def write_record(path: Path, value: dict[str, Any]) -> None:
     write_json(path, {"sha256": sha256_text(canonical_json(value)), **value})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, fix: str = "--restart measures again") -> dict[str, Any]:
     """What `write_record` wrote. Raises BessemerError when a byte of it changed."""
     value: dict[str, Any] = read_json(path)
     if value.pop("sha256", None) != sha256_text(canonical_json(value)):
-        raise BessemerError("its content changed since it was written", where=str(path), fix="--restart measures again")
+        raise BessemerError("its content changed since it was written", where=str(path), fix=fix)
     return value
 
 

@@ -143,6 +143,18 @@ def test_a_scale_has_no_policy_and_all_else_has_one(place: Path, here: Here) -> 
     assert done.code == EXIT_CODES["user"] and "nothing" in done.err
 
 
+def test_a_scale_of_few_rules_is_refused_before_anything_is_judged(
+    place: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(place, n=600)
+    recipe = place / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("computed: {", "computed: {validation: [questions, ellipsis], "))
+    assert here("data", "moderation", str(recipe)).code == 0
+    monkeypatch.setattr("bessemer.moderate.judge.Judge.twins", None)
+    done = here("moderate", "--model", "tiny@1", "--scale", "forge-rules@1")
+    assert done.code == EXIT_CODES["user"] and "2 rules are too few" in done.err
+
+
 def test_policies(place: Path, here: Here) -> None:
     checked = [json.loads(here("policy", "check", f"{place}/policy.{s}", "--json").out) for s in ("yaml", "md")]
     assert checked[0] == checked[1] and checked[0]["reference"] == "steel-talk@2"

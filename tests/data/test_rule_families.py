@@ -17,6 +17,7 @@ say + he told me
 say - a teller
 every + each one
 every - overall
+every - y'all
 compare + less is more
 compare - lesson one
 bad + that is Bad
@@ -314,7 +315,7 @@ CLASS = {  # names of the class, and what else is no instance of it
     "swearing": "curses profanity swear", "insults": "names insult insults bad", "looks": "looks", "sadness": "feeling",
     "luck": "good bad", "future": "still going come happen comes", "men": "addressed", "friends": "nobody best",
     "age": "old someone's", "new": "things", "number-words": "above letters number numbers", "denying": "n't short",
-    "water": "soft drinks", "bad": "called may",
+    "water": "soft drinks", "bad": "may used",
 }  # fmt: skip
 
 

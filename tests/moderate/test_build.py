@@ -27,6 +27,7 @@ from bessemer.moderate.build import (
     _ingredients,
     _items,
     _logged,
+    _named,
     _refuse_leaks,
     build,
 )
@@ -287,6 +288,8 @@ def test_wordings_and_families_that_are_held_out(tmp_path: Path) -> None:
     assert not trained & unseen and len(trained) > 15
     chosen_on = {i.meta["rule"] for i in code["validation-rules"]}
     assert chosen_on and not chosen_on & (trained | unseen | {i.meta["rule"] for i in code["validation"]})
+    of = {name: {i.meta["comment"] for i in parts[name]} for name in SPLITS}
+    assert not of["validation-rules"] & (of["train"] | of["test"] | of["new-rules"])
     assert {i.meta["rule"] for i in parts["new-wordings"]} <= trained
     policy_texts = {f"Nothing about {word}." for word in RULES}
     logged = {rule_of(i) for i in parts["train"] if i.meta["truth"] == "log"}
@@ -466,3 +469,16 @@ def test_a_leak_is_an_error_with_numbers(tmp_path: Path) -> None:
     blind = blind_baselines(texts, texts, labels, [str(i) for i in range(60)])
     with pytest.raises(BessemerError, match=r"train: the comment alone predicts the answer: AUROC 1\.000 \["):
         _refuse_leaks(recipe, {"train": blind})
+
+
+def test_rules_of_no_training_keep_their_words_not_their_shapes_from_being_named() -> None:
+    """A word with a double letter may be named; who knows it does not know the rule about double letters."""
+    words = ["steel", "given", "alone", "horrible"]
+    texts = [f"{words[i % 4]} {i} is a no" if i < 60 else f"{i} is a no" for i in range(1000)]  # each in few
+    comments = [Pooled(t, Comment(t), t, "train", False) for t in texts]
+    values = {"name": "x", "comments": {"a": {"from": "a.jsonl"}}, "computed": {"named": 200}}
+    recipe = ModerationRecipe.model_validate(values)
+    apart = [*recipe.computed.unseen, *recipe.computed.validation]
+    twins = _named(comments, apart, recipe, random.Random(1))
+    named = {word for _, *keys in twins for _, rule in keys for word in rule.removeprefix("word:").split("+")}
+    assert named == {"steel", "alone"}

@@ -41,15 +41,21 @@ def test_a_known_scale_is_found_again() -> None:
     found = measure_scale(items, odds, MODEL, "dataset:x@1/validation-rules")
     assert found["temperature"] == pytest.approx(2.0, abs=0.15) and found["bias"] == pytest.approx(1.5, abs=0.15)
     assert found["n_twins"] == 2000 and len(found["rules"]) == 10
-    without, with_ = found["both_right"]["without"], found["both_right"]["with"]
-    assert with_["low"] > without["high"]
+    without, with_ = found["without"], found["with"]
+    assert with_["both_right"]["low"] > without["both_right"]["high"]
+    assert all(sum(of[side].values()) == pytest.approx(1) for of in (without, with_) for side in ("broken", "kept"))
+    assert with_["broken"]["broken"] > without["broken"]["broken"] and with_["kept"]["kept"] < without["kept"]["kept"]
+    true = [(x + 3) / 2 for x, item in zip(odds, items, strict=True) if item.messages[-1].content == "yes"]
+    sure = np.mean([x >= np.log(4) for x in true])
+    assert with_["broken"]["broken"] == pytest.approx(sure, abs=0.03)
 
 
 def test_where_nothing_is_wrong_nothing_is_won() -> None:
     items, odds = twins(2000)
     found = measure_scale(items, odds, MODEL, "x")
     assert found["temperature"] == pytest.approx(1, abs=0.1) and found["bias"] == pytest.approx(0, abs=0.1)
-    assert found["both_right"]["with"]["value"] == pytest.approx(found["both_right"]["without"]["value"], abs=0.01)
+    both = [found[side]["both_right"]["value"] for side in ("with", "without")]
+    assert both[0] == pytest.approx(both[1], abs=0.01)
 
 
 def test_a_rule_tells_nothing_about_its_own_twins() -> None:
@@ -87,12 +93,13 @@ def test_the_file(bessemer_home: Path) -> None:
     path = save(facts)
     assert path == path_of(MODEL)
     scale = Scale(facts["temperature"], facts["bias"])
-    assert load_scale(MODEL) == scale != Scale() and load_scale("b" * 64) == Scale()
+    assert known_of(policy, MODEL) == Known({}, scale) and scale != Scale()
+    assert load_scale("b" * 64) == Scale()
     assert load_scale(MODEL[:32] + "c" * 32) == Scale()  # of another model whose digest begins so
     rule = {"temperature": 2.0, "bias": 0.5, "threshold": 0.7}
     own: dict[str, Any] = {"model": MODEL, "rules": {"a": rule}, "policy": {"digest": policy.digest}}
     save_calibration(policy, Calibration(own))
-    assert known_of(policy, MODEL) == Known({"a": Measured(Scale(2.0, 0.5), 0.7)}, scale)
     path.write_text(json.dumps({**json.loads(path.read_text()), "bias": 9.0}))
-    with pytest.raises(BessemerError, match="changed since it was written"):
-        load_scale(MODEL)
+    assert known_of(policy, MODEL) == Known({"a": Measured(Scale(2.0, 0.5), 0.7)})  # which needs no scale
+    with pytest.raises(BessemerError, match="changed since it was written(.|\n)*--scale DATASET"):
+        known_of(policy.model_copy(update={"version": "2"}), MODEL)

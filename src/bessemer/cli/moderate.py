@@ -32,7 +32,8 @@ def moderate(
     ] = None,
     drift: Annotated[Path | None, typer.Option(help="Whether these are still like the calibration's.")] = None,
     scale: Annotated[
-        str, typer.Option(help="Without a policy: scale of rules that have no labels, from this data set's twins.")
+        str,
+        typer.Option(metavar="DATASET", help="One for all policies without a calibration; from what trained it."),
     ] = "",
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="The file's own name of a column; repeatable.")
@@ -234,29 +235,38 @@ def _scale(data: str, model: str, json: bool) -> None:
     from bessemer.data.sources import Source
     from bessemer.launch.here import quiet_libraries
     from bessemer.moderate.judge import Judge
-    from bessemer.moderate.unlabelled import SIDE, measure_scale, save
+    from bessemer.moderate.unlabelled import CONFIDENCE, SIDE, measure_scale, need_rules, save
     from bessemer.serve.server import open_model
     from bessemer.track.screen import Screen
 
     quiet_libraries()
     screen, source = Screen(), f"dataset:{data.removeprefix('dataset:')}/{SIDE}"
-    groups = [list(own) for _, own in groupby(Source(source, "chat"), lambda item: item.cluster)]
+    items = list(Source(source, "chat"))
+    need_rules(items, source)
+    groups = [list(own) for _, own in groupby(items, lambda item: item.cluster)]
     with screen.step(f"model {model}"):
         judge = Judge(open_model(model)[0])
     with screen.step(f"{len(groups)} twins judged") as advance:
         odds = [o for own in judge.twins(groups, lambda share: advance(share, "")) for o in own]
-    found = measure_scale([i for own in groups for i in own], odds, judge.loaded.digest, source)
+    found = measure_scale(items, odds, judge.loaded.digest, source)
     path = save(found)
     if json:
         return print_json({**found, "file": str(path)})
+    words = [(side, word) for side in ("broken", "kept") for word in ("broken", "unsure", "kept")]
     rows = [
-        ["as the model says it", "1.00, +0.00", _shown(found["both_right"]["without"])],
-        ["with its scale", f"{found['temperature']:.2f}, {found['bias']:+.2f}", _shown(found["both_right"]["with"])],
+        [title, scale, _shown(of["both_right"]), *(f"{of[side][word]:.2f}" for side, word in words)]
+        for title, scale, of in (
+            ("as the model says it", "1.00, +0.00", found["without"]),
+            ("on its scale", f"{found['temperature']:.2f}, {found['bias']:+.2f}", found["with"]),
+        )
     ]
+    head = ["", "scale", "both right", *(f"{'broke' if side == 'broken' else 'kept'}: {word}" for side, word in words)]
     n_rules, n_twins = len(found["rules"]), found["n_twins"]
-    title = f"{n_rules} rules that training never had, {n_twins} twins; measured with scales chosen on other rules"
-    print_table(title, ["", "scale", "both right"], rows)
-    print(f"kept in {path}; every rule without labels has it from now on")
+    print_table(
+        f"{n_rules} rules of {source}, {n_twins} twins; each on a scale of other rules; surely from {CONFIDENCE:g}",
+        head, rows, right=range(2, 9),
+    )  # fmt: skip
+    print(f"kept in {path}; policies that were not calibrated for this model have it from now on")
 
 
 def _percent(interval: dict[str, float]) -> str:

@@ -71,7 +71,7 @@ def choose_named(
     """(key, a word that the comment holds, one that it does not hold) of up to `n_twins` comments, in a drawn order.
 
     Every word stands as often on one side as on the other, but for a few that find no place. Words are neither so
-    common that they say nothing nor so rare that they are slips. left_out: words of rules that are only for tests.
+    common that they say nothing nor so rare that they are slips. left_out: words of rules that are for no training.
     """
     words = {key: sorted(words_of(text)) for key, text in comments}
     known = Counter(word for own in words.values() for word in own)

@@ -296,11 +296,11 @@ def _named(
 ) -> list[Twin]:
     """Comments under two rules that name a word, half of them a second one that the comment does not hold.
 
-    Never a word that breaks a rule which is for no training.
+    Never a word of a rule that is for no training.
     """
     fewest, most = recipe.computed.words
     usable = {c.id: c for c in comments if fewest <= len(c.text.split()) <= most}
-    tested = [families()[name] for name in apart]
+    tested = [families()[name] for name in apart if families()[name].about_words]
     texts = [(c.id, c.text) for c in usable.values()]
     twins = choose_named(texts, recipe.computed.named, rng, lambda word: any(f.breaks(word) for f in tested))
     words = sorted({word for _, word, _ in twins})

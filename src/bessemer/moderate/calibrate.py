@@ -312,7 +312,7 @@ def load_calibration(policy: Policy, model_digest: str) -> Calibration | None:
     path = path_of(policy, model_digest)
     if not path.exists():
         return None
-    facts: Mapping[str, Any] = read_record(path)
+    facts: Mapping[str, Any] = read_record(path, fix="bessemer moderate --calibrate LABELLED")
     if facts["policy"]["digest"] != policy.digest or facts["model"] != model_digest:
         return None  # of another policy that has this name and version elsewhere
     return Calibration(dict(facts))

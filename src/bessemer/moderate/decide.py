@@ -35,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Known:
-    """What was measured of a model. rules: those of one policy that have labels, by id; unlabelled: of all others."""
+    """What was measured of a model. rules: of one calibrated policy, by id; unlabelled: of rules that are not there."""
 
     rules: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     unlabelled: Scale = Scale()
@@ -76,7 +76,7 @@ class Decision:
 
 
 def decide(policy: Policy, odds: Sequence[float], known: Known) -> Decision:
-    """A rule without labels has no threshold of its own and never removes."""
+    """A rule that was not calibrated has no threshold of its own and never removes."""
     findings = tuple(
         _finding(policy, rule.id, rule.action, value, known) for rule, value in zip(policy.rules, odds, strict=True)
     )
@@ -85,8 +85,8 @@ def decide(policy: Policy, odds: Sequence[float], known: Known) -> Decision:
 
 
 def _finding(policy: Policy, rule: str, action: Action, odds: float, known: Known) -> Finding:
-    labelled = known.rules.get(rule)
-    measured = labelled or Measured(known.unlabelled, policy.confidence)
+    calibrated = known.rules.get(rule)
+    measured = calibrated or Measured(known.unlabelled, policy.confidence)
     score, threshold = measured.scale.score(odds), measured.threshold
     if threshold is not None and score >= threshold:
         # Without a measured threshold nobody knows how often this is wrong, so a person looks first.
@@ -95,9 +95,9 @@ def _finding(policy: Policy, rule: str, action: Action, odds: float, known: Know
             score,
             threshold,
             "broken",
-            "queue" if labelled is None and action == "remove" else action,
-            labelled is not None,
+            "queue" if calibrated is None and action == "remove" else action,
+            calibrated is not None,
         )
     if 1 - score >= policy.confidence:
-        return Finding(rule, score, threshold, "kept", None, labelled is not None)
-    return Finding(rule, score, threshold, "unsure", None if action == "flag" else "queue", labelled is not None)
+        return Finding(rule, score, threshold, "kept", None, calibrated is not None)
+    return Finding(rule, score, threshold, "unsure", None if action == "flag" else "queue", calibrated is not None)

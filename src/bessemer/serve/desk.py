@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from bessemer.data.moderation import Comment
 from bessemer.errors import BessemerError
-from bessemer.moderate import calibrate, unlabelled
+from bessemer.moderate.calibrate import load_calibration
+from bessemer.moderate.calibrate import path_of as calibration_path
 from bessemer.moderate.chain import ChainLog
 from bessemer.moderate.decide import Decision, Known, decide
 from bessemer.moderate.decisions import appeals_folder, comment_key, decision_entry, decisions_folder
 from bessemer.moderate.judge import CommentError, Question
 from bessemer.moderate.policy import Policy, policy_of, stored
+from bessemer.moderate.unlabelled import load_scale
+from bessemer.moderate.unlabelled import path_of as scale_path
 from bessemer.serve.batches import MAX_WAITING_TOKENS
 from bessemer.serve.fleet import Backend, Fleet
 from bessemer.serve.problems import RequestError, internal_error
@@ -46,7 +49,7 @@ class Desk:
         self._key = b""
         self._logs: dict[Path, ChainLog] = {}
         self._policies: OrderedDict[str, Policy] = OrderedDict()
-        self._known: OrderedDict[tuple[str, str, str], tuple[tuple[int, int], Known]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, ...], tuple[int, Known]] = OrderedDict()
 
     # The key and the logs come with the first request that needs them; requests run in several threads.
 
@@ -106,13 +109,28 @@ class Desk:
         return found
 
     def known(self, policy: Policy, backend: Backend) -> Known:
-        """What was measured of this policy and for this model. Looked at again when a file changed."""
-        files = calibrate.path_of(policy, backend.digest), unlabelled.path_of(backend.digest)
-        changed = _changed(files[0]), _changed(files[1])
-        key = (policy.reference, policy.digest, backend.digest)
+        """The calibration of this policy for this model, else the model's scale."""
+
+        digest = backend.digest
+
+        def calibrated() -> Known:
+            found = load_calibration(policy, digest)
+            return Known(found.measured) if found else Known()
+
+        known = self._read((policy.reference, policy.digest, digest), calibration_path(policy, digest), calibrated)
+        if known.rules:
+            return known
+        return self._read((digest,), scale_path(digest), lambda: Known(unlabelled=load_scale(digest)))
+
+    def _read(self, key: tuple[str, ...], path: Path, read: Callable[[], Known]) -> Known:
+        """What a file says, read again when it changed; where there is none nothing is remembered."""
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return Known()
         known = self._known.get(key)
         if known is None or known[0] != changed:
-            known = (changed, unlabelled.known_of(policy, backend.digest))
+            known = (changed, read())
             _remember(self._known, key, known)
         return known[1]
 
@@ -197,14 +215,6 @@ class Desk:
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
-
-
-def _changed(path: Path) -> int:
-    """When; 0 where there is no such file."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _busy(backend: Backend) -> RequestError:
