@@ -85,6 +85,24 @@ def test_long_documents_take_the_fused_kernel_and_agree(
     torch.testing.assert_close(small, fused, rtol=1e-4, atol=1e-5)
 
 
+def test_a_mask_is_no_larger_than_a_tile() -> None:
+    """That of 131,072 places would take 69 GB."""
+    made = attention.make_layout([5, 131_072, 300], dtype=torch.float32)
+    assert [(b.places, *b.causal_TT.shape) for b in made.blocks] == [(5, 5, 5), (300, 256, 256), (131_072, 256, 256)]
+    branching = attention.make_layout([300], dtype=torch.float32, branches=[[20, 30]])
+    assert branching.blocks[0].causal_TT.shape == (1, 300, 300)
+
+
+def test_documents_of_several_tiles_agree_with_one(models: tuple[Loaded, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, _ = models
+    tokens, positions = torch.arange(60), torch.arange(30).repeat(2)
+    with torch.inference_mode():
+        whole = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+        monkeypatch.setattr(attention, "TILE", 8)
+        tiles = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+    torch.testing.assert_close(whole, tiles, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("grouped", [True, False])
 def test_the_kernel_for_documents_gets_as_many_keys_as_it_takes(monkeypatch: pytest.MonkeyPatch, grouped: bool) -> None:
     """That of torch 2.11 has no word for fewer keys than queries."""

@@ -9,7 +9,8 @@ from bessemer.data.moderation import MAX_CHARACTERS, MAX_CONTEXT, Comment, ask, 
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
 from bessemer.infer.score import option_logprobs
-from bessemer.moderate.judge import PIECE_TOKENS, Judge
+from bessemer.moderate import judge as judge_module
+from bessemer.moderate.judge import PIECE_TOKENS, CommentError, Judge
 from bessemer.moderate.policy import Policy, Rule
 from tests.tiny import WORDS
 
@@ -75,14 +76,26 @@ def test_a_huge_title_is_cut_before_it_is_read_under_every_rule(judge: Judge, mo
     assert question == judge.prepare(short, many)
 
 
+def test_too_many_tokens_are_refused_before_they_are_made(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Policy(name="big", rules=[Rule(id=f"r{i}", text=words(300)) for i in range(100)])
+    judge.check(many)
+    monkeypatch.setattr(judge_module, "MAX_TOKENS", 30_000)
+    made: list[Comment] = []
+    whole = judge._ids
+    monkeypatch.setattr(judge, "_ids", lambda comment, rule: made.append(comment) or whole(comment, rule))
+    with pytest.raises(CommentError, match="under 100 rules makes at least [0-9,]+ tokens; at most 30,000"):
+        judge.prepare(Comment("hello"), many)
+    assert len(made) == 1  # the longest rule's, for the room that the comment has
+
+
 def test_of_a_policy_that_is_refused_nothing_is_kept_but_a_number(judge: Judge) -> None:
     policy = Policy(name="big", rules=[Rule(id="long", text="Be kind.", includes=[words(600)] * 4)])
     with pytest.raises(BessemerError, match="without the comment's text"):
         judge.check(policy)
-    assert judge._longest[policy.digest] == "long"
+    assert judge._sizes[policy.digest].keys() == {"long"}
     short = Rule(id="short", text="Be calm.")
-    both = policy.model_copy(update={"rules": [short, *policy.rules]})
-    other = policy.model_copy(update={"rules": [*policy.rules, short]})
+    both = Policy(name="big", rules=[short, *policy.rules])
+    other = Policy(name="big", rules=[*policy.rules, short])
     assert both.digest == other.digest
     for asked in (both, other):  # one hash, two orders: the longest rule is the same one
         with pytest.raises(BessemerError, match="rules.long"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 
 from bessemer.infer.model import Loaded
 from bessemer.registry.store import StoredRelease
+from bessemer.serve import guard
 from bessemer.serve.app import create_app
 from bessemer.serve.guard import MAX_BODY_BYTES
 from tests.serve.conftest import DIGEST, MODEL, TOKEN, Running, running
@@ -102,6 +104,23 @@ def test_names_and_addresses_can_be_allowed(loaded: Loaded, release: StoredRelea
         assert http.get("/health", headers={"Host": "forge.example:8000"}).status_code == 200
         assert http.get("/health", headers={"Host": "192.168.0.9:8000"}).status_code == 200
         assert http.get("/health", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_whoever_stops_sending_holds_nothing(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "PIECE_S", 0.2)
+
+    def pieces() -> Iterator[bytes]:
+        yield b" " * 1000
+        time.sleep(2)
+        yield b" "
+
+    try:
+        answer = http.post("/v1/completions", content=pieces(), headers={"Content-Type": "application/json"})
+    except (httpx2.WriteError, httpx2.ReadError):
+        pass  # the server closed the connection while we were still sending
+    else:
+        assert answer.status_code == 408 and _error(answer)["code"] == "request_timeout"
+    assert http.get("/health").status_code == 200
 
 
 def test_bodies_that_are_too_long(http: httpx2.Client) -> None:

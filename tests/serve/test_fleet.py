@@ -210,6 +210,20 @@ def test_others_are_served_to_those_who_pin_them(
         assert ask(http)[0] == "tiny@1" and ask(http, model="tiny@2")[0] == "tiny@2"
 
 
+def test_the_stable_one_stays_for_who_pinned_it_with_also(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path
+) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 6)
+    promote("tiny@1")
+    app = create_app(*open_model("tiny@1"), token=TOKEN, policy=POLICY, stays=["tiny@1"], open_release=open_model)
+    with running(app) as found:
+        fleet = found.app.state.served.fleet
+        for version in range(2, 7):
+            promote(f"tiny@{version}")
+            fleet.look()
+        assert fleet.pick("tiny@1", "").release.version == 1
+
+
 def test_those_that_it_was_started_with_stay(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
     make_versions(tiny_model, bessemer_home, tmp_path, 6)
     promote("tiny@1")

@@ -146,6 +146,7 @@ def test_policies_of_a_request(desk: Running) -> None:
         ({"name": "x", "rules": [{"id": "a", "text": "wo rd " * 600, "includes": ["wo rd " * 600] * 3}]}, 400,
          "invalid_policy", "rules.a"),
         ({**INLINE, "confidence": 2}, 400, "invalid_policy", "confidence"),
+        ({**INLINE, "confidence": "nan"}, 400, "invalid_policy", "confidence"),
         ("", 404, "policy_not_found", "''"),
         ("../../etc/passwd", 404, "policy_not_found", "passwd"),
         (5, 400, "invalid_value", "policy"),
@@ -248,6 +249,18 @@ def test_a_reason_is_written_only_when_asked(desk: Running) -> None:
         assert [hasattr(r, "reason") for r in many] == [True] * 8 + [False] and all(r.flagged for r in many)
         long: Any = client.moderations.create(input="\ufdfa" * 800, extra_body={"reason": True}).results
         assert long[0].flagged  # with a reason or without one
+
+
+def test_a_reason_that_cannot_be_written_takes_no_decision_back(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    threshold(0.5, bias=50)
+    monkeypatch.setattr("bessemer.serve.moderation.generate", generate)
+    with desk.http() as http:
+        answer = http.post("/v1/moderations", json={"input": TEXTS[1], "reason": True})
+    assert answer.status_code == 200 and answer.json()["results"][0]["flagged"]
+    assert "reason" not in answer.json()["results"][0]
 
 
 def test_more_tokens_than_a_line_holds_are_refused(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +390,23 @@ def test_a_log_that_cannot_be_written_stops_decisions(
         assert error["code"] == "log_unavailable"
         monkeypatch.undo()
         assert http.post("/v1/moderations", json={"input": "x"}).status_code == 200
+
+
+def test_what_is_kept_and_cannot_be_read_is_the_servers_fault(desk: Running, bessemer_home: Path) -> None:
+    """Neither a mistake of the client nor a reason to judge first and fail then."""
+    threshold(0.5)
+    with desk.http() as http:
+        found = http.post("/v1/moderations", json={"input": "x"}).json()["results"][0]
+        path = next((bessemer_home / "policies").rglob("calibrations/*.json"))
+        path.write_text(path.read_text().replace("0.5", "0.6"))
+        error = refused(http, "moderations", {"input": "x"}, 503)
+        assert error["code"] == "log_unavailable" and str(bessemer_home) not in error["message"]
+        path.unlink()
+        (bessemer_home / "keys" / "decisions.key").write_text("short")
+        desk.app.state.served.desk._key = b""
+        body = {"decision": found["decision_id"], "outcome": "missed", "rules": ["kind"], "text": "x"}
+        assert refused(http, "appeals", body, 503)["code"] == "log_unavailable"
+        assert refused(http, "moderations", {"input": "x"}, 503)["code"] == "log_unavailable"
 
 
 def test_appeals(desk: Running) -> None:

@@ -171,6 +171,22 @@ def test_a_mistyped_query_is_refused(desk: Running) -> None:
         assert answer.status_code == 400 and "'polcy' is unknown" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("query", ["fields=attributeScores", "alt=media"])
+def test_another_form_of_the_answer_is_refused(desk: Running, query: str) -> None:
+    asked = {"comment": {"text": "iron"}, "requestedAttributes": {"TOXICITY": {}}}
+    with desk.http() as http:
+        assert http.post(f"{ANALYZE}?alt=json&prettyPrint=false", json=asked).status_code == 200
+        answer = http.post(f"{ANALYZE}?{query}", json=asked)
+        assert (answer.status_code == 400 and query.partition("=")[2][:5] in answer.text) or "'fields'" in answer.text
+
+
+def test_a_score_that_is_no_number_teaches_nothing(desk: Running) -> None:
+    scores = '{"comment": {"text": "x"}, "attributeScores": {"TOXICITY": {"summaryScore": {"value": NaN}}}}'
+    with desk.http() as http:
+        assert http.post(SUGGEST, content=scores, headers=JSON).status_code == 400
+    assert not list(training_rows(read_appeals()))
+
+
 def test_suggested_scores_come_back_as_training_data(desk: Running) -> None:
     def suggest(http: httpx2.Client, text: str, **scores: float) -> Any:
         values = {name: {"summaryScore": {"value": v}} for name, v in scores.items()}

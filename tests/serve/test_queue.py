@@ -16,7 +16,9 @@ from bessemer.infer.generate import Token
 from bessemer.infer.model import Loaded
 from bessemer.registry.store import StoredRelease
 from bessemer.serve import jobs
+from bessemer.serve import worker as worker_module
 from bessemer.serve.app import create_app
+from bessemer.serve.problems import RequestError
 from bessemer.serve.worker import QueueFullError, Worker
 from tests.serve.conftest import DIGEST, MODEL, TOKEN, Running, eventually, running
 
@@ -118,6 +120,28 @@ def test_failures_are_told(small: Running, monkeypatch: pytest.MonkeyPatch) -> N
         assert failed.value.code == "internal_error"
         with pytest.raises(openai.APIError, match="the server failed"):
             list(client.completions.create(**BODY, stream=True))
+
+
+def test_who_waits_for_what_is_computed_is_told_of_a_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt is one step, which nothing can interrupt."""
+
+    async def scenario() -> None:
+        monkeypatch.setattr(worker_module, "JOIN_S", 0.01)
+        worker, begun, gate = Worker(3), threading.Event(), threading.Event()
+
+        def work(cancelled: Any) -> Iterator[int]:
+            begun.set()
+            gate.wait()
+            yield 1
+
+        ticket = worker.submit(work)
+        await asyncio.to_thread(begun.wait)
+        await asyncio.to_thread(worker.close)
+        with pytest.raises(RequestError, match="is being stopped"):
+            _ = [n async for n in ticket]
+        gate.set()
+
+    asyncio.run(scenario())
 
 
 def test_workers_keep_the_order_and_close() -> None:

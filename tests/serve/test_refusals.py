@@ -8,7 +8,10 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from pydantic import ValidationError
 
+from bessemer.moderate.policy import Policy
+from bessemer.serve.schemas import CompletionRequest
 from tests.serve.conftest import DIGEST, MODEL
 from tests.tiny import MAX_TOKENS
 
@@ -107,6 +110,27 @@ def test_text_that_is_no_unicode(http: httpx2.Client) -> None:
     ):
         _refused(http, "completions", {"model": MODEL, **body})
     _refused(http, "completions", {"model": half, "prompt": "x"}, status=404)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_nan_is_no_setting(http: httpx2.Client, name: str) -> None:
+    content = f'{{"model": "{MODEL}", "prompt": "x", "{name}": NaN}}'
+    answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == name
+
+
+def test_of_many_mistakes_few_are_told() -> None:
+    """A million of them would take seconds and gigabytes."""
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": MODEL, "prompt": [*[5] * 1000, "x"]})
+    assert caught.value.error_count() < 10
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": MODEL, "prompt": "x", **{f"k{i}": 1 for i in range(2000)}})
+    assert caught.value.error_count() == 1
+    rule = {"id": "a", "text": "b", "includes": [5] * 5000}
+    with pytest.raises(ValidationError) as caught:
+        Policy.model_validate({"name": "x", "rules": [rule]})
+    assert caught.value.error_count() < 3
 
 
 def test_limits_that_disagree(http: httpx2.Client) -> None:

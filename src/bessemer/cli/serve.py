@@ -63,5 +63,5 @@ def serve(
         more = [opened(name) for name in others if name != stored.reference]
         run(
             loaded, stored, taken, key.token, allow_host or [],
-            others=more, open_release=None if pinned else opened, policy=rules, keep_text=log_text,
+            others=more, stays=others, open_release=None if pinned else opened, policy=rules, keep_text=log_text,
         )  # fmt: skip

@@ -32,6 +32,7 @@ THOUGHT = ("<think>", "</think>")
 DATES = re.compile(r"""strftime_now\(\s*("[^"]*"|'[^']*')\s*\)""")
 TODAY = date(2024, 7, 26)
 KEPT_VIEWS = 10_000
+KEPT_CHARACTERS = 20_000_000  # of what views are known by; a view of a long conversation is as long as its frame
 
 
 def with_fixed_date(template: str) -> str:
@@ -95,6 +96,7 @@ class ChatTemplate:
     def __init__(self, apply: Callable[..., str], is_control: Callable[[str], bool]) -> None:
         self._apply, self._is_control = apply, is_control
         self._views: dict[str, View] = {}
+        self._kept = 0  # characters of their keys
         self._acted_on: dict[str, bool] = {}  # by the text's sha256
         self._looking = threading.RLock()
 
@@ -203,13 +205,16 @@ class ChatTemplate:
         """
         messages = hidden.messages[:n]
         key = canonical_json([messages, tools, answer_follows])
-        if key not in self._views:
-            if len(self._views) >= KEPT_VIEWS:
+        view = self._views.get(key)  # other threads may empty it at any time
+        if view is None:
+            if self._kept + len(key) > KEPT_CHARACTERS:
                 self._views.clear()
+                self._kept = 0
             for tool in tools:
                 self._seen(canonical_json(tool))
-            self._views[key] = self._make(messages, tools, answer_follows=answer_follows)
-        return self._views[key]
+            view = self._views[key] = self._make(messages, tools, answer_follows=answer_follows)
+            self._kept += len(key)
+        return view
 
     def _make(
         self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], *, answer_follows: bool

@@ -35,7 +35,8 @@ class Block:
     """Documents of about one length."""
 
     n_documents: int
-    causal_LL: Tensor  # 0 where a query may look, -inf where not; [D, L, L] when the documents branch
+    places: int  # L
+    causal_TT: Tensor  # 0 where a query may look, -inf where not; of one tile, [D, L, L] when the documents branch
     sees_prefix: bool = False
 
 
@@ -102,11 +103,13 @@ def make_layout(
         for i, d in enumerate(members):
             places_DL[i, : lengths[d]] = torch.arange(starts[d], starts[d + 1])
         places.append(places_DL.flatten())
-        causal_LL = torch.full((length, length), -math.inf).triu(1)
-        if branches and any(branches[d] for d in members):
-            causal_LL = torch.stack([_apart(causal_LL, lengths[d], branches[d]) for d in members])
-        causal_LL = causal_LL.to(device=device, dtype=dtype)
-        blocks.append(Block(len(members), causal_LL, prefix and bool(sees[members[0]])))
+        branching = bool(branches) and any(branches[d] for d in members)
+        side = length if branching else min(length, TILE)  # a mask of all places would be as large as their square
+        causal_TT = torch.full((side, side), -math.inf).triu(1)
+        if branching:
+            causal_TT = torch.stack([_apart(causal_TT, lengths[d], branches[d]) for d in members])
+        causal_TT = causal_TT.to(device=device, dtype=dtype)
+        blocks.append(Block(len(members), length, causal_TT, prefix and bool(sees[members[0]])))
         first += len(members)
     places_P = torch.cat(places)
     real_P = places_P != pad
@@ -188,7 +191,7 @@ def _block_attention(
     q_DLHE: Tensor,
     k_DLKE: Tensor,
     v_DLKE: Tensor,
-    causal_LL: Tensor,
+    causal_TT: Tensor,
     scale: float,
     before: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
@@ -202,7 +205,7 @@ def _block_attention(
             for p_PKE, own in zip(before, (k_DLKE, v_DLKE), strict=True)
         )
     M = k_DLKE.shape[1]
-    branching = causal_LL.dim() == 3
+    branching = causal_TT.dim() == 3
     if L >= FUSED_FROM and before is None and not branching:
         out = F.scaled_dot_product_attention(
             q_DLHE.transpose(1, 2),
@@ -222,9 +225,9 @@ def _block_attention(
         queries, seen = q[:, :, begin : begin + TILE], M - L + min(L, begin + TILE)  # later keys are not looked at
         T = queries.shape[2]
         scores = torch.bmm(queries.reshape(D * K, G * T, E), k[:, :seen].transpose(1, 2))
-        mask_TS = causal_LL[:T, :T]  # of the earlier keys all are seen
+        mask_TS = causal_TT[:T, :T]  # of the earlier keys all are seen
         if branching:
-            mask_TS = causal_LL[:, begin : begin + T, : begin + T].repeat_interleave(K, 0)[:, None]
+            mask_TS = causal_TT[:, begin : begin + T, : begin + T].repeat_interleave(K, 0)[:, None]
         weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), mask_TS)
         assert isinstance(weights, Tensor)
         outputs.append(torch.bmm(weights.view(D * K, G * T, seen), v[:, :seen]).view(D, K, G, T, E))
@@ -271,12 +274,11 @@ def _by_blocks(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, docume
     assert isinstance(at_places, Tensor)
     outputs: list[Tensor] = []
     prefix: tuple[Tensor, Tensor] | None = None
-    sizes = [b.n_documents * b.causal_LL.shape[-1] for b in documents.blocks]
+    sizes = [b.n_documents * b.places for b in documents.blocks]
     # split, not slices: the gradient of a slice is as large as what it was cut from
     for block, x_PC in zip(documents.blocks, at_places.split(sizes), strict=True):
-        L = block.causal_LL.shape[-1]
-        q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, L, H + 2 * K, E).split([H, K, K], dim=2)
-        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_LL, scale, prefix if block.sees_prefix else None)
+        q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, block.places, H + 2 * K, E).split([H, K, K], dim=2)
+        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_TT, scale, prefix if block.sees_prefix else None)
         if documents.prefix and prefix is None:
             prefix = k_DLKE[0], v_DLKE[0]
         outputs.append(out.reshape(-1, H * E))

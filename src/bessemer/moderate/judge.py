@@ -53,7 +53,7 @@ class Judge:
         self.loaded = loaded
         yes, no = option_ids(loaded, ANSWERS)
         self.options = (yes, no)
-        self._longest: dict[str, str] = {}  # id of the longest rule, by policy
+        self._sizes: dict[str, dict[str, int]] = {}  # tokens of each rule's prompt about next to nothing, by policy
 
     def check(self, policy: Policy) -> None:
         """Raises BessemerError naming the first rule that leaves the model no room to read a comment."""
@@ -80,15 +80,21 @@ class Judge:
                 f"{min(MAX_PIECES, MAX_PROMPTS // len(rules))} are judged under {len(rules)} rules",
                 "send the part that people see, or ask about fewer rules",
             )
+        if (
+            least := len(texts) * sum(self._rule_sizes(policy).values())
+        ) > MAX_TOKENS:  # before the work of making them
+            raise self._too_many(f"at least {least:,}", len(rules))
         found = Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
         if found.n_tokens > MAX_TOKENS:
-            raise CommentError(
-                "comment_too_long",
-                f"the comment under {len(rules)} rules makes {found.n_tokens:,} tokens; at most {MAX_TOKENS:,} are "
-                "judged",
-                "send the part that people see, or ask about fewer or shorter rules",
-            )
+            raise self._too_many(f"{found.n_tokens:,}", len(rules))
         return found
+
+    def _too_many(self, tokens: str, n_rules: int) -> CommentError:
+        return CommentError(
+            "comment_too_long",
+            f"the comment under {n_rules} rules makes {tokens} tokens; at most {MAX_TOKENS:,} are judged",
+            "send the part that people see, or ask about fewer or shorter rules",
+        )
 
     def odds(self, questions: Sequence[Question], progress: Progress | None = None) -> list[list[float]]:
         """For each comment and rule the log-odds of yes; of a comment in pieces the highest."""
@@ -119,12 +125,8 @@ class Judge:
 
     def _room(self, policy: Policy, comment: Comment) -> int:
         """Tokens that a piece of the comment may have beside the longest rule and what the comment answers."""
-        if policy.digest not in self._longest:
-            if len(self._longest) >= KNOWN_POLICIES:
-                self._longest.clear()
-            sizes = [len(self._ids(Comment("x"), rule.read)) for rule in policy.rules]
-            self._longest[policy.digest] = policy.rules[max(range(len(sizes)), key=sizes.__getitem__)].id
-        longest = next(rule for rule in policy.rules if rule.id == self._longest[policy.digest])
+        sizes = self._rule_sizes(policy)
+        longest = max(policy.rules, key=lambda rule: sizes[rule.id])
         limit = max_positions(self.loaded)
         used = len(self._ids(replace(comment, text="x"), longest.read))
         if used + SMALLEST_ROOM > limit:
@@ -135,6 +137,15 @@ class Judge:
                 fix="shorten the rule, its lists or its examples, or make two of it; send a shorter title or parent",
             )
         return min(PIECE_TOKENS, limit - used)
+
+    def _rule_sizes(self, policy: Policy) -> dict[str, int]:
+        sizes = self._sizes.get(policy.digest)
+        if sizes is None:
+            if len(self._sizes) >= KNOWN_POLICIES:
+                self._sizes.clear()
+            sizes = {rule.id: len(self._ids(Comment("x"), rule.read)) for rule in policy.rules}
+            self._sizes[policy.digest] = sizes
+        return sizes
 
     def _pieces(self, text: str, room: int) -> list[str]:
         """The text, halved at a space until every part has at most `room` tokens."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
@@ -29,6 +29,10 @@ CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening"
 _NAME = r"^[a-z0-9][a-z0-9._-]*$"
 Named = Annotated[str, Field(pattern=_NAME, max_length=80)]
 Sentence = Annotated[str, Field(min_length=1, max_length=4000)]
+T = TypeVar("T")
+Listed = Annotated[
+    list[T], Field(fail_fast=True, max_length=200)
+]  # of millions of mistakes in a request the first is told
 
 
 class Example(Strict):
@@ -41,9 +45,9 @@ class Rule(Strict):
 
     id: Named
     text: Sentence = Field(description="As the community reads it")
-    includes: list[Sentence] = Field(default_factory=list[str], description="What falls under it, too")
-    excludes: list[Sentence] = Field(default_factory=list[str], description="What does not")
-    examples: list[Example] = Field(default_factory=list[Example])
+    includes: Listed[Sentence] = Field(default_factory=list[str], description="What falls under it, too")
+    excludes: Listed[Sentence] = Field(default_factory=list[str], description="What does not")
+    examples: Listed[Example] = Field(default_factory=list[Example])
     action: Action = Field("queue", description="Of a comment that breaks it; flag: only say so")
     precision: Annotated[float, Field(gt=0.5, lt=1)] = Field(
         0.9, description="Wanted share of right ones among what is acted on"

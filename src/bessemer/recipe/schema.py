@@ -59,7 +59,7 @@ RULES_OF_NAMES = "lower-case letters, digits, '.', '_' and '-', at most 64"
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSource(Strict):

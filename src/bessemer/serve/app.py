@@ -50,18 +50,19 @@ def create_app(
     max_waiting: int = MAX_WAITING,
     max_comments: int = MAX_COMMENTS,
     others: Sequence[tuple[Loaded, StoredRelease]] = (),
+    stays: Collection[str] = (),
     open_release: Open | None = None,
     policy: Policy | None = None,
     keep_text: bool = False,
 ) -> FastAPI:
     """An application that answers with this model, and with `others` when they are asked for by version or digest.
 
-    hosts, any_address: see `Guard`. max_waiting: requests that wait to be answered; max_comments: comments that wait to
-    be judged. open_release: see `Fleet`. policy: of moderation requests that name none. keep_text: the decision log
-    holds texts.
+    hosts, any_address: see `Guard`. max_waiting: requests that wait to be answered; max_comments: comments that wait
+    to be judged. stays, open_release: see `Fleet`. policy: of moderation requests that name none. keep_text: the
+    decision log holds texts.
     """
     backends = [Backend(of, which, max_comments) for of, which in ((loaded, release), *others)]
-    fleet = Fleet(backends, open_release=open_release)
+    fleet = Fleet(backends, stays=stays, open_release=open_release)
     served = Served(fleet, Worker(max_waiting), Desk(fleet, policy, keep_text=keep_text))
 
     @contextlib.asynccontextmanager

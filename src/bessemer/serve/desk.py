@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -144,6 +146,8 @@ class Desk:
         """
         if not backend.batcher.has_room(len(comments)):  # before anything is computed for them
             raise _busy(backend)
+        with stored_for_good("the decision"):
+            log, key, known = self.log, self.key, self.known(policy, backend)
         prepared = await asyncio.to_thread(self._prepare, backend, policy, comments)
         questions = [p for p in prepared if isinstance(p, Question)]
         try:
@@ -151,7 +155,6 @@ class Desk:
         except QueueFullError:
             raise _busy(backend) from None
         found: list[tuple[Decision | None, RequestError | None]] = []
-        known = self.known(policy, backend)
         for one in prepared:
             odds = next(answers) if isinstance(one, Question) else one
             if isinstance(odds, RequestError):
@@ -161,7 +164,7 @@ class Desk:
             else:
                 found.append((decide(policy, cast(list[float], odds), known), None))
         given = [c if isinstance(c, Comment) else Comment("") for c in comments]
-        ids = await asyncio.to_thread(self._write, backend, policy, given, found, private)
+        ids = await asyncio.to_thread(self._write, log, key, backend, policy, given, found, private)
         return [Verdict(c, d, e, i) for c, (d, e), i in zip(given, found, ids, strict=True)]
 
     def _prepare(
@@ -193,28 +196,40 @@ class Desk:
         return found
 
     def _write(
-        self, backend: Backend, policy: Policy, comments: Sequence[Comment],
+        self, log: ChainLog, key: bytes, backend: Backend, policy: Policy, comments: Sequence[Comment],
         found: Sequence[tuple[Decision | None, RequestError | None]], private: bool,
     ) -> list[str]:  # fmt: skip
         entries = [
             decision_entry(
                 comment, policy, decision, release=backend.release.reference, digest=backend.digest,
-                canary=backend is self.fleet.canary, key=self.key, text=self.keep_text and not private,
+                canary=backend is self.fleet.canary, key=key, text=self.keep_text and not private,
                 error=error.code if error else "",
             )
             for comment, (decision, error) in zip(comments, found, strict=True)
         ]  # fmt: skip
-        try:
-            return self.log.write(entries)
-        except OSError as error:
-            raise RequestError(
-                503, f"the decision could not be logged ({error.strerror}), so none was taken",
-                code="log_unavailable", kind="server_error", headers={"Retry-After": "60"},
-            ) from None  # fmt: skip
+        with stored_for_good("the decision"):
+            return log.write(entries)
 
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
+
+
+@contextmanager
+def stored_for_good(what: str) -> Iterator[None]:
+    """A log, its key or a calibration that cannot be read or written is the server's fault: 503, and nothing is done.
+
+    What stands in the way (it names files of the server) is for the server's own log.
+    """
+    try:
+        yield
+    except (OSError, BessemerError) as error:
+        logging.getLogger(__name__).error("%s could not be stored: %s", what, error)
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise RequestError(
+            503, f"{what} could not be logged{why}, so none was taken; the server's log says why",
+            code="log_unavailable", kind="server_error", headers={"Retry-After": "60"},
+        ) from None  # fmt: skip
 
 
 def _busy(backend: Backend) -> RequestError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -80,13 +80,16 @@ class _State:
 class Fleet:
     """The backends of a server."""
 
-    def __init__(self, backends: Sequence[Backend], *, open_release: Open | None = None) -> None:
-        """The first backend answers to the name; the others stay as long as the server.
+    def __init__(
+        self, backends: Sequence[Backend], *, stays: Collection[str] = (), open_release: Open | None = None
+    ) -> None:
+        """The first backend answers to the name; the others stay as long as the server, as does the first when `stays`
+        names it.
 
         open_release: follow the route of the first backend's name, and load what it names.
         """
         self.name = backends[0].release.name
-        self._stays = {b.release.reference for b in backends[1:]}
+        self._stays = {*stays, *(b.release.reference for b in backends[1:])}
         self._state = _State({b.release.reference: b for b in backends}, backends[0])
         self._open = open_release
         self._seen: Any = None

@@ -5,6 +5,7 @@ Plain ASGI around the whole application: nothing behind it, known path or not, a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -19,6 +20,7 @@ from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 8 * MAX_BODY_BYTES  # of a request with many comments, one of which may be far too long
 MAX_HELD_BYTES = 64 * MAX_BODY_BYTES  # of all requests together
+PIECE_S = 60.0  # until the next piece of a body must have come
 OPEN_PATH = "/health"
 BATCH_PATHS = frozenset({"/v1/moderations"})
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -120,7 +122,12 @@ class Guard:
         body, whole = bytearray(), False
         try:
             while not whole:
-                message = await receive()
+                try:
+                    message = await asyncio.wait_for(receive(), PIECE_S)
+                except TimeoutError:  # whoever stops sending must not hold memory that others need
+                    raise RequestError(
+                        408, f"nothing came for {PIECE_S:g} s", code="request_timeout", headers={"Connection": "close"}
+                    ) from None
                 if message["type"] == "http.disconnect":
                     return None
                 piece = message.get("body", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from bessemer.infer.generate import generate
 from bessemer.moderate.decide import Decision
 from bessemer.moderate.decisions import Outcome, appeal
 from bessemer.moderate.policy import CATEGORIES, Policy
-from bessemer.serve.desk import Desk, Verdict
+from bessemer.serve.desk import Desk, Verdict, stored_for_good
 from bessemer.serve.fleet import Backend
 from bessemer.serve.leaving import CLIENT_LEFT, while_there
 from bessemer.serve.problems import DIGEST_HEADER, RequestError
@@ -34,6 +35,7 @@ REASON_CHARACTERS = 2000  # of the comment that is explained
 WHY = "Why? Answer in one short sentence."
 FIELDS = ("text", "title", "parent", "community")
 Json = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class ModerationRequest(Strict):
@@ -81,14 +83,16 @@ def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
         return JSONResponse(answer, headers={DIGEST_HEADER: backend.digest})
 
     @app.post("/v1/appeals")
-    def appeals(body: AppealRequest) -> Json:
-        try:
-            entry = appeal(
-                desk.appeals, desk.decisions_folder, body.decision, body.outcome,
-                rules=body.rules, text=body.text, title=body.title, parent=body.parent, note=body.note, key=desk.key,
-            )  # fmt: skip
-        except BessemerError as error:
-            raise RequestError(400, f"{error.what}; {error.fix}", code="invalid_appeal", param="decision") from None
+    def take_appeal(body: AppealRequest) -> Json:
+        with stored_for_good("the appeal"):
+            appeals, key = desk.appeals, desk.key
+            try:
+                entry = appeal(
+                    appeals, desk.decisions_folder, body.decision, body.outcome,
+                    rules=body.rules, text=body.text, title=body.title, parent=body.parent, note=body.note, key=key,
+                )  # fmt: skip
+            except BessemerError as error:
+                raise RequestError(400, f"{error.what}; {error.fix}", code="invalid_appeal", param="decision") from None
         return {"id": entry["id"], "object": "appeal", "decision": body.decision, "teaches": entry["teaches"]}
 
 
@@ -170,8 +174,12 @@ async def _reasons(
     with suppress(TimeoutError):
         async with asyncio.timeout(REASONS_S):
             for i, decision in cited[:MAX_REASONS]:
-                with suppress(BessemerError, QueueFullError, RequestError):
+                try:
                     found[i] = {"reason": await _reason(backend, policy, verdicts[i].comment, decision, worker)}
+                except (BessemerError, QueueFullError, RequestError):
+                    continue
+                except Exception:  # whatever a model may fail with: the decision stands
+                    log.exception("no reason could be written")
 
 
 async def _reason(backend: Backend, policy: Policy, comment: Comment, decision: Decision, worker: Worker) -> str:

@@ -17,13 +17,13 @@ from bessemer.data.moderation import MAX_CHARACTERS, Comment, clean
 from bessemer.moderate.decide import Finding
 from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
-from bessemer.serve.desk import Desk
+from bessemer.serve.desk import Desk, stored_for_good
 from bessemer.serve.leaving import CLIENT_LEFT, while_there
 from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
 from bessemer.serve.schemas import Strict, Text
 
 Json = dict[str, Any]
-QUERY = {"policy", "model", "key", "alt", "fields", "prettyPrint", "quotaUser"}  # from key on: of all Google's APIs
+QUERY = {"policy", "model", "key", "alt", "prettyPrint", "quotaUser"}  # from key on: of all Google's APIs
 ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
 
 
@@ -38,7 +38,7 @@ class ArticleAndParent(Strict):
 
 
 class Context(Strict):
-    entries: list[TextEntry] = Field(default_factory=list[TextEntry])
+    entries: Annotated[list[TextEntry], Field(fail_fast=True)] = Field(default_factory=list[TextEntry], max_length=1000)
     articleAndParentComment: ArticleAndParent = ArticleAndParent()
 
 
@@ -52,7 +52,7 @@ class Both(Strict):
 
     comment: TextEntry
     context: Context = Context()
-    languages: list[Text] = Field(default_factory=list[Text])
+    languages: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list[Text], max_length=100)
     clientToken: Text = ""
     sessionId: str = ""
     communityId: Text = ""
@@ -92,6 +92,8 @@ def _need_known(request: Request) -> None:
             400, f"the query parameter {unknown[0]!r} is unknown or not supported here, so it is refused",
             code="unsupported_parameter", param=unknown[0],
         )  # fmt: skip
+    if (form := request.query_params.get("alt", "json")) != "json":
+        raise RequestError(400, f"answers are JSON, not {form[:80]!r}", code="unsupported_parameter", param="alt")
 
 
 def add_perspective(app: FastAPI, desk: Desk) -> None:
@@ -143,7 +145,9 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
             raise RequestError(
                 400, "the comment has no text that anyone can see", code="comment_empty", param="comment"
             )
-        suggestion(desk.appeals, comment, policy, labels, digest=backend.digest, key=desk.key)
+        with stored_for_good("the suggestion"):
+            appeals, key = desk.appeals, desk.key
+            suggestion(appeals, comment, policy, labels, digest=backend.digest, key=key)
         return {
             "detectedLanguages": body.languages or ["und"],
             "requestedLanguages": body.languages,

@@ -24,6 +24,7 @@ from bessemer.data.items import Message
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 64
+MAX_KEYS = 1000
 
 
 def _drop_nulls(value: Any) -> Any:
@@ -56,13 +57,15 @@ Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors; nulls count as absent."""
+    """Unknown keys and NaN are errors; nulls count as absent."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _nulls(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_KEYS:  # each unknown one would become an error of its own
+            raise ValueError(f"{len(value):,} keys; at most {MAX_KEYS} are read")
         return _drop_nulls(value)
 
 
@@ -145,7 +148,13 @@ class TextFormat(Strict):
 
 
 class CompletionRequest(Sampling):
-    prompt: Text | list[Text] | list[StrictInt] | list[list[StrictInt]]
+    # Of a long list the first mistake is enough: told one by one they would fill the memory.
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(fail_fast=True)]
+        | Annotated[list[StrictInt], Field(fail_fast=True)]
+        | Annotated[list[Annotated[list[StrictInt], Field(fail_fast=True)]], Field(fail_fast=True)]
+    )
     max_tokens: Annotated[StrictInt, Field(ge=0)] = 16
     logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: StrictBool = False

@@ -27,6 +27,7 @@ class Worker:
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
         self._waiting: deque[_Job[Any]] = deque()
+        self._running: _Job[Any] | None = None
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="bessemer-model", daemon=True)
@@ -56,13 +57,13 @@ class Worker:
             self._waiting.remove(job)
 
     def close(self) -> None:
-        """Cancel everything, tell those that wait, and let the thread end: native code must not outlive Python."""
+        """Cancel everything, tell all, and let the thread end: native code must not outlive Python."""
         with self._change:
             if self._closed:
                 return
             self._closed = True
-            for job in self._waiting:
-                job.refuse()
+            for job in [*self._waiting, *([self._running] if self._running else [])]:
+                job.refuse()  # the running one may compute for long before it looks
             self._waiting.clear()
             self._change.notify()
         self._thread.join(JOIN_S)
@@ -74,8 +75,10 @@ class Worker:
                     self._change.wait()
                 if self._closed:
                     return
-                job = self._waiting.popleft()
+                job = self._running = self._waiting.popleft()
             job.run(lambda: self._closed)
+            with self._change:
+                self._running = None
 
 
 class Ticket(Generic[T]):
