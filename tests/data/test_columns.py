@@ -53,6 +53,18 @@ def test_instructions_have_their_input_below_and_their_system_before() -> None:
     assert [m.content for m in read("chat", row).messages] == ["be brief", "count\n\na b", "2"]
 
 
+def test_what_a_question_is_about_is_read() -> None:
+    """Answers without their passage would be learnt by heart."""
+    row = {"question": "Who?", "context": "Ada wrote it.", "answer": "Ada"}
+    names = {"prompt": "question", "completion": "answer", "input": "context"}
+    assert read("chat", row, **names).messages[0].content == "Who?\n\nAda wrote it."
+    dolly = {"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada"}
+    assert read("chat", dolly).messages[0].content == "Who?\n\nAda wrote it."
+    assert read("chat", dolly | {"context": ""}).messages[0].content == "Who?"
+    with pytest.raises(Unusable, match="no column 'passage'"):
+        read("chat", row, **(names | {"input": "passage"}))
+
+
 @pytest.mark.parametrize("arguments", ['{"a": 1, "b": 2}', {"a": 1, "b": 2}])
 def test_tool_calls_of_openai(arguments: Any) -> None:
     call = CALL | {"function": {"name": "add", "arguments": arguments}}

@@ -82,9 +82,10 @@ def test_twins_and_repeats_stay_on_one_side(tmp_path: Path) -> None:
     assert source.isascii() and len(sides) == 2 and not sides[0] & sides[1] and len(sides[0] | sides[1]) == 61
 
 
-@pytest.mark.parametrize("name", ["notes.txt.gz", "NOTES.TXT"])
+@pytest.mark.parametrize("name", ["notes.txt.gz", "NOTES.TXT", "dos.txt"])
 def test_paragraphs_of_a_text_are_rows_whatever_its_name(tmp_path: Path, name: str) -> None:
     text = "\n\n".join(f"Paragraph {i} says something about the weather of the week." for i in range(60)).encode()
+    text = text.replace(b"\n", b"\r\n") if name == "dos.txt" else text
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
     said = write_recipe([tmp_path / name], tmp_path / "r.yaml", name="mine", start="smollm2-135m@post")
     assert "held out" in said[0]

@@ -217,7 +217,7 @@ HOSTILE: dict[str, tuple[str, bytes, str, int]] = {
 LOST = {
     "UTF-16", "gzip as text", "zip as text", "header twice", "csv header UTF-8", "json cut off", "json open",
     "json comma", "json more", "json UTF-8", "gzip cut off", "gzip changed", "no gzip", "zstd cut off", "no zstd",
-    "no parquet", "empty parquet", "no arrow", "feather 1",
+    "no parquet", "empty parquet", "no arrow", "feather 1", "open quote",
 }  # fmt: skip
 
 

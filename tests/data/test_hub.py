@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from bessemer.data.hub import choose
+from bessemer.data.hub import _split_of, choose
 from bessemer.data.sources import Source, read_items
 from bessemer.errors import BessemerError
 from tests.hub import NEW, OLD, Hub, serve
@@ -162,6 +163,11 @@ def test_configurations_and_splits(meta: dict[str, object], rest: str, names: li
     [
         (CONFIGS, "", "has the configurations en, de, all\n  fix: say which one: hf:a/b/en"),
         (CONFIGS, "en", "has the splits train, test\n  fix: say which one: hf:a/b/en/train"),
+        (  # the name of the default one is a name all the same
+            {"configs": [CONFIGS["configs"][0] | {"default": True}, CONFIGS["configs"][1]]},
+            "en",
+            "has the splits train, test\n  fix: say which one: hf:a/b/en/train",
+        ),
         (CONFIGS, "fr", "has no fr\n  fix: it has en/train, en/test, de/train, all/train"),
         ({}, "", "has the splits train, test"),
         (
@@ -174,6 +180,33 @@ def test_configurations_and_splits(meta: dict[str, object], rest: str, names: li
 def test_a_choice_that_must_be_made(meta: dict[str, object], rest: str, match: str) -> None:
     with pytest.raises(BessemerError, match=match):
         choose(NAMES, meta, rest, f"hf:a/b/{rest}" if rest else "hf:a/b", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train_test_split/test.parquet", "test"),
+        ("train_test_split/train.parquet", "train"),
+        ("train/eval.jsonl", "test"),
+        ("train_dev.jsonl", "validation"),
+        ("test/data.jsonl", "test"),
+        ("data/rows.jsonl", ""),
+    ],
+)
+def test_of_two_splits_in_a_path_the_nearest_counts_then_the_one_that_is_held_out(name: str, split: str) -> None:
+    assert _split_of(name) == split
+
+
+def test_a_folder_of_a_clone_that_is_a_configuration_has_its_splits(tmp_path: Path) -> None:
+    card = yaml.safe_dump(CONFIGS)
+    for name in ("en/train.jsonl", "en/test.jsonl", "de/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    (tmp_path / "README.md").write_text(f"---\n{card.replace('.parquet', '.jsonl')}---\n")
+    with pytest.raises(BessemerError, match="has the splits train, test"):
+        read_items(str(tmp_path / "en"))
+    assert [i.text for i in read_items(str(tmp_path / "de"))] == ["de/train.jsonl"]
+    assert [i.text for i in read_items(str(tmp_path / "en" / "train"))] == ["en/train.jsonl"]
 
 
 def test_files_that_name_no_split_are_not_left_out_beside_files_that_do() -> None:

@@ -345,6 +345,31 @@ def test_thoughts_inside_a_content_are_thoughts(family: Renderer) -> None:
         assert example.ids_L.tolist() == theirs(family, inside) == theirs(family, beside)
 
 
+@pytest.mark.parametrize("family", ["qwen3"], indirect=True)
+def test_a_thought_that_the_prompt_opened_has_only_its_end(family: Renderer) -> None:
+    """As models are sampled whose prompt ends with the opening tag."""
+    messages = (ASK, Message("assistant", "short\n</think>\n\nno"))
+    (example,) = family.render([Item("x", messages=messages)])
+    assert example.ids_L.tolist() == theirs(family, messages) == theirs(family, (ASK, replace(NO, reasoning="short")))
+
+
+@pytest.mark.parametrize("family", ["gptoss"], indirect=True)
+def test_a_tag_of_other_templates_is_text(family: Renderer) -> None:
+    messages = (ASK, Message("assistant", "</think> closes a thought"))
+    (example,) = family.render([Item("x", messages=messages)])
+    assert "</think> closes a thought" in supervised(family, example)[0]
+
+
+@chatml
+def test_tools_that_the_template_does_not_write_are_refused(family: Renderer) -> None:
+    bare = (Message("user", "1+2?"), Message("assistant", "", (ToolCall("add", {}, "call00001"),)))
+    for messages in (TOOL_TALK, (*bare, *TOOL_TALK[2:])):
+        with pytest.raises(BessemerError, match="x: the chat template (does not write the call of 'add'|shows the te)"):
+            family.render([Item("x", messages=messages)])
+    with pytest.raises(BessemerError, match="x: the chat template does not show the tool 'add'"):
+        family.render([Item("x", messages=(ASK, NO), tools=TOOLS)])
+
+
 @chatml
 def test_reasoning_that_the_template_has_no_place_for_is_refused(family: Renderer) -> None:
     with pytest.raises(BessemerError, match="x: the chat template has no place for an answer's reasoning"):

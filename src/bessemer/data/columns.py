@@ -182,15 +182,22 @@ def _conversation(take: _Taker) -> tuple[Message, ...]:
     if len(shape) == 1:
         return (*_system(take), *_messages(take(shape[0]), shape[0]))
     question, answer = take(shape[0]), take(shape[1])
-    if shape[0] == "instruction":
-        question = _joined(question, take("input"))
+    if more := _about(shape, take):
+        question = _joined(question, take(more), more)
     return (*_system(take), *_side(question, "user", shape[0]), *_side(answer, "assistant", shape[1]))
 
 
-def _joined(instruction: Any, more: Any) -> Any:
-    """Alpaca's `input` is what the instruction is about; it may be empty."""
+def _about(shape: tuple[str, ...], take: _Taker) -> str:
+    """The column of what a question is about: Alpaca's `input`, Dolly's `context`; of other pairs a mapped `input`."""
+    if shape[0] != "instruction":
+        return "input" if "input" in take.mapping else ""
+    return "context" if take.has("context") and not take.has("input") else "input"
+
+
+def _joined(instruction: Any, more: Any, name: str) -> Any:
+    """What the instruction is about stands behind it; it may be empty."""
     if more is not None and not isinstance(more, str):
-        raise Unusable("column 'input' must be a text", f"it is {_type(more)}")
+        raise Unusable(f"column {name!r} must be a text", f"it is {_type(more)}")
     return (
         f"{instruction}\n\n{more}"
         if isinstance(instruction, str) and isinstance(more, str) and more.strip()

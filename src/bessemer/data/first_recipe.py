@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[str, list[_Row]]:
     kind = _kind(path)
     items: Iterable[Item] = Source(str(path), kind)
     if list_files(str(path))[0].format in WHOLE:
-        paragraphs = (p.strip() for item in items for p in item.text.split("\n\n"))
+        paragraphs = (p.strip() for item in items for p in re.split(r"\n\s*\n", item.text))
         items = [Item(id=f"{path.name}:{n}", text=p) for n, p in enumerate(paragraphs, start=1) if len(p) > 40]
     return kind, [_row(item) for item in items]
 

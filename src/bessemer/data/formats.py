@@ -351,7 +351,10 @@ def _separated(stream: BinaryIO, delimiter: str) -> Iterator[Row | BadRow]:
         except _TooLong:
             cells = []
         except csv.Error as error:
-            yield BadRow(number, 0, "no valid CSV", str(error), lines.raw)
+            # A quote that was never closed took whatever came up to here for its own text: those rows are lost.
+            yield BadRow(number, 0, "no valid CSV", str(error), lines.raw, lost=lines.number > number)
+            if lines.number > number:
+                return
             continue
         if lines.bad:
             yield lines.bad

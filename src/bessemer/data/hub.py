@@ -93,14 +93,21 @@ def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
     return choose(names, meta, rest, str(folder), where)
 
 
+def has_configuration(folder: Path, name: str) -> bool:
+    """Whether the card of a local clone declares a configuration of this name."""
+    configs = _front_matter(folder / "README.md").get("configs")
+    entries = cast(list[Any], configs) if isinstance(configs, list) else []
+    return any(isinstance(entry, dict) and entry.get("config_name") == name for entry in entries)
+
+
 def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, where: str) -> list[str]:
     """The files that a configuration, a split, both, or a path of the repository names.
 
     Raises BessemerError when several readings are possible (test data must not slip into training) or none is.
     """
     data = sorted(n for n in names if is_data(n) and not n.endswith(".md") and n.rpartition("/")[2] not in ABOUT)
-    configs = _configs(data, meta)
-    config, split = _split_address(rest, configs)
+    configs, default = _configs(data, meta)
+    config, split = _split_address(rest, configs, default)
     base = address.removesuffix(f"/{rest}") if rest else address
     if config is None:
         found = [n for n in data if n == rest or n.startswith(f"{rest}/") or _fits(n, rest)]
@@ -126,9 +133,8 @@ def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, 
     return splits[split or next(iter(splits))]
 
 
-def _split_address(rest: str, configs: Configs) -> tuple[str | None, str]:
+def _split_address(rest: str, configs: Configs, default: str) -> tuple[str | None, str]:
     """(configuration, split) that `rest` means; configuration "" = must be said, None = `rest` is neither."""
-    default = "default" if "default" in configs else next(iter(configs)) if len(configs) == 1 else ""
     if not rest:
         return (default, "") if configs else (None, "")
     if rest in configs:
@@ -139,18 +145,20 @@ def _split_address(rest: str, configs: Configs) -> tuple[str | None, str]:
     return None, ""
 
 
-def _configs(data: list[str], meta: dict[str, Any]) -> Configs:
+def _configs(data: list[str], meta: dict[str, Any]) -> tuple[Configs, str]:
+    """What there is, and which configuration is meant where none is named; "" where it must be named."""
     found: Configs = {}
+    default = "default"
     for raw in cast(list[Any], meta.get("configs") or []):
         entry = cast(dict[str, Any], raw) if isinstance(raw, dict) else {}
         name = str(entry.get("config_name") or "default")
         splits = _declared(data, entry.get("data_files"), str(entry.get("data_dir") or ""))
         if splits:
-            found["default" if entry.get("default") else name] = splits
-    if found:
-        return found
-    guessed = _by_name(data)
-    return {"default": guessed} if guessed else {}
+            found[name] = splits
+            default = name if entry.get("default") else default
+    if not found and (guessed := _by_name(data)):
+        found = {"default": guessed}
+    return found, default if default in found else next(iter(found)) if len(found) == 1 else ""
 
 
 def _declared(data: list[str], files: Any, folder: str) -> dict[str, list[str]]:
@@ -171,13 +179,21 @@ def _declared(data: list[str], files: Any, folder: str) -> dict[str, list[str]]:
 def _by_name(data: list[str]) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for name in data:
-        words = set(re.split(r"[^a-z]+", name.lower()))
-        split = next((s for s, known in SPLITS.items() if words & set(known)), "")
-        splits.setdefault(split, []).append(name)
+        splits.setdefault(_split_of(name), []).append(name)
     if list(splits) == [""]:
         return {"train": splits[""]}
     found = {s: splits[s] for s in SPLITS if s in splits}
     return found | ({UNNAMED: splits[""]} if "" in splits else {})
+
+
+def _split_of(name: str) -> str:
+    """What the file's own name says, else the nearest folder that says something. Where it says two, the one that is
+    held out: test data must not slip into training."""
+    for part in reversed(name.lower().split("/")):
+        words = set(re.split(r"[^a-z]+", part))
+        if found := [s for s, known in SPLITS.items() if words & set(known)]:
+            return next((s for s in found if s in HELD_OUT), found[0])
+    return ""
 
 
 def _fits(name: str, pattern: str) -> bool:

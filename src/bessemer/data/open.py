@@ -165,6 +165,9 @@ def _on_disk(path: Path, address: str, where: str) -> list[File]:
 
 def _found_on_disk(path: Path, address: str, where: str) -> list[File]:
     if path.is_dir():
+        if hub.has_configuration(path.parent, path.name):  # its splits are told by the card, not by the folder
+            names = hub.names_in_clone(path.parent, path.name, where)
+            return _local([path.parent / n for n in names], path.parent)
         names = hub.names_in_clone(path, "", where)
         return _local([path / n for n in names] if names else _walk(path, where), path)
     if path.exists() or path.is_symlink():

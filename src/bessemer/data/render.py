@@ -233,11 +233,13 @@ class Renderer:
             raise BessemerError("a conversation begins with a question and ends with an answer", fix="correct the row")
         if any(not (m["content"] or m.get("tool_calls")) for m in hidden.messages if m["role"] == "assistant"):
             raise BessemerError("an answer is empty", fix="take it out, or give it words")
+        _need_calls(hidden, pending)
         jobs: list[Job] = []
         while pending:
             n = pending[-1].message + 1
             view = self._template.view(hidden, item.tools, n=n, answer_follows=False)
             need_shown(view, hidden, n)
+            _need_tools(item, pending[-1])
             shown = [a for a in pending if view.text.startswith(a.text)]
             if trained := [a for a in shown if item.messages[a.message].trained]:
                 jobs.insert(0, Job(self._program(view, shown, trained), hidden.texts))
@@ -410,6 +412,30 @@ class Renderer:
         """Whether white space comes back; tokenizers of the SentencePiece kind may lose a space at the start."""
         probe = " a\n\n b "
         return self._with_special.decode(self.encode_texts([probe])[0], skip_special_tokens=False) == probe
+
+
+def _need_calls(hidden: Hidden, answers: Sequence[Answer]) -> None:
+    """A template that knows no tools leaves their calls out, and an answer of nothing would be trained. Raises
+    BessemerError."""
+    for answer in answers:
+        for call in hidden.messages[answer.message].get("tool_calls", ()):
+            if (name := call["function"]["name"]) not in answer.text[answer.start :]:
+                raise BessemerError(
+                    f"the chat template does not write the call of {name!r}",
+                    fix="use a template that knows tools (chat_template:), or take rows with calls out",
+                )
+
+
+def _need_tools(item: Item, last: Answer) -> None:
+    """Raises BessemerError for tools that the model would never see."""
+    for tool in item.tools:
+        named = tool.get("function")
+        name = (named if isinstance(named, Mapping) else tool).get("name")
+        if isinstance(name, str) and name not in last.text:
+            raise BessemerError(
+                f"the chat template does not show the tool {name!r}",
+                fix="use a template that knows tools (chat_template:), or take the column `tools` out",
+            )
 
 
 def wanted_answers(job: Job, control: Mapping[int, str]) -> list[str]:

@@ -28,6 +28,8 @@ PRIVATE = re.compile("[\ue000\ue001]")
 PADS = ("\n \n", "\n  \n")
 PADDED = ("content", "reasoning_content", "thinking")
 THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+# Where the prompt opened the thought, what the model wrote has only its end.
+THOUGHT_FIRST = re.compile(r"((?:(?!<think>).)*?)</think>\s*(.*)", re.DOTALL)
 THOUGHT = ("<think>", "</think>")
 DATES = re.compile(r"""strftime_now\(\s*("[^"]*"|'[^']*')\s*\)""")
 TODAY = date(2024, 7, 26)
@@ -101,11 +103,15 @@ class ChatTemplate:
         self._looking = threading.RLock()
 
     @cached_property
+    def _reasoned(self) -> str:
+        """An answer with reasoning, as the template writes it."""
+        turns = (Message("user", "u"), Message("assistant", "a", reasoning="r"))
+        return self._text(self.hide(turns, split=False).messages, (), answer_follows=False)
+
+    @cached_property
     def shows_reasoning(self) -> bool:
         """Whether the template has a place for what an answer was reasoned from."""
-        turns = (Message("user", "u"), Message("assistant", "a", reasoning="r"))
-        hidden = self.hide(turns, split=False)
-        return PLACEHOLDER.format(1) in self._text(hidden.messages, (), answer_follows=False)
+        return PLACEHOLDER.format(1) in self._reasoned
 
     @cached_property
     def marks_thoughts(self) -> bool:
@@ -157,6 +163,8 @@ class ChatTemplate:
             marked: re.Match[str] | None = None
             if split and not reasoning and message.role == "assistant":
                 match = THINKING.fullmatch(content)
+                if self.shows_reasoning and THOUGHT[1] in self._reasoned:
+                    match = match or THOUGHT_FIRST.fullmatch(content)
                 if match and self.shows_reasoning:
                     reasoning, content = match[1].strip(), match[2]
                 elif match and self.marks_thoughts:

@@ -119,8 +119,9 @@ class Split(Strict):
 
     by: Literal["cluster", "group", "time", "random"] = Field(
         "cluster",
-        description="cluster: near-duplicates and items of a group stay together; group: also what shares a value of "
-        "`column`; time: by `column` and `cuts`; random: refused, as time is, when some of these would be parted",
+        description="cluster: near-duplicates, items of a group and answers to one question stay together; group: "
+        "near-duplicates and what shares a value of `column`; time: by `column` and `cuts`; random: refused, as time "
+        "is, when near-duplicates or items of a group would be parted",
     )
     shares: dict[Name, Share] = Field(
         default_factory=lambda: {"train": 0.9, "validation": 0.05, "test": 0.05},

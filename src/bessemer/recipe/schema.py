@@ -126,7 +126,7 @@ class Blend(Strict):
         default_factory=dict,
         description="Shares of categories inside the general part; those not named keep their proportions in the rest",
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(
+    temperature: Annotated[float, Field(ge=0.1)] = Field(
         1.0, description="Proportions are tokens ** (1 / temperature): above 1 small sources come more often"
     )
     drop: list[Name] = Field(

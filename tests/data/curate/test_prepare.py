@@ -284,6 +284,37 @@ def test_a_group_stays_together_in_every_split(data: Path) -> None:
         make(recipe(data, *grouped, "split.by=random"))
 
 
+def test_answers_to_one_question_stay_together(tmp_path: Path) -> None:
+    """Samples of one prompt are not alike, and whoever has seen one of them knows the question."""
+    draw = random.Random(3)
+    rows = [
+        {"prompt": f"Question {q}: {sentence(random.Random(q), 5)}", "completion": sentence(draw, 60)}
+        for q in range(60)
+        for _ in range(4)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = f"name: talks\nsources:\n  a: {{from: {tmp_path}/rows.jsonl, kind: chat}}\nsplit: {{}}\n"
+    sides: dict[str, set[str]] = {}
+    for side, found in items(make(parse(DataRecipe, text, where="talks"))).items():
+        for item in found:
+            sides.setdefault(item.messages[0].content, set()).add(side)
+    assert len(sides) == 60 and all(len(s) == 1 for s in sides.values()) and len(set.union(*sides.values())) > 1
+
+
+def test_a_system_message_is_no_contamination_and_says_no_language(tmp_path: Path) -> None:
+    policy = sentence(random.Random(1), 40)
+
+    def row(seed: int) -> dict[str, str]:
+        draw = random.Random(seed)
+        return {"system": policy, "prompt": sentence(draw, 30), "completion": sentence(draw, 30)}
+
+    for name, seeds in (("rows", range(30)), ("test", range(100, 103))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row(s)) + "\n" for s in seeds))
+    text = f"name: talks\nsources:\n  a: {{from: {tmp_path}/rows.jsonl, kind: chat}}\n"
+    text += f"steps:\n  decontaminate:\n    against:\n      t: {{from: {tmp_path}/test.jsonl, kind: chat}}\n"
+    assert len(items(make(parse(DataRecipe, text, where="talks")))["train"]) == 30
+
+
 def test_what_is_repaired_is_compared_with_what_is_repaired(data: Path) -> None:
     line = json.dumps({"id": "html", "text": "I don&#39;t like the old mill &amp; never did"}) + "\n"
     for name in ("posts/a.jsonl", "test.jsonl"):

@@ -19,7 +19,7 @@ from datatrove.utils.batching import batched
 
 from bessemer.data.curate.near import I64, U64, Ragged, ngrams_of, words_of
 from bessemer.data.curate.steps import RepairStep, Step
-from bessemer.data.curate.texts import n_tokens, whole_text
+from bessemer.data.curate.texts import n_tokens, own_text
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Decontaminate
 
@@ -64,7 +64,7 @@ class Evaluation:
     def __init__(self, sets: Mapping[str, Sequence[Item]], settings: Decontaminate) -> None:
         self.settings = settings
         self.names = [item.id for items in sets.values() for item in items]  # `set/id`
-        words = words_of([whole_text(item) for items in sets.values() for item in items])
+        words = words_of([own_text(item) for items in sets.values() for item in items])
         self.long = Runs.of(words, settings.ngram)
         self.covering = Runs.of(words, settings.coverage_ngram)
         self.n_covering = np.bincount(self.covering.owners, minlength=len(words))
@@ -114,7 +114,7 @@ class DecontaminateStep(Step):
         evaluation = Evaluation(sets, self.settings)
         for batch in batched(data, BATCH):
             with self.track_time("batch"):
-                hits = evaluation.hits([whole_text(item) for item in batch])
+                hits = evaluation.hits([own_text(item) for item in batch])
             for i, item in enumerate(batch):
                 tokens = n_tokens(item)
                 self.counts.take(tokens)

@@ -136,7 +136,7 @@ def choose_sides(facts: Facts, labels: I64, stays: NDArray[np.bool_], wanted: Wa
         case "random":
             sides = draw(ids, split)
         case "cluster":
-            sides = draw(ids[labels], split)
+            sides = draw(ids[united(labels, facts.values["unit"])], split)
         case "group":
             if not facts.values["unit"].any():
                 raise BessemerError("no item has a group", where="split.by", fix="set split.column, or by: cluster")

@@ -22,7 +22,7 @@ from bessemer.data.curate.near import Bands, normalise, sets_of
 from bessemer.data.curate.parts import read_part, whole_folder, write_part
 from bessemer.data.curate.split import parse_time
 from bessemer.data.curate.steps import Step
-from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, own_text, texts_in
+from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, own_text, question_of, texts_in
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, write_json
@@ -156,6 +156,8 @@ def facts_of(items: Sequence[Item], wanted: Wanted) -> dict[str, np.ndarray[Any,
     split = wanted.split
     if split and split.by == "time":
         facts["time"] = np.array([parse_time(_column(item, split), f"item {item.id}") for item in items], np.float64)
+    if split and split.by == "cluster":
+        facts["unit"] = _hashes([normalise(question_of(item)) for item in items])
     if split and split.by == "group":
         facts["unit"] = _hashes([str(_column(item, split)) if split.column else item.group for item in items])
     return facts

@@ -14,7 +14,7 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from bessemer.data.curate import pii, presidio, quality
 from bessemer.data.curate.counts import Counts, excerpt
-from bessemer.data.curate.texts import n_tokens, texts_in, whole_text, with_texts
+from bessemer.data.curate.texts import n_tokens, own_text, texts_in, with_texts
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Language, Pii, Quality
 
@@ -91,7 +91,7 @@ class LanguageStep(Step):
         self.settings = settings
 
     def look(self, item: Item) -> Item | None:
-        language, confidence = identify(whole_text(item))
+        language, confidence = identify(own_text(item))
         if confidence < self.settings.confidence:
             self.counts.did["unsure"] += 1
             if self.settings.unsure == "keep":
@@ -130,7 +130,7 @@ class QualityStep(Step):
         self.rules = rules
 
     def look(self, item: Item) -> Item | None:
-        reason = next(quality.broken_rules(whole_text(item), self.rules), None)
+        reason = next(quality.broken_rules(own_text(item), self.rules), None)
         return item if reason is None else self.drop(item, reason)
 
 

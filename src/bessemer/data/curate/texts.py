@@ -86,6 +86,12 @@ def answer_of(item: Item) -> str:
     return "\n".join([*map(_said, [*turns, *item.chosen, *item.rejected]), item.reference]).strip()
 
 
+def question_of(item: Item) -> str:
+    """What the last answer answers; nothing for a document."""
+    turns = item.messages[:-1] if item.messages and item.messages[-1].role == "assistant" else item.messages
+    return "\n".join(f"{m.role}: {_said(m)}" for m in turns)
+
+
 def _said(message: Message) -> str:
     return "\n".join([message.content, *calls_in(message)])
 
