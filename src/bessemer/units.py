@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from datetime import UTC, datetime
 from fractions import Fraction
+from typing import Any
+
+from bessemer.errors import BessemerError
 
 _COUNT = re.compile(r"^\s*(\d[\d_]*(?:\.\d+)?)\s*([kKmMbB]?)\s*$")
 _FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
@@ -24,6 +29,22 @@ def parse_count(text: str | int) -> int:
     if value.denominator != 1:
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
+
+
+def parse_time(value: Any, where: str) -> float:
+    """Seconds since 1970. Text is ISO 8601 (UTC when it names no zone) or a number.
+
+    Raises BessemerError when the value is no moment.
+    """
+    with contextlib.suppress(ValueError, TypeError):  # first: ISO 8601 would read 912010100 as the year 9120
+        if 1e8 <= (seconds := float(value)) < 1e11:  # 1973 to 5138: no year, no milliseconds, no not-a-number
+            return seconds
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(str(value))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    raise BessemerError(
+        f"{value!r} is no time", where=where, fix="write ISO 8601, e.g. 2025-06-01T12:00:00Z, or seconds since 1970"
+    )
 
 
 def show_count(n: int | float) -> str:

@@ -64,6 +64,8 @@ def test_all_mistakes_come_at_once_with_suggestions() -> None:
         ("split={by: time}", "split.column"),
         ("split={by: time, column: t}", "split.cuts"),
         ("split={by: time, column: t, cuts: {train: 2025-01-01}}", "split.cuts.train"),
+        ("split={by: time, column: t, cuts: {test: June}}", "split.cuts.test"),
+        ("split={by: time, column: t, cuts: {test: 2025}}", "split.cuts.test"),
         ("split.cuts={test: 2025-01-01}", "split.cuts"),
         ("split.column=thread", "split.column"),
         ("split.by=chance", "split.by"),

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from bessemer.moderate.policy import Policy
+from bessemer.serve import jobs
 from bessemer.serve.schemas import CompletionRequest
 from tests.serve.conftest import DIGEST, MODEL
 from tests.tiny import MAX_TOKENS
@@ -131,6 +132,14 @@ def test_of_many_mistakes_few_are_told() -> None:
     with pytest.raises(ValidationError) as caught:
         Policy.model_validate({"name": "x", "rules": [rule]})
     assert caught.value.error_count() < 3
+
+
+def test_an_answer_of_too_many_numbers(http: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_TOLD", 500)
+    body = {"model": MODEL, "prompt": [[5] * 10] * 4, "max_tokens": 0, "echo": True, "logprobs": 20}
+    error = _refused(http, "completions", body)
+    assert error["code"] == "request_too_large" and "840 numbers" in error["message"]
+    assert http.post("/v1/completions", json=body | {"logprobs": 1}).status_code == 200
 
 
 def test_limits_that_disagree(http: httpx2.Client) -> None:

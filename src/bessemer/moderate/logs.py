@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bessemer.data.curate.split import parse_time
 from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, clean, comment_of
 from bessemer.data.open import list_files, open_file, reading
 from bessemer.errors import BessemerError
 from bessemer.recipe.moderation_recipe import Comments, Log
+from bessemer.units import parse_time
 
 REMOVED = frozenset(
     {"1", "true", "yes", "remove", "removed", "removecomment", "removelink", "delete", "deleted", "spam", "spamcomment",

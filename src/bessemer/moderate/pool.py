@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.data.curate.near import I64, mix, near_duplicates
-from bessemer.data.curate.split import parse_time, united
+from bessemer.data.curate.split import united
 from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
 from bessemer.moderate.logs import Case
 from bessemer.recipe.moderation_recipe import Parts
+from bessemer.units import parse_time
 
 Floats = NDArray[np.float64]
 SIDES = ("train", "validation", "test", "new-communities")

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from bessemer.errors import BessemerError
 from bessemer.recipe.schema import DataSource, Name, Share, Strict
+from bessemer.units import parse_time
 
 Action = Literal["replace", "drop", "flag", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -142,6 +144,11 @@ class Split(Strict):
                 found.append(".column: by time needs the column that holds the time")
             if not self.cuts:
                 found.append(".cuts: by time needs at least one cut, e.g. {test: 2025-06-01}")
+            for name, cut in self.cuts.items():
+                try:
+                    parse_time(cut, "")
+                except BessemerError as error:
+                    found.append(f".cuts.{name}: {error.what}; {error.fix}")
             if "train" in self.cuts:
                 found.append(".cuts.train: train is what comes before the first cut")
         else:

@@ -18,6 +18,9 @@ from bessemer.serve.problems import RequestError
 from bessemer.serve.schemas import ChatRequest, CompletionRequest, Sampling
 from bessemer.serve.worker import Cancelled
 
+MAX_TOKENS = 1_000_000  # of a request's prompts and answers: with them it holds the model's thread long enough
+MAX_TOLD = 2_000_000  # numbers of an answer, logprobs included: it stands in memory whole
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -98,6 +101,13 @@ def completion_job(loaded: Loaded, body: CompletionRequest) -> Job:
             ids = _known(loaded, prompt)
         _need_room(loaded, len(ids), body.max_tokens, "prompt")
         prompts.append(tuple(ids))
+    n_tokens = sum(len(p) + body.max_tokens for p in prompts)
+    n_told = n_tokens * (1 + (body.logprobs or 0))
+    if n_tokens > MAX_TOKENS or n_told > MAX_TOLD:
+        raise RequestError(
+            400, f"the request asks for up to {n_tokens:,} tokens, {n_told:,} numbers with their logprobs; at most "
+            f"{MAX_TOKENS:,} and {MAX_TOLD:,} are answered at once", code="request_too_large", param="prompt",
+        )  # fmt: skip
     return Job(
         tuple(prompts),
         (body.max_tokens,) * len(prompts),

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bessemer.data.curate.match import first_equal
-from bessemer.data.curate.split import by_time, draw, n_straddling, parse_time, sides_of, united
+from bessemer.data.curate.split import by_time, draw, n_straddling, sides_of, united
 from bessemer.errors import BessemerError
 from bessemer.recipe.data_recipe import Split
+from bessemer.units import parse_time
 
 HASHES = np.random.default_rng(1).integers(1, 2**63, 20_000).astype(np.uint64)
 

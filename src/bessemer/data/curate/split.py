@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from datetime import UTC, datetime
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.data.curate.near import I64, U64, Clusters, mix
-from bessemer.errors import BessemerError
 from bessemer.recipe.data_recipe import Split
+from bessemer.units import parse_time
 
 
 def sides_of(split: Split | None) -> list[str]:
@@ -52,19 +48,3 @@ def n_straddling(labels: I64, sides: NDArray[np.uint8], stays: NDArray[np.bool_]
     pairs = np.unique(np.stack([labels[kept], sides[kept].astype(np.int64)]), axis=1)[0]
     clusters, n_sides = np.unique(pairs, return_counts=True)
     return int(np.isin(labels[kept], clusters[n_sides > 1]).sum())
-
-
-def parse_time(value: Any, where: str) -> float:
-    """Seconds since 1970. Text is ISO 8601 (UTC when it names no zone) or a number.
-
-    Raises BessemerError when the value is no moment.
-    """
-    with contextlib.suppress(ValueError, TypeError):  # first: ISO 8601 would read 912010100 as the year 9120
-        if 1e8 <= (seconds := float(value)) < 1e11:  # 1973 to 5138: no year, no milliseconds, no not-a-number
-            return seconds
-    with contextlib.suppress(ValueError):
-        moment = datetime.fromisoformat(str(value))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    raise BessemerError(
-        f"{value!r} is no time", where=where, fix="write ISO 8601, e.g. 2025-06-01T12:00:00Z, or seconds since 1970"
-    )

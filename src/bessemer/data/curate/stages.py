@@ -20,13 +20,13 @@ from bessemer.data.curate.counts import Counts
 from bessemer.data.curate.feed import Feed
 from bessemer.data.curate.near import Bands, normalise, sets_of
 from bessemer.data.curate.parts import read_part, whole_folder, write_part
-from bessemer.data.curate.split import parse_time
 from bessemer.data.curate.steps import Step
 from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, own_text, question_of, texts_in
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, write_json
 from bessemer.recipe.data_recipe import Split
+from bessemer.units import parse_time
 
 PART_TOKENS = 8_000_000  # about 32 MB of text
 PART_ITEMS = 100_000
