@@ -40,6 +40,7 @@ from bessemer.moderate.decide import Scale
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row as Labelled
 from bessemer.moderate.policy import Policy, Rule, load_policy
+from bessemer.moderate.unlabelled import SIDE
 from bessemer.recipe.moderation_recipe import Computed
 from bessemer.track.screen import Screen
 
@@ -50,8 +51,7 @@ LABELS = (100, 300, 1000)
 MARGIN = 0.02  # of AUROC: what a classifier may be better by
 N_CITE, CITE_RULES = 300, 12  # comments and computed rules of one policy
 OLD = ("encyclopedia", "minimal-pairs", "maths")
-SCALE = "validation-rules"  # the side that the scale of rules without labels is chosen on
-TWINS = ("test", "new-wordings", "new-rules", SCALE)  # sides of the data set that every arm is asked
+TWINS = ("test", "new-wordings", "new-rules", SIDE)  # sides of the data set that every arm is asked
 STEERED = {  # title -> (side, who knows the truth)
     "rules it knows": ("test", "code"),
     "new wordings": ("new-wordings", "code"),
@@ -292,7 +292,7 @@ def unseen_twins(out: Path) -> list[tuple[int, int, int]]:
 
 def unlabelled_scale(model: Row) -> Scale:
     """Of rules without labels, as `bessemer moderate --scale` chooses it: on rules that no training and no test has."""
-    rows = model["twins"][SCALE]
+    rows = model["twins"][SIDE]
     return fit_scale(np.array([r["odds"] for r in rows]), np.array([r["broken"] for r in rows]))
 
 

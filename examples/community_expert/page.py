@@ -150,6 +150,10 @@ def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: 
         Row(title, tuple(Mark(a, i["value"], i["low"], i["high"], filled=a == "expert") for a, i in marks))
         for title, marks in _both_right(arms, titles)
     ]
+
+    def draw(width: int) -> str:
+        return whiskers(chart, width=width, alt="both right by arm", show=lambda v: f"{v:.2f}", percent=False)
+
     return section_of(
         "steer",
         [
@@ -167,18 +171,7 @@ def steer_section(arms: Mapping[str, Facts], blind: Mapping[str, Facts], rules: 
                 "their decisions, the others whether it reads the rule. Intervals are over comments; the rules are "
                 "those that were asked."
             ),
-            *(
-                [
-                    figure(
-                        "Both answers right",
-                        lambda width: whiskers(
-                            chart, width=width, alt="both right by arm", show=lambda v: f"{v:.2f}", percent=False
-                        ),
-                    )
-                ]
-                if arms.keys() & CHARTED
-                else []
-            ),
+            *([figure("Both answers right", draw)] if arms.keys() & CHARTED else []),
             table("Does it read the rule?", head, rows),
             *([_rule_by_rule(rules)] if rules else []),
         ],

@@ -139,6 +139,8 @@ def test_a_scale_has_no_policy_and_all_else_has_one(place: Path, here: Here) -> 
     assert done.code == EXIT_CODES["user"] and "whatever their policy" in done.err
     done = here("moderate", "--model", "tiny@1", "--dry-run", "x")
     assert done.code == EXIT_CODES["user"] and "no policy is given" in done.err
+    done = here("moderate", "--model", "tiny@1", "--scale", "x@1", "--column", "text=body")
+    assert done.code == EXIT_CODES["user"] and "no columns to map" in done.err
     done = here("moderate", "--model", "tiny@1", "--scale", "nothing@1")
     assert done.code == EXIT_CODES["user"] and "nothing" in done.err
 

@@ -58,6 +58,8 @@ def moderate(
             where="--policy", fix="leave it out" if policy else "a file (.yaml, .md), or a stored name@version",
         )  # fmt: skip
     if isinstance(path, str):
+        if column:
+            raise BessemerError("a data set has no columns to map", where="--column", fix="leave it out")
         return _scale(path, model, json)
     judge, rules, judged = judge_file(path, policy, model, columns_of(column), verb)
     doing = {"judge": _judge, "dry_run": _dry_run, "calibrate": _calibrate, "drift": _drift}[verb]

@@ -352,8 +352,9 @@ def _separated(stream: BinaryIO, delimiter: str) -> Iterator[Row | BadRow]:
             cells = []
         except csv.Error as error:
             # A quote that was never closed took whatever came up to here for its own text: those rows are lost.
-            yield BadRow(number, 0, "no valid CSV", str(error), lines.raw, lost=lines.number > number)
-            if lines.number > number:
+            lost = lines.number > number
+            yield BadRow(number, 0, "no valid CSV", str(error), lines.raw, lost=lost)
+            if lost:
                 return
             continue
         if lines.bad:

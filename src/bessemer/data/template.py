@@ -28,8 +28,6 @@ PRIVATE = re.compile("[\ue000\ue001]")
 PADS = ("\n \n", "\n  \n")
 PADDED = ("content", "reasoning_content", "thinking")
 THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
-# Where the prompt opened the thought, what the model wrote has only its end.
-THOUGHT_FIRST = re.compile(r"((?:(?!<think>).)*?)</think>\s*(.*)", re.DOTALL)
 THOUGHT = ("<think>", "</think>")
 DATES = re.compile(r"""strftime_now\(\s*("[^"]*"|'[^']*')\s*\)""")
 TODAY = date(2024, 7, 26)
@@ -163,10 +161,11 @@ class ChatTemplate:
             marked: re.Match[str] | None = None
             if split and not reasoning and message.role == "assistant":
                 match = THINKING.fullmatch(content)
-                if self.shows_reasoning and THOUGHT[1] in self._reasoned:
-                    match = match or THOUGHT_FIRST.fullmatch(content)
+                thought, tag, rest = content.partition(THOUGHT[1])
                 if match and self.shows_reasoning:
                     reasoning, content = match[1].strip(), match[2]
+                elif tag and THOUGHT[0] not in thought and self.shows_reasoning and tag in self._reasoned:
+                    reasoning, content = thought.strip(), rest.lstrip()  # the prompt opened it, so only its end is here
                 elif match and self.marks_thoughts:
                     marked = match
             turn: dict[str, Any] = {"role": message.role}
@@ -215,7 +214,7 @@ class ChatTemplate:
         key = canonical_json([messages, tools, answer_follows])
         view = self._views.get(key)  # other threads may empty it at any time
         if view is None:
-            if self._kept + len(key) > KEPT_CHARACTERS:
+            if len(self._views) >= KEPT_VIEWS or self._kept + len(key) > KEPT_CHARACTERS:
                 self._views.clear()
                 self._kept = 0
             for tool in tools:

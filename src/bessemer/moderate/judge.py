@@ -80,9 +80,8 @@ class Judge:
                 f"{min(MAX_PIECES, MAX_PROMPTS // len(rules))} are judged under {len(rules)} rules",
                 "send the part that people see, or ask about fewer rules",
             )
-        if (
-            least := len(texts) * sum(self._rule_sizes(policy).values())
-        ) > MAX_TOKENS:  # before the work of making them
+        least = len(texts) * sum(self._rule_sizes(policy).values())
+        if least > MAX_TOKENS:  # before the work of making them
             raise self._too_many(f"at least {least:,}", len(rules))
         found = Question(tuple(tuple(self._ids(replace(comment, text=t), rule) for rule in rules) for t in texts))
         if found.n_tokens > MAX_TOKENS:

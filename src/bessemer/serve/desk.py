@@ -112,7 +112,6 @@ class Desk:
 
     def known(self, policy: Policy, backend: Backend) -> Known:
         """The calibration of this policy for this model, else the model's scale."""
-
         digest = backend.digest
 
         def calibrated() -> Known:

@@ -62,7 +62,7 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
-            for job in [*self._waiting, *([self._running] if self._running else [])]:
+            for job in filter(None, (*self._waiting, self._running)):
                 job.refuse()  # the running one may compute for long before it looks
             self._waiting.clear()
             self._change.notify()
