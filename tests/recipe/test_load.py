@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bessemer.errors import BessemerError, RecipeError
 from bessemer.recipe.load import dump_recipe, load_recipe, parse_recipe
+from bessemer.recipe.schema import DataSource
 
 GOOD = """
 name: house
@@ -74,6 +76,11 @@ def test_five_mistakes_are_reported_at_once() -> None:
 def test_mistakes_across_fields(old: str, new: str, where: str) -> None:
     assert old in GOOD
     assert where in problems(GOOD.replace(old, new))
+
+
+def test_no_number_is_infinite() -> None:
+    with pytest.raises(ValidationError, match="weight\n.*finite"):
+        DataSource.model_validate({"from": "a.jsonl", "role": "general", "weight": float("inf")})
 
 
 def test_overrides_are_typed_and_checked() -> None:

@@ -137,9 +137,12 @@ def test_who_waits_for_what_is_computed_is_told_of_a_stop_at_once(monkeypatch: p
         ticket = worker.submit(work)
         await asyncio.to_thread(begun.wait)
         await asyncio.to_thread(worker.close)
-        with pytest.raises(RequestError, match="is being stopped"):
-            _ = [n async for n in ticket]
-        gate.set()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(RequestError, match="is being stopped"):
+                    _ = [n async for n in ticket]
+        finally:
+            gate.set()
 
     asyncio.run(scenario())
 

@@ -126,6 +126,12 @@ def test_of_many_mistakes_few_are_told() -> None:
         CompletionRequest.model_validate({"model": MODEL, "prompt": [*[5] * 1000, "x"]})
     assert caught.value.error_count() < 10
     with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": MODEL, "prompt": [{}] * 1000})
+    assert caught.value.error_count() < 10  # whatever a list was meant to hold
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": MODEL, "prompt": [["x"] * 1000]})
+    assert caught.value.error_count() < 10
+    with pytest.raises(ValidationError) as caught:
         CompletionRequest.model_validate({"model": MODEL, "prompt": "x", **{f"k{i}": 1 for i in range(2000)}})
     assert caught.value.error_count() == 1
     rule = {"id": "a", "text": "b", "includes": [5] * 5000}

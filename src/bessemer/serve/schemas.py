@@ -57,9 +57,9 @@ Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class Strict(BaseModel):
-    """Unknown keys and NaN are errors; nulls count as absent."""
+    """Unknown keys are errors; nulls count as absent."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod

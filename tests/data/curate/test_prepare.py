@@ -301,7 +301,7 @@ def test_answers_to_one_question_stay_together(tmp_path: Path) -> None:
     assert len(sides) == 60 and all(len(s) == 1 for s in sides.values()) and len(set.union(*sides.values())) > 1
 
 
-def test_a_system_message_is_no_contamination_and_says_no_language(tmp_path: Path) -> None:
+def test_a_system_message_is_no_contamination(tmp_path: Path) -> None:
     policy = sentence(random.Random(1), 40)
 
     def row(seed: int) -> dict[str, str]:

@@ -47,6 +47,17 @@ def test_languages_are_told_apart_and_unsure_is_a_choice() -> None:
     assert {"en", "de", "ja"} <= set(languages())
 
 
+def test_a_system_message_says_neither_language_nor_quality() -> None:
+    """It is the same in front of all conversations, and may be long, English and full of addresses."""
+    turns = chat("Quelle heure est-il maintenant, s'il vous plaît ?", "Il est presque midi, il faut partir.").messages
+    item = Item("fr", messages=(Message("system", f"{PLAIN} " * 20), *turns))
+    assert through(LanguageStep(Language(keep=["fr"])), item) == [item]
+    assert through(LanguageStep(Language(keep=["en"])), item) == []
+    links = Message("system", "see https://example.com/" + "a" * 4000)
+    plain = Item("q", messages=(links, *chat(PLAIN, "Nobody knows, but he comes back every morning at nine.").messages))
+    assert through(QualityStep(Quality()), plain) == [plain]
+
+
 LONG = " ".join(f"word{i} number{i * 7}" for i in range(40))
 
 
