@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from bessemer.errors import BessemerError, RecipeError
 from bessemer.recipe.load import dump_recipe, load_recipe, parse_recipe
-from bessemer.recipe.schema import DataSource
+from bessemer.recipe.schema import Source
 
 GOOD = """
 name: house
@@ -80,7 +80,7 @@ def test_mistakes_across_fields(old: str, new: str, where: str) -> None:
 
 def test_no_number_is_infinite() -> None:
     with pytest.raises(ValidationError, match="finite number"):
-        DataSource.model_validate({"from": "a.jsonl", "role": "general", "weight": float("inf")})
+        Source.model_validate({"from": "a.jsonl", "role": "general", "weight": float("inf")})
 
 
 def test_overrides_are_typed_and_checked() -> None:
