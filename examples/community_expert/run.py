@@ -39,14 +39,14 @@ from bessemer.track.screen import Screen
 Row = dict[str, Any]
 START = "smollm2-135m@post"
 READ = 50_000  # tokens of continued pre-training
-FULL = {"twins": 30_000, "named": 10_000}  # under computed rules: in the main data set, in those of few labels
+FULL = {"twins": 24_000, "named": 8000}  # under computed rules: in the main data set, in those of few labels
 FEW = {"twins": 2500, "named": 1000}
-PER_COMMENT = 6  # twins of a removed comment, each beside another approved one: the few positives are read again
+PER_COMMENT = 8  # twins of a removed comment, each beside another approved one: the few positives are read again
 # arm -> (data set, continued pre-training?, replay?). What a part of the recipe does is asked of few labels: three
 # arms on the same twins for less than the price of an expert.
 PARTS = f"labels-{max(measure.LABELS)}"
 ARMS: dict[str, tuple[str, bool, bool]] = {
-    "expert": ("expert", True, True),
+    "expert": ("expert", False, True),
     **{f"labels-{n}": (f"labels-{n}", True, True) for n in measure.LABELS},
     "no-replay": (PARTS, True, False),
     "tuning-only": (PARTS, False, True),
@@ -64,7 +64,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_trai
         "sums": {"from": str(out / "data" / "sums.jsonl"), "role": "general"},
     }
     texts = {"encyclopedia": 0.15, "docstrings": 0.1} if replay else {}
-    old = {"encyclopedia": 0.04, "docstrings": 0.03, "sums": 0.02, "questions": 0.015} if replay else {}
+    old = {"encyclopedia": 0.06, "docstrings": 0.03, "sums": 0.02, "questions": 0.015} if replay else {}
     first = {
         "objective": "cpt",
         "mixture": {"texts": 1 - sum(texts.values()), **texts},

@@ -64,9 +64,13 @@ def test_the_whole_way(place: Path, here: Here) -> None:
         assert rule["approved_by_moderators"] == rule["words"]["broken"]["n"]
         assert len(rule["likely_false_positives"]) == min(10, rule["words"]["broken"]["n"])
 
+    digest = json.loads(Path(facts["file"]).read_text())["sha256"]
+    assert before["calibration"] is None and after["calibration"] == digest
     lines = [json.loads(line) for line in moderate(str(past)).splitlines()]
+    assert {line["calibration"] for line in lines} == {digest}
     assert len(lines) == 32 and {line["action"] for line in lines[-2:]} == {"queue"} and "error" in lines[-1]
-    assert lines[0].keys() == {"id", "action", "cited_rules", "rules", "release_digest", "policy", "policy_hash"}
+    pinned = {"release_digest", "policy", "policy_hash", "calibration"}
+    assert lines[0].keys() == {"id", "action", "cited_rules", "rules", *pinned}
 
     same = moderate("--drift", str(comments(place / "same.jsonl", 120, seed=5)), "--json")
     assert not any(m["moved"] for m in same["moves"])

@@ -87,19 +87,21 @@ def test_only_rules_without_labels_have_it() -> None:
 
 def test_the_file(bessemer_home: Path) -> None:
     policy = Policy(name="p", rules=[Rule(id="a", text="a"), Rule(id="b", text="b")])
-    assert known_of(policy, MODEL) == Known({}, Scale())
+    assert known_of(policy, MODEL) == Known({}, Scale(), digest="")
     items, odds = twins(300, shift=3.0)
     facts = measure_scale(items, odds, MODEL, "x")
     path = save(facts)
     assert path == path_of(MODEL)
     scale = Scale(facts["temperature"], facts["bias"])
-    assert known_of(policy, MODEL) == Known({}, scale) and scale != Scale()
-    assert load_scale("b" * 64) == Scale()
-    assert load_scale(MODEL[:32] + "c" * 32) == Scale()  # of another model whose digest begins so
+    digest = json.loads(path.read_text())["sha256"]
+    assert known_of(policy, MODEL) == Known({}, scale, digest) and scale != Scale()
+    assert load_scale("b" * 64) == Known()
+    assert load_scale(MODEL[:32] + "c" * 32) == Known()  # of another model whose digest begins so
     rule = {"temperature": 2.0, "bias": 0.5, "threshold": 0.7}
     own: dict[str, Any] = {"model": MODEL, "rules": {"a": rule}, "policy": {"digest": policy.digest}}
     save_calibration(policy, Calibration(own))
     path.write_text(json.dumps({**json.loads(path.read_text()), "bias": 9.0}))
-    assert known_of(policy, MODEL) == Known({"a": Measured(Scale(2.0, 0.5), 0.7)})  # which needs no scale
+    found = known_of(policy, MODEL)
+    assert found == Known({"a": Measured(Scale(2.0, 0.5), 0.7)}, digest=Calibration(own).digest)  # it needs no scale
     with pytest.raises(BessemerError, match="changed since it was written(.|\n)*--scale DATASET"):
         known_of(policy.model_copy(update={"version": "2"}), MODEL)

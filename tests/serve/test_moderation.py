@@ -17,7 +17,7 @@ from openai.types.moderation import Categories
 from bessemer.data.moderation import Comment, ask, clean
 from bessemer.infer.model import Loaded
 from bessemer.moderate import unlabelled
-from bessemer.moderate.calibrate import Calibration, save
+from bessemer.moderate.calibrate import Calibration, path_of, save
 from bessemer.moderate.chain import find_entry, read_entries
 from bessemer.moderate.decide import Scale
 from bessemer.moderate.judge import Judge
@@ -102,6 +102,29 @@ def test_a_calibration_on_the_disk_is_used_at_once(desk: Running) -> None:
         threshold(None, bias=50)
         unsure = ask_it()
         assert unsure.action == "queue" and not unsure.flagged and unsure.rules["kind"]["decision"] == "unsure"
+
+
+def test_answers_and_the_log_name_the_calibration(desk: Running, bessemer_home: Path) -> None:
+    with desk.http() as http:
+
+        def ask_it() -> str | None:
+            return http.post("/v1/moderations", json={"input": TEXTS[1]}).json()["calibration"]
+
+        named = [ask_it()]
+        unlabelled.save({"model": DIGEST, "temperature": 1.0, "bias": 50.0})
+        named.append(ask_it())
+        threshold(0.5)
+        named.append(ask_it())
+        threshold(0.6)
+        named.append(ask_it())
+        files = [unlabelled.path_of(DIGEST), path_of(POLICY, DIGEST)]
+        scale, newest = (json.loads(path.read_text())["sha256"] for path in files)
+        assert named[:2] == [None, scale] and named[3] == newest and len(set(named)) == 4
+        url = "/v1alpha1/comments:analyze"
+        shaped = http.post(url, json={"comment": {"text": TEXTS[1]}, "requestedAttributes": {"KIND": {}}})
+        assert shaped.json()["calibration"] == newest
+    entries = list(read_entries(bessemer_home / "decisions", "decision"))
+    assert [e["calibration"] for e in entries] == [*named, newest]
 
 
 def test_a_scale_of_rules_without_labels_is_used_at_once(desk: Running) -> None:
@@ -397,7 +420,7 @@ def test_what_is_kept_and_cannot_be_read_is_the_servers_fault(desk: Running, bes
     threshold(0.5)
     with desk.http() as http:
         found = http.post("/v1/moderations", json={"input": "x"}).json()["results"][0]
-        path = next((bessemer_home / "policies").rglob("calibrations/*.json"))
+        path = path_of(POLICY, DIGEST)
         path.write_text(path.read_text().replace("0.5", "0.6"))
         error = refused(http, "moderations", {"input": "x"}, 503)
         assert error["code"] == "log_unavailable" and str(bessemer_home) not in error["message"]

@@ -116,7 +116,10 @@ def _judge(judge: Judge, policy: Policy, judged: Judged, json: bool) -> bool:
     from bessemer.moderate.unlabelled import known_of
 
     known = known_of(policy, judge.loaded.digest)
-    pinned = {"release_digest": judge.loaded.digest, "policy": policy.reference, "policy_hash": policy.digest}
+    pinned = {
+        "release_digest": judge.loaded.digest, "policy": policy.reference, "policy_hash": policy.digest,
+        "calibration": known.digest or None,
+    }  # fmt: skip
     for row, odds in zip(judged.rows, judged.odds, strict=True):
         decision = decide(policy, odds, known)
         rules = {f.rule: f.as_dict() for f in decision.findings}

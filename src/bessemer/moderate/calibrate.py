@@ -22,10 +22,10 @@ from bessemer.data.moderation import clean
 from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns
 from bessemer.evaluate.stats import Interval, estimate
-from bessemer.files import home, read_record, sha256_text, write_record
+from bessemer.files import canonical_json, home, read_record, sha256_text, write_record
 from bessemer.moderate.decide import Decision, Known, Measured, Scale, decide
 from bessemer.moderate.drift import Reference
-from bessemer.moderate.labelled import Row
+from bessemer.moderate.labelled import Row, clusters
 from bessemer.moderate.policy import Policy, store
 from bessemer.moderate.review import UNSURE
 
@@ -53,6 +53,15 @@ class Calibration:
         }
 
     @property
+    def digest(self) -> str:
+        """With model and policy it decides what every answer says."""
+        return sha256_text(canonical_json(self.facts))
+
+    @property
+    def known(self) -> Known:
+        return Known(self.measured, digest=self.digest)
+
+    @property
     def reference(self) -> Reference:
         return Reference.from_json(self.facts["reference"])
 
@@ -66,10 +75,10 @@ def need_labels(policy: Policy, rows: Sequence[Row]) -> None:
             where="calibration",
             fix="bessemer review export --random; the others teach (bessemer data moderation)",
         )
-    groups, marks = {row.group or row.id for row in rows}, {row.labels.get(r.id) for row in rows for r in policy.rules}
-    if len(groups) < 2 * FOLDS:
+    n_clusters, marks = len(set(clusters(rows))), {row.labels.get(r.id) for row in rows for r in policy.rules}
+    if n_clusters < 2 * FOLDS:
         raise BessemerError(
-            f"{len(groups)} comments are too few", where="calibration", fix="a few hundred at least, drawn at random"
+            f"{n_clusters} comments are too few", where="calibration", fix="a few hundred at least, drawn at random"
         )
     if not {True, False} <= marks:
         raise BessemerError(
@@ -91,9 +100,8 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
     need_labels(policy, rows)
     table = np.array(odds, np.float64)
     marks = np.array([[_mark(row.labels.get(rule.id)) for rule in policy.rules] for row in rows])
-    groups = [row.group or row.id for row in rows]
-    order = {group: i % FOLDS for i, group in enumerate(sorted(set(groups), key=sha256_text))}
-    fold = np.array([order[group] for group in groups])
+    groups = clusters(rows)
+    fold = _folds(groups, marks)
     final = _fit(policy, table, marks)
     none = {name for name, fitted in final.items() if fitted.threshold is None}
     folds = [_fit(policy, table[fold != k], marks[fold != k], MIN_FLAGGED_FOLD) for k in range(FOLDS)]
@@ -130,6 +138,17 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
         ).as_json(),
     }
     return Calibration(facts)
+
+
+def _folds(groups: Sequence[str], marks: NDArray[Any]) -> NDArray[np.int_]:
+    """Of each comment its part, whole clusters; those that break the same rules are dealt evenly, so that no part holds
+    most of a rule's few."""
+    broken: dict[str, set[int]] = {group: set() for group in groups}
+    for group, own in zip(groups, marks, strict=True):
+        broken[group].update(np.flatnonzero(own == 1).tolist())
+    order = sorted(broken, key=lambda group: (sorted(broken[group]), sha256_text(group)))
+    dealt = {group: i % FOLDS for i, group in enumerate(order)}
+    return np.array([dealt[group] for group in groups])
 
 
 def share(values: Sequence[bool], groups: Sequence[str]) -> Interval:
@@ -300,10 +319,11 @@ def path_of(policy: Policy, model_digest: str) -> Path:
 
 
 def save(policy: Policy, found: Calibration) -> Path:
-    """Keep it beside the stored policy; a newer one replaces it."""
+    """Keep it beside the stored policy. A newer one replaces it; under its digest, which answers name, it stays."""
     store(policy)
     path = path_of(policy, found.facts["model"])
-    write_record(path, found.facts)
+    for where in (path.with_stem(f"{path.stem}-{found.digest[:16]}"), path):
+        write_record(where, found.facts)
     return path
 
 

@@ -35,10 +35,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Known:
-    """What was measured of a model. rules: of one calibrated policy, by id; unlabelled: of rules that are not there."""
+    """What was measured of a model. rules: of one calibrated policy, by id; unlabelled: of rules that are not there;
+    digest: of the calibration or scale that says so, empty without one."""
 
     rules: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     unlabelled: Scale = Scale()
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ def hash_comment(text: str, key: bytes) -> str:
 
 
 def decision_entry(
-    comment: Comment, policy: Policy, decision: Decision | None, *, release: str, digest: str, canary: bool, key: bytes,
-    text: bool, error: str = "",
+    comment: Comment, policy: Policy, decision: Decision | None, *, calibration: str = "", release: str, digest: str,
+    canary: bool, key: bytes, text: bool, error: str = "",
 ) -> Entry:  # fmt: skip
-    """decision None: the comment could not be judged, for the reason `error`."""
+    """decision None: the comment could not be judged, for the reason `error`. calibration: its digest, or empty."""
     entry: Entry = {
         "at": _now(),
         "release": release,
@@ -68,6 +68,7 @@ def decision_entry(
         "canary": canary,
         "policy": policy.reference,
         "policy_hash": policy.digest,
+        "calibration": calibration or None,
         "community": _storable(comment.community or policy.community),
         "comment": hash_comment(comment.text, key),
         "action": decision.outcome if decision else "queue",

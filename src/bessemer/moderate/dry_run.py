@@ -12,7 +12,7 @@ from bessemer.moderate.calibrate import OUTCOMES, share
 from bessemer.moderate.decide import Decision, Known
 from bessemer.moderate.decide import decide as decide_one
 from bessemer.moderate.judge import Judge
-from bessemer.moderate.labelled import Row
+from bessemer.moderate.labelled import Row, clusters
 from bessemer.moderate.policy import Policy
 
 BATCH = 64  # comments
@@ -49,16 +49,19 @@ def judge_rows(judge: Judge, policy: Policy, rows: Sequence[Row], progress: Prog
 
 
 def dry_run(policy: Policy, judged: Judged, known: Known) -> dict[str, Any]:
-    """Raises BessemerError when fewer than two comments could be judged."""
+    """Raises BessemerError when fewer than two different comments could be judged."""
     rows = judged.rows
-    if len({row.group or row.id for row in rows}) < 2:
-        raise BessemerError(f"{len(rows)} comments could be judged", where="--dry-run", fix="give two or more")
+    everyone = clusters([*rows, *(row for row, _ in judged.refused)])
+    groups = everyone[: len(rows)]
+    if len(set(groups)) < 2:
+        raise BessemerError(
+            f"{len(set(groups))} different comments could be judged", where="--dry-run", fix="give two or more"
+        )
     decisions = [decide_one(policy, odds, known) for odds in judged.odds]
-    groups = [row.group or row.id for row in rows]
     outcomes = [*(d.outcome for d in decisions), *("queue" for _ in judged.refused)]  # nobody could judge those
-    everyone = [*groups, *(row.group or row.id for row, _ in judged.refused)]
     return {
         "policy": {"reference": policy.reference, "digest": policy.digest},
+        "calibration": known.digest or None,
         "n_comments": len(rows) + len(judged.refused),
         "refused": [{"id": row.id, "why": why} for row, why in judged.refused],
         "volumes": {
@@ -80,8 +83,9 @@ def _rule(
     found = [d.findings[r] for d in decisions]
     broken = [i for i, f in enumerate(found) if f.word == "broken"]
     approved = [i for i in broken if rows[i].removed is False or rows[i].labels.get(rule.id) is False]
+    stood = set(approved)
     # First those that moderators let stand, then those that the rule is least sure of.
-    doubtful = sorted(broken, key=lambda i: (i not in set(approved), found[i].score))
+    doubtful = sorted(broken, key=lambda i: (i not in stood, found[i].score))
     return {
         "action": rule.action,
         "calibrated": rule.id in known.rules,
@@ -96,7 +100,7 @@ def _rule(
             {
                 "id": rows[i].id,
                 "score": round(found[i].score, 4),
-                "approved_by_moderators": i in set(approved),
+                "approved_by_moderators": i in stood,
                 "text": rows[i].comment.text[:SHOWN],
             }
             for i in doubtful[:LISTED]

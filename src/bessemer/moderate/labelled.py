@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from bessemer.data.formats import BadRow, rows
-from bessemer.data.moderation import Comment, comment_of
+from bessemer.data.moderation import Comment, clean, comment_of
 from bessemer.data.open import list_files, open_file, reading
 from bessemer.errors import BessemerError
 from bessemer.moderate.logs import APPROVED, OVERTURNED, REMOVED, Renamed
@@ -25,6 +25,23 @@ class Row:
     removed: bool | None = None
     group: str = ""
     drawn: str = ""
+
+
+def clusters(rows: Sequence[Row]) -> list[str]:
+    """Of each comment what it is not independent of: its group, and every copy of its text with their groups."""
+    found: dict[str, str] = {}  # a name -> another one of its cluster; of the last one itself
+
+    def last(name: str) -> str:
+        while (nearer := found.setdefault(name, name)) != name:
+            found[name] = found[nearer]  # a way that was gone once is shorter the next time
+            name = nearer
+        return name
+
+    names = [f"group {row.group or row.id}" for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        if text := clean(row.comment.text).casefold():
+            found[last(name)] = last(f"text {text}")
+    return [last(name) for name in names]
 
 
 def read_rows(

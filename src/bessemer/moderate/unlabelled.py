@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bessemer.data.items import Item
 from bessemer.data.moderation import YES
 from bessemer.errors import BessemerError
-from bessemer.files import home, read_record, sha256_text, write_record
+from bessemer.files import canonical_json, home, read_record, sha256_text, write_record
 from bessemer.moderate.calibrate import FOLDS, fit_scale, load_calibration, share
 from bessemer.moderate.decide import Known, Scale
 from bessemer.moderate.policy import Policy
@@ -102,16 +102,18 @@ def save(facts: dict[str, Any]) -> Path:
     return path
 
 
-def load_scale(model_digest: str) -> Scale:
+def load_scale(model_digest: str) -> Known:
     """As the model says it, where nothing was measured. Raises BessemerError when the file was changed."""
     path = path_of(model_digest)
     if not path.exists():
-        return Scale()
+        return Known()
     facts = read_record(path, fix="bessemer moderate --scale DATASET")
-    return Scale(facts["temperature"], facts["bias"]) if facts["model"] == model_digest else Scale()
+    if facts["model"] != model_digest:
+        return Known()
+    return Known(unlabelled=Scale(facts["temperature"], facts["bias"]), digest=sha256_text(canonical_json(facts)))
 
 
 def known_of(policy: Policy, model_digest: str) -> Known:
     """What decides about a policy's rules. Raises BessemerError when its file was changed."""
     found = load_calibration(policy, model_digest)
-    return Known(found.measured) if found else Known(unlabelled=load_scale(model_digest))
+    return found.known if found else load_scale(model_digest)

@@ -33,12 +33,14 @@ KNOWN = 256  # policies and calibrations that are kept in memory
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one comment: a decision, or why there is none. id: of its entry in the log."""
+    """Of one comment: a decision, or why there is none. id: of its entry in the log; calibration: digest of what chose
+    scores and thresholds, None without one."""
 
     comment: Comment
     decision: Decision | None
     error: RequestError | None
     id: str
+    calibration: str | None
 
 
 class Desk:
@@ -116,12 +118,12 @@ class Desk:
 
         def calibrated() -> Known:
             found = load_calibration(policy, digest)
-            return Known(found.measured) if found else Known()
+            return found.known if found else Known()
 
         known = self._read((policy.reference, policy.digest, digest), calibration_path(policy, digest), calibrated)
         if known.rules:
             return known
-        return self._read((digest,), scale_path(digest), lambda: Known(unlabelled=load_scale(digest)))
+        return self._read((digest,), scale_path(digest), lambda: load_scale(digest))
 
     def _read(self, key: tuple[str, ...], path: Path, read: Callable[[], Known]) -> Known:
         """What a file says, read again when it changed; where there is none nothing is remembered."""
@@ -163,8 +165,8 @@ class Desk:
             else:
                 found.append((decide(policy, cast(list[float], odds), known), None))
         given = [c if isinstance(c, Comment) else Comment("") for c in comments]
-        ids = await asyncio.to_thread(self._write, log, key, backend, policy, given, found, private)
-        return [Verdict(c, d, e, i) for c, (d, e), i in zip(given, found, ids, strict=True)]
+        ids = await asyncio.to_thread(self._write, log, key, backend, policy, known, given, found, private)
+        return [Verdict(c, d, e, i, known.digest or None) for c, (d, e), i in zip(given, found, ids, strict=True)]
 
     def _prepare(
         self, backend: Backend, policy: Policy, comments: Sequence[Comment | RequestError]
@@ -195,14 +197,14 @@ class Desk:
         return found
 
     def _write(
-        self, log: ChainLog, key: bytes, backend: Backend, policy: Policy, comments: Sequence[Comment],
+        self, log: ChainLog, key: bytes, backend: Backend, policy: Policy, known: Known, comments: Sequence[Comment],
         found: Sequence[tuple[Decision | None, RequestError | None]], private: bool,
     ) -> list[str]:  # fmt: skip
         entries = [
             decision_entry(
-                comment, policy, decision, release=backend.release.reference, digest=backend.digest,
-                canary=backend is self.fleet.canary, key=key, text=self.keep_text and not private,
-                error=error.code if error else "",
+                comment, policy, decision, calibration=known.digest, release=backend.release.reference,
+                digest=backend.digest, canary=backend is self.fleet.canary, key=key,
+                text=self.keep_text and not private, error=error.code if error else "",
             )
             for comment, (decision, error) in zip(comments, found, strict=True)
         ]  # fmt: skip

@@ -79,6 +79,7 @@ def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
             "release_digest": backend.digest,
             "policy": policy.reference,
             "policy_hash": policy.digest,
+            "calibration": verdicts[0].calibration,
         }
         return JSONResponse(answer, headers={DIGEST_HEADER: backend.digest})
 

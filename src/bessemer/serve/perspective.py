@@ -123,6 +123,7 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
             "releaseDigest": backend.digest,
             "policy": policy.reference,
             "policyHash": policy.digest,
+            "calibration": verdict.calibration,
             "decisionId": verdict.id,
         }
         return JSONResponse(answer, headers={DIGEST_HEADER: backend.digest})
