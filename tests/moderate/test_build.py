@@ -31,9 +31,9 @@ from bessemer.moderate.build import (
     _refuse_leaks,
     build,
 )
-from bessemer.moderate.logs import Case, _case
+from bessemer.moderate.logs import Case, _cases, final, read_cases
 from bessemer.moderate.policy import policy_of
-from bessemer.moderate.pool import Pooled, _complete, _final, pool
+from bessemer.moderate.pool import Pooled, _complete, pool
 from bessemer.recipe.load import load
 from bessemer.recipe.moderation_recipe import Log, ModerationRecipe
 from bessemer.rewards.rules import rule_reward
@@ -198,7 +198,8 @@ def test_hard_and_usual_cases_in_turn() -> None:
 def case(comment: str, rule: str, *, broken: bool, **log: Any) -> Any:
     values = {"id": "1", "text": comment, "rule": rule, "action": "removed" if broken else "approved", **log}
     about = Log.model_validate({"from": "x", "rule": "spam"})
-    return _case("c", {k: v for k, v in values.items() if v}, comment, about, "town", "x:1", False)
+    (found,) = _cases("c", {k: v for k, v in values.items() if v}, comment, about, "town", "x:1", False)
+    return found
 
 
 def test_an_approval_in_a_log_about_one_rule_is_no_report_that_was_turned_down() -> None:
@@ -210,6 +211,68 @@ def test_a_granted_appeal_keeps_the_rule_whether_or_not_the_decision_knows_of_it
     for decision in ("", "removed", "approved"):
         assert not case("hello", "spam", broken=True, decision=decision, appeal="overturned").broken
     assert case("hello", "spam", broken=True, appeal="upheld").broken
+
+
+def read(path: Path, *rows: dict[str, Any], **log: Any) -> tuple[list[Case], Counter[str]]:
+    write_rows(path, [{"id": i, "text": f"see there {i}", **row} for i, row in enumerate(rows)])
+    skipped = Counter[str]()
+    return list(read_cases("log", Log.model_validate({"from": str(path), **log}), skipped)), skipped
+
+
+def test_a_row_may_name_several_rules(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    cases, _ = read(path, {"rule": ["spam", "insult", "spam"], "action": "removed"}, {"rule": [], "action": "removed"})
+    assert [(c.id, c.rule, c.broken) for c in cases] == [
+        ("log:0", "spam", True), ("log:0", "insult", True), ("log:1", "", True)
+    ]  # fmt: skip
+    row = {"rule": "spam; insult;", "action": "removed"}
+    assert [c.rule for c in read(path, row)[0]] == ["spam; insult;"]
+    assert [c.rule for c in read(path, row, separator=";")[0]] == ["spam", "insult"]
+    for wrong in ({"id": "spam"}, [["spam"]]):
+        with pytest.raises(BessemerError, match="log.jsonl:1.*the rule is no text and no list of texts"):
+            read(path, {"rule": wrong, "action": "removed"})
+    pooled = pool(cases, recipe_of().split, others_kept=True, seed=1, left_out=Counter())
+    (comment,) = [c for c in pooled if c.text == "see there 0"]
+    assert {rule for _, rule in comment.broken} == {"spam", "insult"} and not comment.kept
+
+
+def test_actions_that_say_nothing_of_a_comment_are_left_out(tmp_path: Path) -> None:
+    rows = ({"rule": "spam", "action": action} for action in ("removecomment", "lock", "Distinguish", "approvecomment"))
+    cases, skipped = read(tmp_path / "log.jsonl", *rows, removed=["removecomment"], ignored=["lock", "distinguish"])
+    assert [(c.id, c.broken) for c in cases] == [("log:0", True), ("log:3", False)] and list(skipped.values()) == [2]
+    for appeal in ("pending", "N/A", "open", "false"):
+        (found,), _ = read(tmp_path / "log.jsonl", {"rule": "spam", "action": "removed", "appeal": appeal})
+        assert found.broken and not found.appealed
+    (found,), _ = read(tmp_path / "log.jsonl", {"rule": "spam", "decision": "approved"})
+    assert (found.broken, found.hard) == (False, True)
+    with pytest.raises(BessemerError, match="the row has no action"):
+        read(tmp_path / "log.jsonl", {"rule": "spam"})
+
+
+def test_a_column_of_another_meaning_is_not_read(tmp_path: Path) -> None:
+    row = {"rule": "spam", "action": "removed", "group": "premium", "time": "27/11/2026 17:23"}
+    with pytest.raises(BessemerError, match="log.jsonl:1"):
+        read(tmp_path / "log.jsonl", row)
+    (found,), _ = read(tmp_path / "log.jsonl", row, columns={"group": None, "time": None})
+    assert (found.group, found.time) == ("", None)
+
+
+def test_a_rule_has_one_name_whether_a_log_names_or_quotes_it(tmp_path: Path) -> None:
+    """Else a comment would break a rule under one name and keep it under the other."""
+    path = write_recipe(tmp_path, 300)
+    rows = log_rows(300)
+    for i, row in enumerate(rows):  # half of the rows quote the rule, some in other letters
+        if row["reason"] and i % 2:
+            word = next(w for w, rule in RULES.items() if rule == row["reason"])
+            row["reason"] = f"Nothing about {word}." if i % 4 == 1 else f"NOTHING  about {word}."
+    write_rows(tmp_path / "log.jsonl", rows)
+    built, parts = made(path)
+    own = {i.meta["rule"] for i in parts["train"] if i.meta["truth"] == "log" and i.meta["community"] == "forge"}
+    assert own == {*RULES.values()}
+    mill = [r for r in built.report["unworded"] if r.startswith("mill: ")]
+    assert built.report["unworded"] == mill and len(mill) == 8  # no policy words the mill's: by id, and as quoted
+    first = next(r["reason"] for r in rows if r["community"] == "mill" and "about slag" in r["reason"])
+    assert f"mill: {' '.join(first.split())}" in mill  # as it was written first
 
 
 def test_an_approval_that_names_a_rule_tells_nothing_of_the_others() -> None:
@@ -252,7 +315,7 @@ def test_comments_alike_of_two_communities_keep_each_its_own_rules() -> None:
 def test_no_appeal_is_no_ruling(appeal: str) -> None:
     """A column that says so must not outweigh an appeal that was granted."""
     first, granted = (case("hello", "spam", broken=True, appeal=a) for a in (appeal, "granted"))
-    assert [c.broken for c in _final([first, granted])] == [False]
+    assert [c.broken for c in final([first, granted])] == [False]
 
 
 @pytest.mark.parametrize(
@@ -375,7 +438,7 @@ def test_where_rows_disagree_the_final_word_counts(
     rows: list[tuple[bool, bool, float | None]], broken: set[bool]
 ) -> None:
     cases = [Case(str(i), Comment("x"), "x", "kind", b, appealed=a, time=t) for i, (b, a, t) in enumerate(rows)]
-    assert {case.broken for case in _final(cases)} == broken
+    assert {case.broken for case in final(cases)} == broken
 
 
 def test_a_log_s_own_name_is_no_community_that_anyone_names(tmp_path: Path) -> None:

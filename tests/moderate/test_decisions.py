@@ -189,6 +189,12 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
     ]
 
 
+def test_rows_of_a_policy_without_a_community_say_whose_rules_they_mean() -> None:
+    entry = {"policy": "steel@3", "community": "", "comment": "c", "text": "x", "id": "1", "at": "2026-01-01"}
+    (row,) = training_rows(iter([{**entry, "outcome": "suggested", "labels": {"kind": True}}]))
+    assert row["community"] == "steel"
+
+
 def test_the_last_ruling_counts_whoever_wrote_it_and_whichever_brought_the_text() -> None:
     def ruling(at: str, outcome: str, text: str = "") -> dict[str, Any]:
         about = {"policy": "p@1", "policy_hash": "h", "digest": "d", "community": "SteelTalk", "comment": "c"}

@@ -59,7 +59,13 @@ def test_bad_policies(text: str, what: str) -> None:
     ("text", "what"),
     [
         ("# Only a title", "no rules"),
-        ("## a: b\n- Colour: red", "no field"),
+        ("## a: b\n- Colour: red", "'- Colour: red' would be read"),
+        ("## a: b\n| Excludes | Action |\n|---|---|\n| wiki | remove |", r"'\| Excludes \| Action \|' would be read"),
+        ("## a: b\nAction: remove", "'Action: remove' would be read.*\n.*`- Action: remove`"),
+        ("## a: b\n- Action: remove\n\nmore text", "'more text' would be read"),
+        ("## a: b\n> quoted", "'> quoted' would be read"),
+        ("## a: b\n<!-- later -->", "'<!-- later -->' would be read"),
+        ("## a: b\n##c: d", "'##c: d' would be read"),
         ("## a: b\n- Precision: much", "precision"),
         ("## a: b\n# Content\n## c: d", "'# Content' would be read as words of the rule 'a'"),
         ("## a: b\n### More\nwords", "'### More' would be read"),
@@ -69,6 +75,38 @@ def test_bad_policies(text: str, what: str) -> None:
 def test_bad_markdown(text: str, what: str) -> None:
     with pytest.raises(BessemerError, match=what):
         parse_policy("---\nname: x\n---\n" + text, where="p.md", markdown=True)
+
+
+def test_fields_of_markdown_go_on_in_the_next_line() -> None:
+    text = """---
+name: x
+---
+## no-links: Do not
+post links.
+
+- Excludes: links to the wiki and
+  links to the FAQ; the rules
++ **Action:** remove
+* __Breaks__: see
+there
+
+## kind: Be kind.
+"""
+    rules = parse_policy(text, where="p.md", markdown=True).rules
+    assert (rules[0].text, rules[0].excludes) == (
+        "Do not post links.",
+        ["links to the wiki and links to the FAQ", "the rules"],
+    )
+    assert rules[0].action == "remove" and [e.text for e in rules[0].examples] == ["see there"]
+    assert (rules[1].id, rules[1].text, rules[1].excludes) == ("kind", "Be kind.", [])
+
+
+def test_a_version_that_yaml_reads_as_a_number_is_refused() -> None:
+    text = "name: x\nversion: {}\nrules: [{{id: a, text: b}}]\n"
+    assert parse_policy(text.format(10), where="p").version == "10"
+    assert parse_policy(text.format('"1.10"'), where="p").version == "1.10"
+    with pytest.raises(BessemerError, match="version.*1.1 is read as a number; put the version in quotes"):
+        parse_policy(text.format("1.10"), where="p")
 
 
 def test_stored_versions_never_change(policy: Policy, tmp_path: Path) -> None:

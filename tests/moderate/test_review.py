@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from bessemer.moderate.decide import Known, decide
 from bessemer.moderate.judge import Judge
 from bessemer.moderate.labelled import Row, read_rows
 from bessemer.moderate.logs import read_cases
-from bessemer.moderate.policy import Policy
+from bessemer.moderate.policy import Example, Policy, Rule
 from bessemer.moderate.review import questions, read_answers, write_questions
 from bessemer.recipe.load import load_recipe
 from bessemer.recipe.moderation_recipe import Log
@@ -45,48 +47,73 @@ def test_the_least_sure_come_first(policy: Policy) -> None:
     assert unsure == sorted(unsure)
     assert all(q["suggestion"] == ("broken" if q["score"] >= 0.5 else "kept") for q in found)
     drawn = asked(policy, 6, at_random=True)
-    assert [q["id"] for q in drawn[::2]] == [q["id"] for q in drawn[1::2]] and {q["rule"] for q in drawn} == {
-        "no-links",
-        "kind",
-    }
+    ids = [q["comment_id"] for q in drawn]
+    assert ids[::2] == ids[1::2] and {q["rule"] for q in drawn} == {"no-links", "kind"}
+    assert [len(asked(policy, n, at_random=True)) for n in (1, 2, 5, 100)] == [2, 2, 4, 14]  # whole comments
 
 
-def answered(path: Path, truth: dict[tuple[str, str], bool], form: str) -> None:
+def test_copies_are_asked_once(policy: Policy) -> None:
+    rows = [Row(str(i), Comment(text)) for i, text in enumerate(["Buy it", "buy  it", "other", "buy it"])]
+    decisions = [decide(policy, [0.1, 0.2], Known()) for _ in rows]
+    found = questions(policy, rows, decisions, 100)
+    assert [(q["comment_id"], q["rule"]) for q in found] == [
+        ("0", "no-links"), ("2", "no-links"), ("0", "kind"), ("2", "kind")
+    ]  # fmt: skip
+    drawn = questions(policy, rows, decisions, 100, at_random=True)  # as they come
+    assert Counter(q["comment_id"] for q in drawn) == dict.fromkeys("0123", 2)
+
+
+def test_people_read_what_the_model_reads(tmp_path: Path) -> None:
+    rule = Rule(id="a", text="No links.", excludes=["the wiki"], examples=[Example(text="see x.y", broken=True)])
+    policy = Policy(name="p", community="Steel", rules=[rule])
+    found = questions(policy, [Row("1", Comment("hi", title="News"))], [decide(policy, [0.1], Known())], 1)
+    assert found[0]["rule_text"] == "No links.\nNot covered: the wiki\nBreaks it: see x.y"
+    _, config = write_questions(tmp_path / "q.json", found, "d" * 64)
+    (task,) = json.loads((tmp_path / "q.json").read_text())
+    shown = set(re.findall(r"\$(\w+)", config.read_text()))
+    assert shown == {"rule_text", "community", "title", "parent", "text"} and shown <= task["data"].keys()
+
+
+def answered(path: Path, truth: dict[tuple[str, str], bool], form: str, delimiter: str = ",") -> None:
     """What a person, or Label Studio's export, makes of the file."""
     words = {True: "broken", False: "kept"}
     if form == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().split("\n") if line]
         path.write_text(
             "".join(
-                json.dumps({**r, "label": words[truth[r["id"], r["rule"]]]}, ensure_ascii=False) + "\n" for r in rows
+                json.dumps({**r, "label": words[truth[r["comment_id"], r["rule"]]]}, ensure_ascii=False) + "\n"
+                for r in rows
             )
         )
     elif form == ".csv":
-        with path.open(newline="") as file:
+        assert path.read_bytes().startswith(codecs.BOM_UTF8)  # else Excel shows other letters
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
+            writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
             writer.writeheader()
-            writer.writerows([{**r, "label": words[truth[r["id"], r["rule"]]]} for r in rows])
+            writer.writerows([{**r, "label": words[truth[r["comment_id"], r["rule"]]]} for r in rows])
     else:
         tasks = json.loads(path.read_text())
         for task in tasks:
-            answer = words[truth[task["data"]["id"], task["data"]["rule"]]]
+            answer = words[truth[task["data"]["comment_id"], task["data"]["rule"]]]
             result = {"type": "choices", "from_name": "label", "to_name": "text", "value": {"choices": [answer]}}
             other = {**result, "value": {"choices": ["kept" if answer == "broken" else "broken"]}}
             task["annotations"] = [{"result": [result]}, {"result": [other], "was_cancelled": True}]
         path.write_text(json.dumps(tasks))
 
 
-@pytest.mark.parametrize("form", [".jsonl", ".csv", ".json"])
-def test_there_and_back(policy: Policy, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "delimiter"), [(".jsonl", ""), (".csv", ","), (".csv", ";"), (".csv", "\t"), (".json", "")]
+)
+def test_there_and_back(policy: Policy, tmp_path: Path, form: str, delimiter: str) -> None:
     path = tmp_path / f"questions{form}"
     found = asked(policy)
     files = write_questions(path, found, "d" * 64)
     assert [f.suffix for f in files] == ([".json", ".xml"] if form == ".json" else [form])
-    truth = {(q["id"], q["rule"]): random.Random(q["id"] + q["rule"]).random() < 0.5 for q in found}
+    truth = {(q["comment_id"], q["rule"]): random.Random(q["comment_id"] + q["rule"]).random() < 0.5 for q in found}
     assert read_answers(path) == ([], Counter({"not answered": 14}))
-    answered(path, truth, form)
+    answered(path, truth, form, delimiter)
     rows, left_out = read_answers(path)
     assert not left_out and {(r["id"], r["rule"]): r["label"] for r in rows} == truth
     texts = {r["id"]: r["text"] for r in rows}
@@ -125,6 +152,15 @@ def test_answers_to_what_the_model_was_unsure_of_calibrate_nothing(policy: Polic
             need_labels(policy, labelled)
 
 
+def test_label_studios_short_form_has_ids_of_its_own(policy: Policy, tmp_path: Path) -> None:
+    """Its `id` is the task's, so each question about a comment has another one."""
+    found = questions(policy, [Row("c7", Comment("hi"))], [decide(policy, [0.1, 0.2], Known())], 2)
+    short = [{**q, "label": "kept", "id": 40 + i, "annotator": 1} for i, q in enumerate(found)]
+    (tmp_path / "a.json").write_text(json.dumps(short))
+    rows, _ = read_answers(tmp_path / "a.json")
+    assert [r["id"] for r in rows] == ["c7", "c7"] and {r["rule"] for r in rows} == {"no-links", "kind"}
+
+
 def test_an_edited_comment_has_answers_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"id": "1", "text": text, "rule": "kind", "label": label} for text, label in (("a", ""), ("b", "broken"))]
@@ -160,7 +196,7 @@ def test_a_comment_with_two_answers_for_one_rule_is_refused(policy: Policy, tmp_
     row = {"id": "1", "text": "a b", "rule": "kind"}
     path.write_text("".join(json.dumps({**row, "label": label}) + "\n" for label in (True, False)))
     with pytest.raises(BessemerError, match="both breaks and keeps 'kind'"):
-        read_rows(str(path), policy)
+        read_rows(str(path), policy, labels=True)
 
 
 def test_a_column_that_no_comment_has_is_an_error(policy: Policy, tmp_path: Path) -> None:
@@ -186,7 +222,7 @@ def test_several_people(tmp_path: Path) -> None:
     tasks = [task("a", "broken", "broken", "kept"), task("b", "kept", "broken"), task("c")]
     (tmp_path / "a.json").write_text(json.dumps([*tasks, {"id": 4, "text": "y", "rule": "kind", "label": "kept"}]))
     rows, left_out = read_answers(tmp_path / "a.json")
-    assert [(r["id"], r["label"], r["people"]) for r in rows] == [("a", True, 3), (4, False, 1)]
+    assert [(r["id"], r["label"], r["people"]) for r in rows] == [("a", True, 3), ("4", False, 1)]
     assert left_out == {"people disagree": 1, "not answered": 1}
 
 

@@ -31,6 +31,8 @@ FLIPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "logs.community": ("mill", BARE),
     "logs.rule": ("no-iron", BARE),
     "logs.removed": ("[approvecomment]", ()),
+    "logs.ignored": ("[approvecomment]", ()),
+    "logs.separator": ("'-'", ()),
     "comments.from": ("{folder}/both.jsonl", ()),
     "comments.columns": ("{text: body}", ("comments.more.from={folder}/both.jsonl",)),
     "computed.families": ("[questions, ellipsis, smileys, lower-start]", ()),

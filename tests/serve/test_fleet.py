@@ -201,6 +201,21 @@ def test_memory_holds_only_so_many_models(tiny_model: Path, bessemer_home: Path,
             fleet.pick("tiny@1", "")
 
 
+def test_who_pinned_an_earlier_version_finds_it_after_a_restart(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path
+) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 6)
+    for version in range(1, 7):
+        promote(f"tiny@{version}")
+    (bessemer_home / "releases" / "tiny" / "4" / MANIFEST).unlink()
+    loaded, release = open_model("tiny@6")
+    with running(create_app(loaded, release, token=TOKEN, policy=POLICY, open_release=open_model)) as found:
+        fleet = found.app.state.served.fleet
+        eventually(lambda: len(fleet.backends) == KEPT)
+        assert {b.release.version for b in fleet.backends} == {6, 5, 3, 2}  # what cannot be opened stops nobody else
+        assert fleet.main.release.version == 6 and fleet.pick("tiny@3", "").release.version == 3
+
+
 def test_others_are_served_to_those_who_pin_them(
     loaded: Loaded, release: StoredRelease, tiny_model: Path, bessemer_home: Path, tmp_path: Path
 ) -> None:

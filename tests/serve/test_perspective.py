@@ -187,6 +187,34 @@ def test_a_score_that_is_no_number_teaches_nothing(desk: Running) -> None:
     assert not list(training_rows(read_appeals()))
 
 
+def test_an_answer_may_be_sent_back_corrected(desk: Running) -> None:
+    """Google's own examples change a value of an answer of `analyze`; without a summary the highest span counts."""
+    with desk.http() as http:
+        given = http.post(ANALYZE, json=body()).json()["attributeScores"]  # nobody asked for spans
+        given["TOXICITY"]["summaryScore"]["value"] = 1.0
+        low, high = ({"begin": 0, "end": 3, "score": {"value": value}} for value in (0.1, 0.7))
+        alone = {"TOXICITY": {"spanScores": [low, high]}}
+        for text, scores in (("you are kind", given), ("spans alone", alone)):
+            assert http.post(SUGGEST, json={"comment": {"text": text}, "attributeScores": scores}).status_code == 200
+        nothing = http.post(SUGGEST, json={"comment": {"text": "x"}, "attributeScores": {"TOXICITY": {}}})
+        assert nothing.status_code == 400 and "summaryScore or spanScores" in nothing.text
+    rows = list(training_rows(read_appeals()))
+    assert [(r["text"], r["action"]) for r in rows] == [("you are kind", "removed"), ("spans alone", "removed")]
+
+
+def test_googles_clients_are_told_what_there_is(desk: Running) -> None:
+    with desk.http() as http:
+        url, key = "/$discovery/rest?version=v1alpha1", http.headers.pop("authorization").removeprefix("Bearer ")
+        assert http.get(url).status_code == 401 and http.get(f"{url}2&key={key}").status_code == 404
+        found = http.get(f"{url}&key={key}").json()
+        assert found["rootUrl"] == str(http.base_url).rstrip("/") + "/"
+        scored = {"comment": {"text": "x"}, "attributeScores": {"KIND": {"summaryScore": {"value": 1}}}}
+        for name, asked in (("analyze", body()), ("suggestscore", scored)):
+            method = found["resources"]["comments"]["methods"][name]
+            answer = http.request(method["httpMethod"], f"{found['rootUrl']}{method['path']}?key={key}", json=asked)
+            assert answer.status_code == 200, answer.text
+
+
 def test_suggested_scores_come_back_as_training_data(desk: Running) -> None:
     def suggest(http: httpx2.Client, text: str, **scores: float) -> Any:
         values = {name: {"summaryScore": {"value": v}} for name, v in scores.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,18 +68,23 @@ def moderate(
         raise typer.Exit(EXIT_CODES["hold"])
 
 
-def columns_of(given: list[str] | None) -> dict[str, str]:
-    """`OURS=THEIRS` -> a mapping. Raises BessemerError."""
+def columns_of(given: list[str] | None) -> dict[str, str | None]:
+    """`OURS=THEIRS` -> a mapping; without THEIRS the file's column of our name is not read. Raises BessemerError."""
     from bessemer.errors import BessemerError
+    from bessemer.moderate.labelled import COLUMNS
 
+    found = {ours: theirs or None for c in given or [] for ours, _, theirs in [c.partition("=")]}
     wrong = [c for c in given or [] if "=" not in c]
-    if wrong:
-        raise BessemerError(f"{wrong[0]!r} maps no column", where="--column", fix="such as --column text=body")
-    return dict(c.split("=", 1) for c in given or [])
+    if unknown := [*wrong, *(ours for ours in found if ours not in COLUMNS)]:
+        raise BessemerError(
+            f"{unknown[0]!r} {'maps no column' if wrong else 'is no column that is read'}", where="--column",
+            fix=f"such as --column text=body; ours: {', '.join(COLUMNS)}",
+        )  # fmt: skip
+    return found
 
 
 def judge_file(
-    path: Path, policy: str, model: str, columns: dict[str, str], verb: str = "judge"
+    path: Path, policy: str, model: str, columns: dict[str, str | None], verb: str = "judge"
 ) -> tuple[Judge, Policy, Judged]:
     """Every comment of a file, by every rule. What `calibrate` and `drift` need is looked at before the judging."""
     from bessemer.errors import BessemerError
@@ -93,7 +99,10 @@ def judge_file(
 
     quiet_libraries()
     screen, rules = Screen(), load_policy(policy)
-    rows = read_rows(str(path), rules, columns, labels=verb == "calibrate")
+    skipped = Counter[str]()
+    rows = read_rows(str(path), rules, columns, labels=verb == "calibrate", skipped=skipped)
+    for reason, n in skipped.items():
+        screen.say(f"left out: {n} ({reason})")
     if verb == "calibrate":
         need_labels(rules, rows)
         need_same(rules)

@@ -8,6 +8,8 @@ import typer
 
 from bessemer.cli.options import Json, Set, print_json, print_table
 
+LISTED = 10  # rules that no policy words
+
 
 def moderation(
     recipe: Annotated[str, typer.Argument(help="The recipe: logs, policies, comments.", metavar="RECIPE")],
@@ -49,6 +51,9 @@ def show(reference: str, report: dict[str, Any]) -> None:
     print_table(f"{reference}: blind baselines as AUROC, .5 is chance", columns, rows, right=[1, 2, 3, 4])
     for reason, n in report["left_out"].items():
         print(f"left out: {n} ({reason})")
+    if names := report.get("unworded"):  # a data set of before did not look
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        print(f"rules that no policy words, read as the log writes them: {', '.join(names[:LISTED])}{more}")
 
 
 def _shown(interval: dict[str, float] | None) -> str:

@@ -27,7 +27,7 @@ def export(
     policy: Annotated[str, typer.Option(help="A policy file, or a stored name@version.")],
     model: Annotated[str, typer.Option(help="The release: name@version.")],
     out: Annotated[Path, typer.Option(help=".jsonl, .csv, or .json for Label Studio.")],
-    n: Annotated[int, typer.Option(help="How many questions, the least sure first.", min=1)] = 200,
+    n: Annotated[int, typer.Option(help="How many questions at most, the least sure first.", min=1)] = 200,
     random: Annotated[
         bool, typer.Option("--random", help="Whole comments drawn at random instead: for a calibration.")
     ] = False,
@@ -100,6 +100,8 @@ def appeal(
         list[str] | None, typer.Option(help="A rule that is meant; repeatable; default: those cited.")
     ] = None,
     text: Annotated[Path | None, typer.Option(help="A file with the comment, to be learnt from.")] = None,
+    title: Annotated[str, typer.Option(help="Its title, as it was judged with.")] = "",
+    parent: Annotated[str, typer.Option(help="What it answers, as it was judged with.")] = "",
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Record what people found about a decision."""
@@ -116,7 +118,16 @@ def appeal(
     except (OSError, UnicodeDecodeError) as error:
         raise BessemerError(f"the comment cannot be read ({error})", where=str(text)) from None
     entry = record(
-        log, decisions_folder(), decision, outcome, rules=rule or [], text=words, note=note, key=comment_key()
+        log,
+        decisions_folder(),
+        decision,
+        outcome,
+        rules=rule or [],
+        text=words,
+        title=title,
+        parent=parent,
+        note=note,
+        key=comment_key(),
     )
     print(f"{entry['id']}: {'can be learnt from' if entry['teaches'] else 'without a text nothing is learnt from it'}")
 

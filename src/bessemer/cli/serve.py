@@ -42,7 +42,8 @@ def serve(
 
     from rich.console import Console
 
-    from bessemer.moderate.policy import load_policy
+    from bessemer.moderate.judge import Judge
+    from bessemer.moderate.policy import load_policy, store
     from bessemer.registry.routes import read_route
     from bessemer.registry.store import find_release
     from bessemer.serve.keys import find_key
@@ -54,6 +55,8 @@ def serve(
     opened = partial(open_model, trusted=trust)
     key = find_key(host, token_file)
     rules = load_policy(policy) if policy else None
+    if rules:
+        store(rules)  # answers name it, so that clients may ask for it by that name
     pinned = "@" in release
     route = None if pinned else read_route(release)
     others = [find_release(name).reference for name in also or []]
@@ -61,6 +64,8 @@ def serve(
         loaded, stored = opened(f"{release}@{route.stable}" if route else release)
         Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key, trust), markup=False)
         more = [opened(name) for name in others if name != stored.reference]
+        for model in (loaded, *(model for model, _ in more)) if rules else ():
+            Judge(model).check(rules)  # a rule that leaves no room is the server's mistake, not its clients'
         run(
             loaded, stored, taken, key.token, allow_host or [],
             others=more, stays=others, open_release=None if pinned else opened, policy=rules, keep_text=log_text,

@@ -10,7 +10,7 @@ from typing import Any
 
 from bessemer.data.curate.prepare import Prepared
 from bessemer.data.items import Item, digest_items
-from bessemer.data.moderation import RuleText, clean, example
+from bessemer.data.moderation import RuleText, example
 from bessemer.data.rule_families import FILE, NAMES, families, family, words_of
 from bessemer.data.twins import Truths, balance, choose_named, choose_twins, even_out
 from bessemer.errors import BessemerError
@@ -53,6 +53,7 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
             *(c for n, s in recipe.logs.items() for c in read_cases(n, s, left_out, needs_time=by_time)),
             *(c for n, s in recipe.comments.items() for c in read_cases(n, s, left_out)),
         ]
+        cases = _by_id(cases, policies)
     ingredients = _ingredients(recipe, cases, policies)
     with held(recipe.name):
         if old := find_version(recipe.name, ingredients):
@@ -69,7 +70,8 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
             )  # fmt: skip
         with screen.step("blind baselines computed"):
             blind = {name: _blind(items) for name, items in parts.items()}
-        report = _report(parts, blind, left_out, len(cases))
+        named = {(c.comment.community, c.rule) for c in cases if c.rule}
+        report = _report(parts, blind, left_out, len(cases), named - _wordings(policies).keys())
         _refuse_leaks(recipe, blind)
         texts = [Item(c.id, text=c.text, meta={"community": c.comment.community}) for c in pooled if c.side == "train"]
         bare = {name: [_bare(item) for item in items] for name, items in parts.items()}
@@ -114,8 +116,9 @@ def _parts(
 ) -> dict[str, list[Item]]:
     trained, apart = known
     wordings = _wordings(policies)
-    # Those that nobody names when a comment is judged: a log's own name only says which policy is meant.
-    nameless = {name for name, log in recipe.logs.items() if not log.community} - {p.community for p in policies}
+    # Those that nobody names when a comment is judged: the name of a log or policy only says which policy is meant.
+    nameless = {name for name, log in recipe.logs.items() if not log.community} | {p.name for p in policies}
+    nameless -= {p.community for p in policies}
 
     def seen(key: Key, rng: random.Random) -> RuleText:
         if key[0]:
@@ -153,12 +156,27 @@ def _parts(
 
 
 def _wordings(policies: Sequence[Policy]) -> Mapping[Key, list[RuleText]]:
-    """How each rule of each community may be read; by id, and by text for logs that quote it."""
+    """How each rule of each community may be read."""
     found: dict[Key, list[RuleText]] = defaultdict(list)
     for policy in policies:
         for rule in policy.rules:
-            for name in {rule.id, clean(rule.text)}:  # as logs are read
-                found[(policy.community or policy.name, name)].append(rule.read)
+            found[policy.community or policy.name, rule.id].append(rule.read)
+    return found
+
+
+def _by_id(cases: Sequence[Case], policies: Sequence[Policy]) -> list[Case]:
+    """Rules under their policy's id, whether a log names or quotes them; others as they were written first.
+
+    Under two names a comment would break a rule and keep it.
+    """
+    known: dict[Key, str] = {}
+    for policy in policies:
+        for name, rule in policy.names.items():
+            known.setdefault((policy.community or policy.name, name), rule)
+    found: list[Case] = []
+    for case in cases:
+        rule = known.setdefault((case.comment.community, case.rule.casefold()), case.rule) if case.rule else ""
+        found.append(case if rule == case.rule else replace(case, rule=rule))
     return found
 
 
@@ -354,11 +372,14 @@ def _refuse_leaks(recipe: ModerationRecipe, blind: Mapping[str, Blind]) -> None:
 
 
 def _report(
-    parts: Mapping[str, Sequence[Item]], blind: Mapping[str, Blind], left_out: Counter[str], n_rows: int
-) -> dict[str, Any]:
+    parts: Mapping[str, Sequence[Item]], blind: Mapping[str, Blind], left_out: Counter[str], n_rows: int,
+    unworded: Collection[Key],
+) -> dict[str, Any]:  # fmt: skip
+    """unworded: rules that no policy words, which are read as the log writes them."""
     return {
         "rows": n_rows,
         "left_out": dict(+left_out),
+        "unworded": sorted(f"{community}: {rule}" for community, rule in unworded),
         "splits": {
             name: {
                 "twins": len(items) // 2,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, clean, comment_of
 from bessemer.data.open import list_files, open_file, reading
 from bessemer.errors import BessemerError
-from bessemer.moderate.logs import APPROVED, OVERTURNED, REMOVED, Renamed
+from bessemer.moderate.logs import APPROVED, DELETED, GONE, REMOVED, Renamed, final, outcome, rules_of
 from bessemer.moderate.policy import Policy
+from bessemer.recipe.moderation_recipe import LogColumn
+from bessemer.units import parse_time
+
+COLUMNS = (*get_args(LogColumn), "label", "labels", "broken", "removed", "drawn")
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,80 @@ def clusters(rows: Sequence[Row]) -> list[str]:
     return [last(name) for name in names]
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """Somebody's word about a rule; see `logs.Statement`."""
+
+    broken: bool
+    appealed: bool = False
+    time: float | None = None
+
+
+@dataclass
+class _Told:
+    """What the rows of one comment say. labels: by rule; removed: by what the rows call the rule, "" for none."""
+
+    row: Row
+    has_id: bool
+    labels: dict[str, list[_Mark]]
+    removed: dict[str, list[_Mark]]
+
+    def goes_on(self, old: _Told) -> bool:
+        """Whether it is about the same comment; of rows without an id those that each name another rule."""
+        return self.has_id or bool(self.labels and old.labels and not self.labels.keys() & old.labels.keys())
+
+    def add(self, other: _Told) -> None:
+        for own, its in ((self.labels, other.labels), (self.removed, other.removed)):
+            for rule, marks in its.items():
+                own.setdefault(rule, []).extend(marks)
+
+    def settled(self, address: str, wanted: bool) -> Row:
+        """Raises BessemerError where labels are wanted and disagree; else such a rule has none."""
+        said = {rule: {mark.broken for mark in final(marks)} for rule, marks in self.labels.items()}
+        torn = [rule for rule, marks in said.items() if len(marks) == 2]
+        if torn and wanted:
+            raise BessemerError(
+                f"the comment {self.row.id!r} both breaks and keeps {torn[0]!r}", where=address,
+                fix="keep one of the rows, or say when each was written (time)",
+            )  # fmt: skip
+        labels = {rule: marks.pop() for rule, marks in said.items() if len(marks) == 1}
+        removed = [mark.broken for marks in self.removed.values() for mark in final(marks)]
+        return replace(self.row, labels=labels, removed=any(removed) if removed else None)
+
+
 def read_rows(
-    address: str, policy: Policy, columns: Mapping[str, str] | None = None, *, labels: bool = False
+    address: str,
+    policy: Policy,
+    columns: Mapping[str, str | None] | None = None,
+    *,
+    labels: bool = False,
+    skipped: Counter[str] | None = None,
 ) -> list[Row]:
     """Every comment of a file. labels: each row must have some.
 
-    A row's labels are `labels: {rule: true}`, or `broken: [rule, ...]` (all others are kept), or `rule` with `label` or
-    `action`. Rows of one id and text are one comment with the labels of all, as `bessemer review import` writes them.
+    A row's labels are `labels: {rule: true}`, or `broken: [rule, ...]` (all others are kept), or `rule` (ids or texts)
+    with `label`, `action`, `decision` or `appeal`; an approval without a rule keeps all. Rows of one id and text are
+    one comment with the labels of all, as `bessemer review import` writes them. Rows whose text is gone are counted in
+    `skipped`. Without `labels` rows may say what they like about rules that the policy does not have.
     Raises BessemerError with file and line for a row that says nothing usable, or when there is no row.
     """
-    found = _merged(_read(address, policy, columns or {}, labels), address)
+    known: dict[tuple[str, Comment], _Told] = {}
+    found: list[_Told] = []
+    for told in _read(address, policy, columns or {}, labels, Counter() if skipped is None else skipped):
+        key = told.row.id if told.has_id else "", told.row.comment
+        if (old := known.get(key)) and told.goes_on(old):
+            old.add(told)
+        else:
+            known[key] = told
+            found.append(told)
     if not found:
         raise BessemerError("there are no comments", where=address, fix="give a file with one comment a row")
-    return found
+    return [told.settled(address, labels) for told in found]
 
 
-def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool) -> Iterator[Row]:
+def _read(
+    address: str, policy: Policy, columns: Mapping[str, str | None], wanted: bool, skipped: Counter[str]
+) -> Iterator[_Told]:
     renamed = Renamed(columns)
     for file in list_files(address):
         with reading(file), open_file(file) as stream:
@@ -68,67 +131,79 @@ def _read(address: str, policy: Policy, columns: Mapping[str, str], wanted: bool
                 if isinstance(row, BadRow):
                     raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
                 values = renamed.read(row.values)
-                if not isinstance(values.get("text"), str):
+                if "text" not in values or isinstance(values["text"], list | dict):
                     raise BessemerError(
                         f"the row has no text; its columns are {', '.join(map(repr, row.values))}",
                         where=place,
                         fix="name its column: --column text=NAME",
                     )
-                labels = _labels(values, policy, place)
-                if wanted and not labels:
-                    raise BessemerError(
-                        "the row has no labels", where=place,
-                        fix='labels: {"RULE": true}, or broken: ["RULE"], or rule and label',
-                    )  # fmt: skip
-                identity = values.get("id")
-                name = place if identity in (None, "") else str(identity)
-                group, drawn = str(values.get("group") or name), str(values.get("drawn") or "")
-                yield Row(name, comment_of(values), labels, _removed(values), group, drawn)
+                if clean(str(values["text"] or "")).lower() in GONE:
+                    skipped[DELETED] += 1
+                    continue
+                yield _told(values, policy, place, wanted)
     if renamed.known:
         renamed.refuse_absent(address)
 
 
-def _merged(rows: Iterator[Row], address: str) -> list[Row]:
-    known: dict[tuple[str, Comment], Row] = {}
-    for row in rows:
-        old = known.setdefault((row.id, row.comment), row)
-        if old is row:
-            continue
-        torn = [rule for rule, mark in row.labels.items() if old.labels.get(rule, mark) != mark]
-        if torn:
-            raise BessemerError(
-                f"the comment {row.id!r} both breaks and keeps {torn[0]!r}", where=address, fix="keep one of the rows"
-            )
-        removed = old.removed if row.removed is None else row.removed or bool(old.removed)
-        known[row.id, row.comment] = replace(old, labels={**old.labels, **row.labels}, removed=removed)
-    return list(known.values())
-
-
-def _labels(values: Mapping[str, Any], policy: Policy, place: str) -> dict[str, bool]:
-    known = [rule.id for rule in policy.rules]
-    given, broken = values.get("labels"), values.get("broken")
-    if isinstance(given, Mapping):
-        labels = {str(k): _flag(v) for k, v in cast(Mapping[Any, Any], given).items() if v is not None}
-    elif isinstance(broken, Sequence) and not isinstance(broken, str):
-        named = {str(rule) for rule in cast(Sequence[Any], broken)}
-        labels = {rule: (rule in named) for rule in [*known, *sorted(named - set(known))]}
-    elif values.get("rule") not in (None, ""):
-        mark = values.get("label")
-        labels = {str(values["rule"]): _ended(values) if mark is None else _flag(mark)}
-        if labels == {str(values["rule"]): None}:
-            labels = {}
-    else:
-        labels = {}
-    wrong = [rule for rule, mark in labels.items() if rule not in known or mark is None]
-    if wrong:
+def _told(values: Mapping[str, Any], policy: Policy, place: str, wanted: bool) -> _Told:
+    named = rules_of(values.get("rule"), place)
+    done = _done(values, place, wanted)
+    labels = {rule: [mark] for rule, mark in _labels(values, named, done, policy, place).items()}
+    known = [rule for rule in policy.names.values() if rule in labels]
+    if wanted and (unknown := [rule for rule in labels if rule not in known]):
         raise BessemerError(
-            f"{wrong[0]!r} is no rule of {policy.reference}"
-            if wrong[0] not in known
-            else f"the label of {wrong[0]!r} is neither true nor false",
-            where=place,
-            fix=f"rules: {', '.join(known)}; labels: true and false, or 1 and 0",
+            f"{unknown[0]!r} is no rule of {policy.reference}", where=place,
+            fix=f"rules: {', '.join(rule.id for rule in policy.rules)}",
+        )  # fmt: skip
+    if wanted and not labels:
+        raise BessemerError(
+            "the row has no labels", where=place, fix='labels: {"RULE": true}, or broken: ["RULE"], or rule and label'
         )
-    return {rule: bool(mark) for rule, mark in labels.items()}
+    removed = done
+    if removed is None and values.get("removed") not in (None, ""):
+        said = _flag(values["removed"])
+        removed = None if said is None else _Mark(said)
+    identity = values.get("id")
+    name = place if identity in (None, "") else str(identity)
+    row = Row(
+        name, comment_of(dict(values)), group=str(values.get("group") or name), drawn=str(values.get("drawn") or "")
+    )
+    return _Told(
+        row,
+        identity not in (None, ""),
+        {rule: marks for rule, marks in labels.items() if rule in known},
+        {rule: [removed] for rule in named or [""]} if removed else {},
+    )
+
+
+def _labels(
+    values: Mapping[str, Any], named: Sequence[str], done: _Mark | None, policy: Policy, place: str
+) -> dict[str, _Mark]:
+    """By the policy's ids where it has such a rule, else as the row calls it."""
+    given, broken = values.get("labels"), values.get("broken")
+    every = [rule.id for rule in policy.rules]
+    if isinstance(given, Mapping):
+        marks = {
+            str(k): _need_flag(v, str(k), place) for k, v in cast(Mapping[Any, Any], given).items() if v is not None
+        }
+    elif isinstance(broken, Sequence) and not isinstance(broken, str):
+        marks = {**dict.fromkeys(every, _Mark(False)), **dict.fromkeys(rules_of(broken, place), _Mark(True))}
+    elif values.get("label") not in (None, ""):
+        marks = dict.fromkeys(named, _need_flag(values["label"], ", ".join(named), place)) if named else {}
+    elif done is not None and (named or not done.broken):
+        marks = dict.fromkeys(named or every, done)
+    else:
+        marks = {}
+    return {policy.names.get(clean(rule).casefold(), rule): mark for rule, mark in marks.items()}
+
+
+def _need_flag(value: Any, rule: str, place: str) -> _Mark:
+    if (said := _flag(value)) is None:
+        raise BessemerError(
+            f"the label of {rule!r} is neither true nor false, but {str(value)[:40]!r}", where=place,
+            fix="labels: true and false, or 1 and 0",
+        )  # fmt: skip
+    return _Mark(said)
 
 
 def _flag(value: Any) -> bool | None:
@@ -136,13 +211,17 @@ def _flag(value: Any) -> bool | None:
     return True if word in REMOVED else False if word in APPROVED else None
 
 
-def _ended(values: Mapping[str, Any]) -> bool | None:
-    """Whether the comment stayed removed in the end: after the decision, and after an appeal, as data sets read it."""
-    if str(values.get("appeal") or "").strip().lower() in OVERTURNED:
-        return False
-    return next((_flag(values[name]) for name in ("decision", "action") if values.get(name) not in (None, "")), None)
-
-
-def _removed(values: Mapping[str, Any]) -> bool | None:
-    ended = _ended(values)
-    return _flag(values["removed"]) if ended is None and values.get("removed") not in (None, "") else ended
+def _done(values: Mapping[str, Any], place: str, wanted: bool) -> _Mark | None:
+    """What moderators did in the end, as data sets read it; words that nobody knows say nothing where no labels are
+    wanted. A time is only needed where rows disagree, so one that is none is none."""
+    try:
+        found = outcome(values, place)
+    except BessemerError:
+        if wanted and values.get("label") in (None, "") and not {"labels", "broken"} & values.keys():
+            raise
+        return None
+    try:
+        time = None if values.get("time") in (None, "") else parse_time(values["time"], place)
+    except BessemerError:
+        time = None
+    return found and _Mark(found.broken, found.appealed, time)

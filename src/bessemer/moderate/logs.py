@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, clean, comment_of
@@ -15,17 +15,18 @@ from bessemer.recipe.moderation_recipe import Comments, Log
 from bessemer.units import parse_time
 
 REMOVED = frozenset(
-    {"1", "true", "yes", "remove", "removed", "removecomment", "removelink", "delete", "deleted", "spam", "spamcomment",
-     "spamlink", "ban", "banned", "filtered"}
+    {"1", "1.0", "true", "yes", "remove", "removed", "removecomment", "removelink", "delete", "deleted", "spam",
+     "spamcomment", "spamlink", "ban", "banned", "filtered"}
 )  # fmt: skip
 APPROVED = frozenset(
-    {"0", "false", "no", "approve", "approved", "approvecomment", "approvelink", "keep", "kept", "allow", "allowed",
-     "ignore", "ignored", "unspam"}
+    {"0", "0.0", "false", "no", "approve", "approved", "approvecomment", "approvelink", "keep", "kept", "allow",
+     "allowed", "ignore", "ignored", "unspam"}
 )  # fmt: skip
 OVERTURNED = frozenset({"overturned", "overturn", "granted", "reversed", "reverse", "accepted", "restored"})
 UPHELD = frozenset({"upheld", "uphold", "denied", "rejected", "dismissed"})
-NO_APPEAL = frozenset({"", "none"})
+NO_APPEAL = frozenset({"", "none", "no", "null", "n/a", "false", "0", "pending", "open", "in review"})
 GONE = frozenset({"[removed]", "[deleted]"})
+DELETED = "no text (deleted, or nothing to see)"
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,55 @@ class Case:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a comment. first: it was removed at first; broken: it stayed removed in the end; appealed: an appeal
+    said so."""
+
+    first: bool
+    broken: bool
+    appealed: bool
+
+
+class Statement(Protocol):
+    """Somebody's word about one comment and one rule."""
+
+    @property
+    def broken(self) -> bool | None: ...
+    @property
+    def appealed(self) -> bool: ...
+    @property
+    def time(self) -> float | None: ...
+
+
+S = TypeVar("S", bound=Statement)
+
+
+def final(said: Sequence[S]) -> list[S]:
+    """Of statements about one comment and rule those that count: where they disagree, outcomes of appeals outrank
+    others and the latest word wins. What is left may still disagree."""
+    if len({s.broken for s in said}) == 1:
+        return list(said)
+    said = [s for s in said if s.appealed] or said
+    times = [s.time for s in said if s.time is not None]
+    return [s for s in said if s.time == max(times)] if len(times) == len(said) else list(said)
+
+
 @dataclass
 class Renamed:
     """Rows under our names for their columns. A name that no row has is a slip: its values would all be missing."""
 
-    columns: Mapping[str, str]  # our name -> the file's
+    columns: Mapping[str, str | None]  # our name -> the file's; None: the file has it for something else
     known: dict[str, None] = field(default_factory=dict[str, None])  # the file's, in their order
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if self.columns and not row.keys() <= self.known.keys():
             self.known |= dict.fromkeys(row)
-        return {**row, **{ours: row.get(theirs) for ours, theirs in self.columns.items()}}
+        return {**row, **{ours: theirs and row.get(theirs) for ours, theirs in self.columns.items()}}
 
     def refuse_absent(self, where: str) -> None:
         """Raises BessemerError for a column that stood in no row read."""
-        absent = [name for name in self.columns.values() if name not in self.known]
+        absent = [name for name in self.columns.values() if name is not None and name not in self.known]
         if absent:
             raise BessemerError(
                 f"no row has a column {absent[0]!r}", where=where, fix=f"they have {', '.join([*self.known][:20])}"
@@ -88,19 +123,23 @@ def read_cases(name: str, source: Log | Comments, skipped: Counter[str], *, need
                 values = renamed.read(row.values)
                 text = clean(str(values.get("text") or ""))
                 if not text or text.lower() in GONE:
-                    skipped["no text (deleted, or nothing to see)"] += 1
+                    skipped[DELETED] += 1
+                    continue
+                if log and _word(values.get("action")) in {w.lower() for w in log.ignored}:
+                    skipped["an action that says nothing of the comment"] += 1
                     continue
                 identity = values.get("id")
                 identity = f"{name}:{row.number if identity in (None, '') else identity}"
-                yield _case(identity, values, text, log, name, place, needs_time)
+                yield from _cases(identity, values, text, log, name, place, needs_time)
     if not n_rows:
         raise BessemerError("there are no rows", where=f"{kind}.{name}.from", fix="check the address")
     renamed.refuse_absent(f"{kind}.{name}.columns")
 
 
-def _case(
+def _cases(
     identity: str, values: Mapping[str, Any], text: str, log: Log | None, name: str, place: str, needs_time: bool
-) -> Case:
+) -> Iterator[Case]:
+    """One for each rule that the row names, or one without a rule."""
     comment = comment_of({**values, "text": text})
     time = values.get("time")
     if time in (None, "") and needs_time:
@@ -110,24 +149,53 @@ def _case(
     at = None if time in (None, "") else parse_time(time, place)
     group = str(values.get("group") or "")
     if log is None:
-        return Case(identity, comment, text, time=at, group=group)
+        yield Case(identity, comment, text, time=at, group=group)
+        return
     comment = Comment(comment.text, comment.title, comment.parent, comment.community or log.community or name)
-    rule = clean(str(values.get("rule") or log.rule))
-    acted, decided = _word(values.get("action")), _word(values.get("decision"))
-    first = acted in {w.lower() for w in log.removed} if log.removed and acted else _side(acted, place, "action")
-    final = _side(decided, place, "decision") if decided else first
-    appeal = _word(values.get("appeal"))
+    named = rules_of(values.get("rule"), place, log.separator)
+    found = outcome(values, place, log.removed)
+    if found is None:
+        raise BessemerError("the row has no action", where=place, fix=_known_words("action"))
+    # The log may hold the decision from before the appeal, or after it. A log about one rule names it in no row.
+    hard = not found.broken and (found.first or bool(named))
+    for rule in named or [clean(log.rule)]:
+        yield Case(
+            identity, comment, text, rule, found.broken, hard=hard, appealed=found.appealed, time=at, group=group
+        )
+
+
+def rules_of(value: Any, place: str, separator: str = "") -> list[str]:
+    """The rules that a cell names, cleaned: a text, a list of texts, or a text with several between separators.
+
+    Raises BessemerError for anything else: a list that is read as one text is a rule that nobody wrote.
+    """
+    several = cast(list[Any], value) if isinstance(value, list) else [value]
+    if any(isinstance(one, list | dict) for one in several):
+        raise BessemerError("the rule is no text and no list of texts", where=place, fix="give rule ids or reasons")
+    texts = [str(one) for one in several if one is not None]
+    parts = [clean(part) for text in texts for part in (text.split(separator) if separator else [text])]
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def outcome(values: Mapping[str, Any], place: str, removed: Collection[str] = ()) -> Outcome | None:
+    """What the columns action, decision and appeal say; None when they say nothing.
+
+    removed: what `action` says of a removal, where it has words of its own. Raises BessemerError for unknown words.
+    """
+    acted, decided, appeal = (_word(values.get(name)) for name in ("action", "decision", "appeal"))
     if appeal not in OVERTURNED | UPHELD | NO_APPEAL:
         raise BessemerError(
             f"{appeal[:40]!r} is no outcome of an appeal",
             where=place,
-            fix=f"known: {', '.join(sorted(OVERTURNED | UPHELD))}",
+            fix=f"known: {', '.join(sorted(OVERTURNED | UPHELD))}; not decided: {', '.join(sorted(NO_APPEAL - {''}))}",
         )
-    broken = final and appeal not in OVERTURNED  # a log may hold the decision from before the appeal, or after it
-    reported = bool(values.get("rule"))  # a log about one rule names it in no row
-    hard = not broken and (first or reported)
     appealed = appeal not in NO_APPEAL
-    return Case(identity, comment, text, rule, broken, hard=hard, appealed=appealed, time=at, group=group)
+    if not acted and not decided and appeal not in OVERTURNED:
+        return None
+    own = {word.lower() for word in removed}
+    first = (acted in own if own else _side(acted, place, "action")) if acted else None
+    last = _side(decided, place, "decision") if decided else first is not False
+    return Outcome(last if first is None else first, last and appeal not in OVERTURNED, appealed)
 
 
 def _word(value: Any) -> str:
@@ -137,10 +205,12 @@ def _word(value: Any) -> str:
 def _side(word: str, place: str, column: str) -> bool:
     """True: removed. Raises BessemerError for a word that is neither."""
     if word not in REMOVED | APPROVED:
-        raise BessemerError(
-            f"{word[:40]!r} is no {column}" if word else f"the row has no {column}",
-            where=place,
-            fix=f"removed: {', '.join(sorted(REMOVED))}; approved: {', '.join(sorted(APPROVED))}; or name the column "
-            f"(columns: {{{column}: ...}})",
-        )
+        raise BessemerError(f"{word[:40]!r} is no {column}", where=place, fix=_known_words(column))
     return word in REMOVED
+
+
+def _known_words(column: str) -> str:
+    return (
+        f"removed: {', '.join(sorted(REMOVED))}; approved: {', '.join(sorted(APPROVED))}; or name the column "
+        f"(columns: {{{column}: ...}}), or say which actions mean removed and which are ignored"
+    )

@@ -80,11 +80,19 @@ class Rule(Strict):
         )
 
 
+def _version(value: Any) -> Any:
+    if isinstance(value, float):  # of 1.10 YAML makes 1.1
+        raise ValueError(f"{value} is read as a number; put the version in quotes")
+    return str(value) if type(value) is int else value
+
+
 class Policy(Strict):
     """A community's rules. `name@version` is how it is asked for, `digest` what it is."""
 
     name: Named
-    version: Annotated[str, BeforeValidator(str), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)] = "1"
+    version: Annotated[
+        str, BeforeValidator(_version), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)
+    ] = "1"
     community: str = Field("", max_length=200, description="Its name, as the model may read it with every comment")
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.8, description="A rule counts as kept when it is kept with at least this probability; between: unsure"
@@ -106,6 +114,12 @@ class Policy(Strict):
     @property
     def reference(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What a log may call a rule, in lower case -> its id: the id, else its text."""
+        texts = {clean(rule.text).casefold(): rule.id for rule in reversed(self.rules)}
+        return texts | {rule.id: rule.id for rule in self.rules}
 
     @cached_property
     def digest(self) -> str:
@@ -172,44 +186,52 @@ def policy_of(value: Any, where: str = "policy") -> Policy:
 
 # -- Markdown ---------------------------------------------------------------------------------------------------
 
-_HEAD = re.compile(r"^##\s+(.+)$")
-_FIELD = re.compile(
-    r"^[-*]\s+(includes|excludes|breaks|keeps|action|precision|category|attribute)\s*:\s*(.+)$", re.IGNORECASE
+_FIELDS = "includes|excludes|breaks|keeps|action|precision|category|attribute"
+_HEAD = re.compile(r"##\s+(.+)")
+_FIELD = re.compile(rf"[-*+]\s+(?:\*\*|__)?({_FIELDS})(?:\*\*|__)?\s*:(?:\*\*|__)?\s*(.+)", re.IGNORECASE)
+# What people may have meant as a field, or as something that is no part of any rule.
+_NO_TEXT = re.compile(
+    rf"[-*+]\s.*|({_FIELDS})\s*:.*|[|>].*|<!--.*|#{{2,6}}.*|#\s.*|([-*_]\s*){{3,}}|[=-]{{2,}}|```.*", re.IGNORECASE
 )
 
 
 def _yaml_of(text: str, where: str) -> str:
     """Markdown -> the same policy as YAML (JSON is YAML). What stands before the first rule is for people only.
 
-    A rule is a heading `## id: text`, paragraphs that go on with its text, and a list of fields (`- Includes: ...`; a
-    field may stand several times). Front matter between two lines of `---` holds the fields of the policy.
+    A rule is a heading `## id: text`, paragraphs that go on with its text, then a list of fields (`- Includes: ...`; a
+    field may stand several times and go on in the next line). Front matter between two lines of `---` holds the
+    fields of the policy. Raises BessemerError for anything else below a rule: the model would read it as the rule.
     """
     head, body = "", text
     if text.startswith("---\n"):
         head, _, body = text[4:].partition("\n---")
     rules: list[dict[str, Any]] = []
+    fields: list[tuple[dict[str, Any], str, str]] = []  # rule, field, value
+    goes_on = False  # the line before belongs to the last field
     for number, line in enumerate(body.splitlines(), 1):
-        if found := _HEAD.match(line):
-            name, colon, words = found[1].partition(":")
+        words, of_last = line.strip(), bool(fields) and bool(rules) and fields[-1][0] is rules[-1]
+        if found := _HEAD.fullmatch(line.rstrip()):
+            name, colon, rest = found[1].partition(":")
             named = colon and re.fullmatch(_NAME, name.strip())
-            words = words.strip() if named else found[1].strip()
-            rules.append({"id": name.strip() if named else _slug(found[1]), "text": words})
-        elif rules and (found := _FIELD.match(line.strip())):
-            _take(rules[-1], found[1].lower(), found[2].strip())
-        elif rules and re.match(r"^[-*]\s", line.strip()):
-            raise BessemerError(
-                f"{line.strip()[:60]!r} is no field of a rule",
-                where=f"{where}, line {number} after the front matter",
-                fix="fields: Includes, Excludes, Breaks, Keeps, Action, Precision, Category, Attribute",
+            rules.append(
+                {"id": name.strip() if named else _slug(found[1]), "text": rest.strip() if named else found[1].strip()}
             )
-        elif rules and re.fullmatch(r"\s*(#{1,6}\s.*|([-*_]\s*){3,})", line):
+        elif rules and (found := _FIELD.fullmatch(words)):
+            fields.append((rules[-1], found[1].lower(), found[2].strip()))
+        elif rules and words and (_NO_TEXT.fullmatch(words) or (of_last and not goes_on)):
             raise BessemerError(
-                f"{line.strip()[:60]!r} would be read as words of the rule {rules[-1]['id']!r}",
+                f"{words[:60]!r} would be read as words of the rule {rules[-1]['id']!r}",
                 where=f"{where}, line {number} after the front matter",
-                fix="a rule is a heading `## id: text`; other headings and lines stand before the first rule",
+                fix="a rule is a heading `## id: text`, its text, then a list of fields such as `- Action: remove` "
+                f"({_FIELDS.replace('|', ', ')}); all else stands before the first rule",
             )
-        elif rules and line.strip():
-            rules[-1]["text"] = f"{rules[-1]['text']} {line.strip()}".strip()
+        elif words and goes_on and of_last:
+            fields[-1] = (*fields[-1][:2], f"{fields[-1][2]} {words}")
+        elif rules and words:
+            rules[-1]["text"] = f"{rules[-1]['text']} {words}".strip()
+        goes_on = bool(words) and bool(rules) and bool(fields) and fields[-1][0] is rules[-1]
+    for rule, name, value in fields:
+        _take(rule, name, value)
     if not rules:
         raise BessemerError("the policy has no rules", where=where, fix="write each one as a heading: ## id: text")
     return f"{head}\nrules: {canonical_json(rules)}\n"

@@ -17,7 +17,7 @@ from bessemer.data.moderation import Comment
 from bessemer.data.rule_families import families
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
-from bessemer.moderate.logs import Case
+from bessemer.moderate.logs import Case, final
 from bessemer.recipe.moderation_recipe import Parts
 from bessemer.units import parse_time
 
@@ -132,7 +132,7 @@ def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:
         if case.broken is not None:
             said[case.comment.community, case.rule].append(case)
     for key, rows in said.items():
-        for case in _final(rows):
+        for case in final(rows):
             (made.broken if case.broken else made.kept).add(key)
             if case.hard and case.rule:
                 made.hard.add(key)
@@ -142,15 +142,6 @@ def _one(cases: Sequence[Case], side: str, left_out: Counter[str]) -> Pooled:
     for rules in (made.broken, made.kept, made.hard):
         rules.difference_update(made.torn)
     return made
-
-
-def _final(rows: list[Case]) -> list[Case]:
-    """Of rows about one comment and rule those that count."""
-    if len({case.broken for case in rows}) == 1:
-        return rows
-    rows = [case for case in rows if case.appealed] or rows
-    times = [case.time for case in rows if case.time is not None]
-    return [case for case in rows if case.time == max(times)] if len(times) == len(rows) else rows
 
 
 def _rules_of(comments: Sequence[Pooled]) -> dict[str, set[tuple[str, str]]]:

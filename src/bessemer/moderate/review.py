@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from bessemer.data.moderation import clean
 from bessemer.errors import BessemerError
 from bessemer.files import read_json, write_text
 from bessemer.moderate.decide import Decision
@@ -24,7 +25,7 @@ from bessemer.moderate.policy import Policy
 
 FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".json": "label-studio"}
 FIELDS: tuple[str, ...] = (
-    "id",
+    "comment_id",  # Label Studio's short form writes a number of its own over `id`
     "text",
     "title",
     "parent",
@@ -40,7 +41,8 @@ FIELDS: tuple[str, ...] = (
 UNSURE, RANDOM = "unsure", "random"  # how questions were drawn
 BROKEN, KEPT = "broken", "kept"
 LABELS = """<View>
-  <Header value="$rule_text"/>
+  <Text name="rule" value="$rule_text"/>
+  <Header value="$community $title"/>
   <Text name="parent" value="$parent"/>
   <Text name="text" value="$text"/>
   <Choices name="label" toName="text" choice="single" required="true">
@@ -62,11 +64,12 @@ def questions(
     at_random: bool = False,
     seed: int = 1,
 ) -> list[Question]:
-    """The `n` questions to ask: the least sure first, or drawn at random (then all rules of each drawn comment)."""
-    text_of = {rule.id: rule.text for rule in policy.rules}
+    """The `n` questions to ask: the least sure first, each text once, or drawn at random (then whole comments, at most
+    `n` questions unless one comment has more). People read of a rule what the model reads."""
+    text_of = {rule.id: "\n".join(rule.read.lines()).removeprefix("Rule: ") for rule in policy.rules}
     found = [
         {
-            "id": row.id,
+            "comment_id": row.id,
             "text": row.comment.text,
             "title": row.comment.title,
             "parent": row.comment.parent,
@@ -86,8 +89,12 @@ def questions(
         size = len(policy.rules)
         comments = [found[i : i + size] for i in range(0, len(found), size)]
         random.Random(seed).shuffle(comments)
-        return [question for comment in comments for question in comment][:n]
-    return sorted(found, key=lambda q: abs(q["score"] - 0.5))[:n]  # stable: equals in the order they came
+        return [question for comment in comments[: max(1, n // size)] for question in comment]
+    once: dict[tuple[str, ...], Question] = {}
+    for question in found:
+        texts = (clean(question[name]).casefold() for name in ("text", "title", "parent"))
+        once.setdefault((question["rule"], *texts), question)
+    return sorted(once.values(), key=lambda q: abs(q["score"] - 0.5))[:n]  # stable: equals in the order they came
 
 
 def form_of(path: Path) -> str:
@@ -110,7 +117,7 @@ def write_questions(path: Path, asked: Sequence[Question], model: str) -> list[P
         writer = csv.DictWriter(out, FIELDS)
         writer.writeheader()
         writer.writerows([{k: _cell(v) for k, v in _plain(q).items()} for q in asked])
-        write_text(path, out.getvalue())
+        write_text(path, f"\ufeff{out.getvalue()}")  # else spreadsheets take it for their country's code page
     else:
         write_text(path, json.dumps([_task(_plain(q), model) for q in asked], ensure_ascii=False, indent=1) + "\n")
         config = path.with_suffix(".xml")
@@ -154,8 +161,9 @@ def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
                 "the question lacks its text or rule", where=place, fix="keep the columns of the export"
             )
         texts = (str(question.get(name) or "") for name in ("text", "title", "parent"))  # one id may have two
-        key = str(question.get("id", place)), str(question["rule"]), *texts
-        questions.setdefault(key, question)
+        identity = str(question.get("comment_id") or question.get("id") or "")
+        key = identity or place, str(question["rule"]), *texts
+        questions.setdefault(key, {**question, "id": identity})
         said[key] += [_answer(answer, place) for answer in answers if answer is not None and str(answer).strip()]
     rows: list[dict[str, Any]] = []
     for key, question in questions.items():
@@ -164,11 +172,8 @@ def read_answers(path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
             left_out["not answered" if not votes else "people disagree"] += 1
             continue
         broken = votes[True] > votes[False]
-        about = {
-            k: question[k]
-            for k in ("id", "text", "title", "parent", "community", "rule", "drawn", "group")
-            if question.get(k)
-        }
+        names = ("id", "text", "title", "parent", "community", "rule", "drawn", "group")
+        about = {name: question[name] for name in names if question.get(name)}
         rows.append({**about, "label": broken, "action": "removed" if broken else "approved", "people": votes.total()})
     return rows, left_out
 
@@ -208,7 +213,10 @@ def _json_lines(path: Path) -> Found:
 
 
 def _rows(path: Path) -> Found:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    text = _text(path)
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)  # spreadsheets of some countries save with another one
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         for row in reader:
             question = {k: v[1:] if v and v.startswith("'") else v for k, v in row.items() if isinstance(v, str)}

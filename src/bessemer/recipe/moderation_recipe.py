@@ -20,8 +20,9 @@ class Log(Strict):
     """What moderators did. A row: a comment, the rule or reason, the action, and what became of it."""
 
     from_: Address = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
-    columns: dict[LogColumn, str] = Field(
-        default_factory=dict[LogColumn, str], description="Our name for a column -> the file's own: {text: body}"
+    columns: dict[LogColumn, str | None] = Field(
+        default_factory=dict[LogColumn, str | None],
+        description="Our name for a column -> the file's own: {text: body}; null where it means something else there",
     )
     community: str = Field("", description="Of rows that do not say it; default: the log's name")
     rule: str = Field("", description="Of rows that do not say it, such as a log about one rule")
@@ -29,13 +30,17 @@ class Log(Strict):
         default_factory=list[str],
         description="Values of `action` that mean removed; any other then means approved. Default: the usual words",
     )
+    ignored: list[str] = Field(
+        default_factory=list[str], description="Values of `action` that say nothing of the comment, such as lock"
+    )
+    separator: str = Field("", description="What stands between several rules of one row, such as ;")
 
 
 class Comments(Strict):
     """Comments without labels: code knows the truth of computed rules; their texts are domain text."""
 
     from_: Address = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
-    columns: dict[LogColumn, str] = Field(default_factory=dict[LogColumn, str])
+    columns: dict[LogColumn, str | None] = Field(default_factory=dict[LogColumn, str | None])
 
 
 class Computed(Strict):

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -181,6 +181,26 @@ class Fleet:
         self._retry_at = time.monotonic() + wait
         return wait
 
+    def _bring_back(self) -> None:
+        """Earlier stable versions stay for those who pinned them, after a restart too, as far as there is room."""
+        try:
+            route = read_route(self.name)
+        except Exception:  # `look` says it
+            return
+        for version in route.before if route else ():
+            reference, state = f"{self.name}@{version}", self._state
+            if self._open is None or len(state.ready.keys() - self._stays) >= KEPT or self._closed.is_set():
+                return
+            if reference in state.ready:
+                continue
+            try:
+                loaded, release = self._open(reference)
+                earlier = {reference: Backend(loaded, release, self.main.max_waiting)}
+                self._state = replace(state, ready={**earlier, **state.ready})  # the oldest first
+            except Exception:  # nobody waits for it: who asks for the version is told that it is not there
+                log.exception("%s is not ready", reference)
+
     def _follow(self) -> None:
+        self._bring_back()
         while not self._closed.wait(LOOK_S):
             self.look()

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
+from bessemer.serve.problems import DIGEST_HEADER, DISCOVERY, GOOGLE, RequestError
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 8 * MAX_BODY_BYTES  # of a request with many comments, one of which may be far too long
@@ -92,7 +92,7 @@ class Guard:
     def _check_token(self, headers: Headers, scope: Scope) -> None:
         given = headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if not given and str(scope["path"]).startswith(GOOGLE):
+        if not given and str(scope["path"]).startswith((GOOGLE, DISCOVERY)):
             # Google's clients send the key in a header of its own or in the query.
             query = parse_qs(scope["query_string"].decode("latin-1"))
             keys = [*headers.getlist("x-goog-api-key"), *query.get("key", [])]

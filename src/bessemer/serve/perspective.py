@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,10 +19,11 @@ from bessemer.moderate.decisions import suggestion
 from bessemer.moderate.policy import Policy, Rule
 from bessemer.serve.desk import Desk, stored_for_good
 from bessemer.serve.leaving import CLIENT_LEFT, while_there
-from bessemer.serve.problems import DIGEST_HEADER, GOOGLE, RequestError
+from bessemer.serve.problems import DIGEST_HEADER, DISCOVERY, GOOGLE, RequestError
 from bessemer.serve.schemas import Strict, Text
 
 Json = dict[str, Any]
+VERSION = GOOGLE.strip("/")
 QUERY = {"policy", "model", "key", "alt", "prettyPrint", "quotaUser"}  # from key on: of all Google's APIs
 ScoreType = Literal["PROBABILITY", "SCORE_TYPE_UNSPECIFIED"]
 
@@ -77,8 +78,28 @@ class Value(Strict):
     type: ScoreType = "PROBABILITY"
 
 
+class Span(Strict):
+    begin: Annotated[int, Field(ge=0)] = 0
+    end: Annotated[int, Field(ge=0)] = 0
+    score: Value
+
+
 class Scores(Strict):
-    summaryScore: Value
+    """As an answer of `analyze` has them; without a summary the highest span is meant."""
+
+    summaryScore: Value | None = None
+    spanScores: Annotated[list[Span], Field(fail_fast=True)] = Field(default_factory=list[Span], max_length=1000)
+
+    @model_validator(mode="after")
+    def _some(self) -> Scores:
+        if self.summaryScore is None and not self.spanScores:
+            raise ValueError("give summaryScore or spanScores")
+        return self
+
+    @property
+    def broken(self) -> bool:
+        given = [self.summaryScore] if self.summaryScore else [span.score for span in self.spanScores]
+        return max(score.value for score in given) >= 0.5
 
 
 class SuggestRequest(Both):
@@ -96,7 +117,37 @@ def _need_known(request: Request) -> None:
         raise RequestError(400, f"answers are JSON, not {form[:80]!r}", code="unsupported_parameter", param="alt")
 
 
+def discovery(base: str) -> Json:
+    """What Google's own clients read before they call anything. base: the server's address, as the client called it."""
+    query = {name: {"type": "string", "location": "query"} for name in sorted(QUERY)}
+    methods = {
+        name: {
+            "id": f"commentanalyzer.comments.{name}", "path": f"{GOOGLE[1:]}comments:{name}", "httpMethod": "POST",
+            "parameters": {n: query[n] for n in ("policy", "model")},
+            "request": {"$ref": asked}, "response": {"$ref": "Answer"},
+        }
+        for name, asked in (("analyze", "AnalyzeRequest"), ("suggestscore", "SuggestRequest"))
+    }  # fmt: skip
+    anything = {"type": "object", "additionalProperties": {"type": "any"}}
+    return {
+        "kind": "discovery#restDescription", "protocol": "rest", "name": "commentanalyzer",
+        "version": VERSION, "id": f"commentanalyzer:{VERSION}", "rootUrl": base, "servicePath": "", "baseUrl": base,
+        "parameters": {n: query[n] for n in sorted(QUERY - {"policy", "model"})},
+        "schemas": {n: {"id": n, **anything} for n in ("AnalyzeRequest", "SuggestRequest", "Answer")},
+        "resources": {"comments": {"methods": methods}},
+    }  # fmt: skip
+
+
 def add_perspective(app: FastAPI, desk: Desk) -> None:
+    @app.get(DISCOVERY)
+    async def describe(request: Request) -> Json:
+        if (version := request.query_params.get("version", "")) != VERSION:
+            raise RequestError(
+                404, f"the version {version[:80]!r} is none of this API; it has {VERSION}",
+                code="version_not_found", param="version",
+            )  # fmt: skip
+        return discovery(str(request.base_url))
+
     @app.post(f"{GOOGLE}comments:analyze")
     async def analyze(body: AnalyzeRequest, request: Request) -> Response:
         _need_known(request)
@@ -113,7 +164,7 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
         findings = {f.rule: f for f in verdict.decision.findings}
         answer: Json = {
             "attributeScores": {
-                name: _scores(findings[rules[name].id], len(comment.text), body.spanAnnotations)
+                name: _scores(findings[rules[name].id], len(comment.text))
                 for name, wanted in body.requestedAttributes.items()
                 if findings[rules[name].id].score >= wanted.scoreThreshold
             },
@@ -132,7 +183,7 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
     def suggestscore(body: SuggestRequest, request: Request) -> Json:
         _need_known(request)
         policy = desk.policy(request.query_params.get("policy"))
-        labels = {_rule(policy, name).id: s.summaryScore.value >= 0.5 for name, s in body.attributeScores.items()}
+        labels = {_rule(policy, name).id: scores.broken for name, scores in body.attributeScores.items()}
         backend = desk.fleet.pick(request.query_params.get("model", ""), body.comment.text)
         comment = body.read()
         if len(comment.text) > MAX_CHARACTERS:
@@ -168,8 +219,7 @@ def _rule(policy: Policy, attribute: str) -> Rule:
     )  # fmt: skip
 
 
-def _scores(finding: Finding, n_characters: int, spans: bool) -> Json:
-    """A rule is judged on the whole comment, so that the only span is all of it."""
+def _scores(finding: Finding, n_characters: int) -> Json:
+    """A rule is judged on the whole comment, so that the only span is all of it; many clients read no other score."""
     value = {"value": round(finding.score, 6), "type": "PROBABILITY"}
-    whole = {"begin": 0, "end": n_characters, "score": value}
-    return {"summaryScore": value, **({"spanScores": [whole]} if spans else {})}
+    return {"summaryScore": value, "spanScores": [{"begin": 0, "end": n_characters, "score": value}]}

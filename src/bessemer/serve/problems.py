@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 DIGEST_HEADER = "X-Bessemer-Digest"
 GOOGLE = "/v1alpha1/"  # paths of Perspective's API
+DISCOVERY = "/$discovery/rest"  # where Google's clients ask what there is
 _STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 405: "UNIMPLEMENTED",
            429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}  # fmt: skip
 
@@ -33,7 +34,7 @@ class RequestError(Exception):
 
     def body(self, path: str = "") -> dict[str, Any]:
         """path: whose clients asked."""
-        if path.startswith(GOOGLE):
+        if path.startswith((GOOGLE, DISCOVERY)):
             kind = "type.googleapis.com/google.commentanalyzer.v1alpha1.Error"
             details = [{"@type": kind, "errorType": self.code.upper()}]
             status = _STATUS.get(self.status, "INVALID_ARGUMENT")
