@@ -27,7 +27,10 @@ def findings(source: str) -> list[str]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             found += [name] if name in UNSAFE_CALLS or name.rpartition(".")[2] in UNSAFE_METHODS else []
-            found += [k.arg for k in node.keywords if k.arg in UNSAFE_KEYWORDS]
+            found += [k.arg for k in node.keywords if k.arg in UNSAFE_KEYWORDS and ast.unparse(k.value) != "False"]
+            given = {k.arg for k in node.keywords}  # None: several, by **
+            if name.endswith(".from_pretrained") and not given & {"trust_remote_code", None}:
+                found.append("from_pretrained")  # which asks whether to run it
     return found
 
 
@@ -39,11 +42,16 @@ def findings(source: str) -> list[str]:
         ("torch.load(path)", "torch.load"),
         ("tar.extractall()", "tar.extractall"),
         ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code"),
+        ("AutoModel.from_pretrained(x)", "from_pretrained"),
         ("subprocess.run(x, shell=True)", "shell"),
     ],
 )
 def test_the_search_finds_what_it_looks_for(source: str, what: str) -> None:
     assert findings(source) == [what]
+
+
+def test_what_is_switched_off_is_not_found() -> None:
+    assert findings("AutoModel.from_pretrained(x, trust_remote_code=False); subprocess.run(x, shell=False)") == []
 
 
 def test_no_source_runs_code_that_came_with_data() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bessemer.data.items import Message
+from bessemer.data.items import Item, Message
 from bessemer.data.moderation import Comment
 from bessemer.data.render import Example
 from bessemer.errors import BessemerError
@@ -21,6 +21,7 @@ from bessemer.evaluate import answer, measure
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.grade import grade_texts
 from bessemer.evaluate.tasks import LoadedTask, Match, Task, TaskItem, with_rows
+from bessemer.infer import model as infer_model
 from bessemer.infer.model import Loaded, load
 from bessemer.infer.score import branch_odds, cut_windows, option_ids, option_logprobs
 from bessemer.moderate.judge import Judge
@@ -144,11 +145,42 @@ def test_a_question_may_fill_the_model(loaded: Loaded, monkeypatch: pytest.Monke
     """The last token of an answer is predicted, not read."""
     rows = [{"prompt": "time year people", "choices": [" way", " day"], "answer": 0}]
     n = max(len(encode(loaded, f"time year people {c}")) for c in ("way", "day")) - 1
-    monkeypatch.setattr(answer, "max_positions", lambda _: n)
+    monkeypatch.setattr(infer_model, "max_positions", lambda _: n)
     answer_task(loaded, task_of("choice", rows))
-    monkeypatch.setattr(answer, "max_positions", lambda _: n - 1)
+    monkeypatch.setattr(infer_model, "max_positions", lambda _: n - 1)
     with pytest.raises(BessemerError, match=f"item 0: {n} tokens, but the model reads at most {n - 1}"):
         answer_task(loaded, task_of("choice", rows))
+
+
+def test_windows_of_a_document_fit_into_the_model_s_own(
+    loaded: Loaded, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": "time year people way day man thing woman life child world school"}]
+    ids, begin = encode(loaded, rows[0]["text"]), answer._first_id(loaded)
+    assert len(ids) > 8
+    monkeypatch.setattr(infer_model, "sliding_window_of", lambda _: 8)
+    found = answer_task(loaded, task_of("perplexity", rows)).values["bits"]
+    assert found != pytest.approx([-alone(plain, [begin], ids) / np.log(2)], abs=1e-3)
+    long = [{"prompt": "time year people way day man thing woman life", "choices": [" way", " day"], "answer": 0}]
+    with pytest.raises(BessemerError, match=r"item 0: \d+ tokens, but .* sliding window, and scores at most 8"):
+        answer_task(loaded, task_of("choice", long))
+
+
+def test_nothing_is_written_when_an_item_leaves_no_room(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": "time", "answer": "x"}, {"prompt": "time " * 2048, "answer": "x"}]
+    monkeypatch.setattr(answer, "generate", lambda *_, **__: pytest.fail("written"))
+    with pytest.raises(BessemerError, match=r"item 1: \d+ prompt tokens and 3 new tokens are .* at most 2048"):
+        answer_task(loaded, task_of("generate", rows, max_tokens=3))
+
+
+def test_an_item_beyond_the_context_is_named_before_anything_is_measured(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [(Message("user", "time " * n), Message("assistant", a)) for n, a in ((1, "yes"), (2048, "no"))]
+    items = [Item(name, messages=own) for name, own in zip("ab", asked, strict=True)]
+    monkeypatch.setattr(Loaded, "hidden", lambda *_: pytest.fail("computed"))
+    with pytest.raises(BessemerError, match=r"^item b: 2,\d\d\d tokens, but the model reads at most 2,048"):
+        measure._measure_answers(loaded, items, lambda _: None)
 
 
 THINKS = """{% for m in messages %}<|im_start|>{{ m.role }}

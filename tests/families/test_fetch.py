@@ -58,14 +58,129 @@ def models(home: Path) -> list[str]:
 # -- folders --------------------------------------------------------------------------------------------------
 
 
+def edit(path: Path, **values: object) -> None:
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | values))
+
+
 def test_a_local_folder_is_pinned_by_its_bytes(model: Path) -> None:
     one = fetch.resolve(str(model))
     assert (one.path, one.stage, one.licence, one.name) == (model, "unknown", "unknown", "model")
     assert one.n_bytes == (model / "model.safetensors").stat().st_size
-    (model / "notes.txt").write_text("what the model is not loaded from does not count")
-    assert fetch.resolve(str(model)).digest == one.digest
-    (model / "generation_config.json").write_text("{}")
-    assert fetch.resolve(str(model)).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "added_tokens.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "vocab.json",
+    ],
+)
+def test_every_file_that_transformers_may_read_counts(model: Path, name: str) -> None:
+    one = fetch.resolve(str(model)).digest
+    (model / name).write_text("{}")
+    assert fetch.resolve(str(model)).digest != one
+
+
+def test_what_does_not_count_changes_nothing_that_is_loaded(model: Path) -> None:
+    """None of these can be read, so whoever loads one fails."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def load() -> tuple[dict[str, torch.Tensor], list[int], str]:
+        weights = AutoModelForCausalLM.from_pretrained(model, local_files_only=True).state_dict()
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        return weights, tokenizer("steel iron")["input_ids"], tokenizer.chat_template
+
+    digest, (weights, ids, template) = fetch.resolve(str(model)).digest, load()
+    (model / "checkpoint-500").mkdir()
+    for name in (
+        "adapter_model.safetensors",
+        "checkpoint-500/chat_template.jinja",
+        "checkpoint-500/model.safetensors",
+        "consolidated.safetensors",
+        "model-00001-of-00001.safetensors",
+        "notes.txt",
+        "optimizer.pt",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ):
+        (model / name).write_text("no such file")
+    assert fetch.resolve(str(model)).digest == digest
+    after, ids_after, template_after = load()
+    assert (ids_after, template_after) == (ids, template) and weights.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in weights.items())
+
+
+# -- what transformers would load past the digest -----------------------------------------------------------------
+
+
+def test_the_weights_are_those_that_transformers_takes_first(model: Path) -> None:
+    """`model.safetensors` before an index and its shards."""
+    shard, index = "model-00001-of-00001.safetensors", {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copyfile(model / "model.safetensors", model / shard)
+    both = fetch.resolve(str(model)).files
+    assert "model.safetensors" in both and shard not in both
+    (model / "model.safetensors").unlink()
+    assert shard in fetch.resolve(str(model)).files
+
+
+@pytest.mark.parametrize("other", ["consolidated.safetensors", "adapter_model.safetensors", "model.fp16.safetensors"])
+def test_weights_under_a_name_that_transformers_passes_over_are_none(model: Path, other: str) -> None:
+    (model / "model.safetensors").rename(model / other)
+    with pytest.raises(BessemerError, match=f"only {other}, which transformers does not load"):
+        fetch.resolve(str(model))
+    (model / "pytorch_model.bin").write_bytes(b"a pickle that transformers would load")
+    with pytest.raises(BessemerError, match=r"only pytorch_model\.bin \(a pickle"):
+        fetch.resolve(str(model))
+
+
+@pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00001.bin", "more/model-00001-of-00001.safetensors"])
+def test_an_index_cannot_name_what_the_digest_does_not_cover(model: Path, shard: str) -> None:
+    (model / "more").mkdir()
+    (model / "model.safetensors").rename(model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(BessemerError, match=f"1 of 1 shards are missing, first {shard}"):
+        fetch.resolve(str(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "fix"),
+    [
+        ("adapter_config.json", "an adapter over the weights", "merge_and_unload"),
+        ("additional_chat_templates/default.jinja", "take the place of the model's own", "chat_template.jinja"),
+        ("additional_chat_templates/tool_use.jinja", "take the place of the model's own", "chat_template.jinja"),
+        ("shard-00000-model-00001-of-00001.safetensors", "instead of the model's weights", "save_pretrained"),
+    ],
+)
+def test_what_transformers_would_load_beside_the_model_is_refused(model: Path, name: str, said: str, fix: str) -> None:
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text("{}")
+    with pytest.raises(BessemerError, match=said) as caught:
+        fetch.resolve(str(model))
+    assert fix in caught.value.fix and caught.value.where == str(model / name.partition("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("config.json", {"transformers_weights": "other.safetensors"}),
+        ("config.json", {"text_config": {"transformers_weights": "other.safetensors"}}),
+        ("config.json", {"configuration_files": ["config.4.0.0.json"]}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["more/tokenizer.4.0.json"]}),
+    ],
+)
+def test_a_file_that_names_other_files_is_refused(model: Path, name: str, values: dict[str, object]) -> None:
+    edit(model / name, **values)
+    with pytest.raises(BessemerError, match="it names other files to load") as caught:
+        fetch.resolve(str(model))
+    assert caught.value.where == str(model / name) and "remove" in caught.value.fix
 
 
 def test_pickled_weights_are_refused(model: Path) -> None:
@@ -74,11 +189,12 @@ def test_pickled_weights_are_refused(model: Path) -> None:
         fetch.resolve(str(model))
 
 
-def test_a_model_with_code_of_its_own_is_refused(model: Path) -> None:
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(BessemerError, match="auto_map"):
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_model_with_code_of_its_own_is_refused(model: Path, name: str) -> None:
+    edit(model / name, auto_map={"AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokens", None]})
+    with pytest.raises(BessemerError, match="auto_map") as caught:
         fetch.resolve(str(model))
+    assert caught.value.where == str(model / name)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
@@ -88,12 +204,13 @@ def test_an_incomplete_folder_is_refused(model: Path, name: str) -> None:
         fetch.resolve(str(model))
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("text", ["", "[1]", "not JSON"])
-def test_a_broken_config_is_one_clear_error(model: Path, text: str) -> None:
-    (model / "config.json").write_text(text)
+def test_a_broken_config_is_one_clear_error(model: Path, text: str, name: str) -> None:
+    (model / name).write_text(text)
     with pytest.raises(BessemerError) as caught:
         fetch.resolve(str(model))
-    assert "config.json" in caught.value.where
+    assert caught.value.where == str(model / name)
 
 
 @pytest.mark.parametrize("kind", ["nonesuch", "bert"])
@@ -146,6 +263,7 @@ def test_a_gguf_file_is_a_start_and_is_converted_once(
     monkeypatch.setattr(gguf, "convert", convert)
     one, two = fetch.resolve(str(gguf_file)), fetch.resolve(str(gguf_file))
     assert one == two and calls == [gguf_file] and one.name == "mine" and one.path.is_relative_to(bessemer_home)
+    assert one.path.name.startswith("gguf-alone-")  # before, what lay beside the file went into the same hash's folder
     assert str(gguf_file) in one.origin and "sha256" in one.origin
     assert gguf.weights_bytes(gguf_file) == 4 * 8 * 4
 

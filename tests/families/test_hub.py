@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bessemer.files import sha256_file
+from bessemer.signatures import RELEASE_FORMAT, TRUSTED_KEY
 from tests.hub import NEW, OLD, Hub, serve
 
 REPO = "tests/tiny"
@@ -224,6 +225,34 @@ def test_too_little_disk_is_said_with_the_bytes_that_are_needed(hub: Hub, bessem
     found = resolve(hub.url, REPO, program=full)
     assert found.returncode == 4 and "MiB of disk, 1,000 B are free" in found.stdout.replace("1000 B", "1,000 B")
     assert not any("resolve" in path for path in hub.asked) and snapshots(bessemer_home) == []
+
+
+def test_a_full_disk_is_not_told_as_the_hub_s_fault(hub: Hub) -> None:
+    full = (
+        "import os, huggingface_hub.file_download as f\n"
+        "def fail(*_, **__):\n    raise OSError(28, os.strerror(28))\n"
+        "f.http_get = fail\n"
+    )
+    found = resolve(hub.url, REPO, program=full + PROGRAM)
+    assert found.stderr.endswith("OSError: [Errno 28] No space left on device\n") and not found.stdout
+
+
+def test_a_release_on_the_hub_is_not_opened_where_a_key_is_trusted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.commits[OLD]["manifest.json"] = json.dumps({"format": RELEASE_FORMAT}).encode()
+    hub.commits[NEW]["manifest.json"] = b'{"format": "of another program"}'
+    assert resolve(hub.url, REPO).returncode == 0
+    monkeypatch.setenv(TRUSTED_KEY, "release.pub")
+    found = resolve(hub.url, REPO)
+    assert found.returncode == 4 and f"{REPO}: this is a release, and who signed it" in found.stdout
+    assert resolve(hub.url, f"{REPO}@{NEW}").returncode == 0
+
+
+def test_weights_that_transformers_would_pass_over_are_refused_before_anything_is_fetched(hub: Hub) -> None:
+    files = hub.commits[OLD]
+    files["consolidated.safetensors"] = files.pop(WEIGHTS)
+    found = resolve(hub.url, REPO)
+    assert found.returncode == 4 and "only consolidated.safetensors, which transformers does not load" in found.stdout
+    assert not any("resolve" in path for path in hub.asked)
 
 
 def test_a_changed_byte_in_the_cache_is_refused_with_the_remedy(hub: Hub) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,8 +19,9 @@ import fsspec
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.families import catalogue
+from bessemer.families import catalogue, store
 from bessemer.families.fetch import resolve
+from bessemer.signatures import RELEASE_FORMAT, TRUSTED_KEY
 from tests.families.test_fetch import add_private
 
 WEIGHTS = "model.safetensors"
@@ -62,8 +65,6 @@ def test_a_changed_byte_in_the_cache_is_refused(memory: str) -> None:
 def test_a_store_that_breaks_leaves_nothing_whole_and_goes_on(
     memory: str, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bessemer.families import store
-
     monkeypatch.setattr(store, "BLOCK_BYTES", 1 << 16)
     fs = fsspec.filesystem("memory")
     real, starts = type(fs)._open, []
@@ -115,6 +116,102 @@ def test_what_is_left_of_a_download_does_not_count_when_the_store_changed(
     changed = json.dumps(json.loads((tiny_model / "generation_config.json").read_text()) | {"top_k": 7}).encode()
     fsspec.filesystem("memory").pipe("/bucket/mine/generation_config.json", changed)
     assert (resolve(memory).path / "generation_config.json").read_bytes() == changed
+
+
+def whole(home: Path) -> list[str]:
+    return [p.name for p in (home / "cache" / "stores").iterdir() if p.is_dir() and p.name[0] != "."]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", WEIGHTS])
+def test_files_of_two_versions_are_not_stitched_together(
+    memory: str, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Somebody writes another version while the files are fetched: files of the same sizes."""
+    fs, real, copied = fsspec.filesystem("memory"), store._copy, list[int]()
+    other = fs.cat(f"/bucket/mine/{name}").replace(b"1", b"2", 1)
+
+    def copy(opened: Any, out: Any, there: int) -> None:
+        real(opened, out, there)
+        copied.append(1)
+        if len(copied) == 2:
+            fs.pipe(f"/bucket/mine/{name}", other)
+
+    monkeypatch.setattr(store, "_copy", copy)
+    with pytest.raises(BessemerError, match=f"{name} changed in the store while the files were fetched") as caught:
+        resolve(memory)
+    assert caught.value.where == memory and "run it again" in caught.value.fix and whole(bessemer_home) == []
+    assert (resolve(memory).path / name).read_bytes() == other
+
+
+@pytest.mark.parametrize(
+    "key", ["ETag", "etag", "md5Hash", "mtime", "created", "Content-MD5", "Digest", "Last-Modified"]
+)
+def test_whatever_tells_two_versions_apart_is_looked_at(key: str) -> None:
+    one, two = (store._remote(None, {"name": "a/b", "size": 7, key: said}, "") for said in ("one", "two"))
+    assert one != two and one.name == "b"
+
+
+def test_a_full_disk_is_not_told_as_the_store_s_fault(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+
+        def fail(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(store, "_copy", fail)
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            resolve(memory)
+        assert not isinstance(caught.value, BessemerError)
+
+
+# -- releases -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(memory: str) -> str:
+    """The folder of a release in the store: nobody signed it."""
+    fsspec.filesystem("memory").pipe("/bucket/mine/manifest.json", json.dumps({"format": RELEASE_FORMAT}).encode())
+    return memory
+
+
+def test_a_release_behind_a_url_is_not_opened_where_a_key_is_trusted(
+    release: str, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUSTED_KEY, "release.pub")
+    for _ in range(2):
+        with pytest.raises(BessemerError, match="this is a release, and who signed it cannot be checked") as caught:
+            resolve(release)
+        assert caught.value.where == release and "whole folder" in caught.value.fix and whole(bessemer_home) == []
+    monkeypatch.delenv(TRUSTED_KEY)
+    found = resolve(release)
+    monkeypatch.setenv(TRUSTED_KEY, "release.pub")
+    with pytest.raises(BessemerError, match="this is a release"):
+        resolve(release)  # that it is in the cache makes no difference
+    shutil.rmtree(found.path)
+    fsspec.filesystem("memory").rm("/bucket/mine/manifest.json")
+    assert resolve(release).digest == found.digest  # what is there now is no release
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"[]", b'{"format": "of another program"}'])
+def test_a_base_behind_a_url_stays_one_where_a_key_is_trusted(
+    memory: str, manifest: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if manifest:
+        fsspec.filesystem("memory").pipe("/bucket/mine/manifest.json", manifest)
+    monkeypatch.setenv(TRUSTED_KEY, "release.pub")
+    one = resolve(memory)
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+    assert resolve(memory) == one  # also without the store
+    fsspec.filesystem("memory").pipe("/bucket/nothing", b"")
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_where_a_key_is_trusted(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.filesystem("memory").pipe("/bucket/mine/manifest.json", b"{")
+    resolve(memory)
+    monkeypatch.setenv(TRUSTED_KEY, "release.pub")
+    with pytest.raises(BessemerError, match="JSONDecodeError"):
+        resolve(memory)
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_before_its_weights_come(memory: str, bessemer_home: Path) -> None:
@@ -175,6 +272,20 @@ def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
         fs.mkdir("bucket")
         fs.put(str(tiny_model), "bucket/mine", recursive=True)
         assert resolve("s3://bucket/mine").digest == resolve(str(tiny_model)).digest
+
+        real, later = store._copy, [b"{{ 'of another version' }}"]
+        fs.put(str(tiny_model), "bucket/changing", recursive=True)
+
+        def copy(opened: Any, out: Any, there: int) -> None:  # the driver keeps its listing; the store moves on
+            real(opened, out, there)
+            if later:
+                fs.pipe_file("bucket/changing/chat_template.jinja", later.pop())  # the first that was fetched
+
+        monkeypatch.setattr(store, "_copy", copy)
+        with pytest.raises(BessemerError, match=r"chat_template\.jinja changed in the store"):
+            resolve("s3://bucket/changing")
+        made = resolve("s3://bucket/changing").path
+        assert (made / "chat_template.jinja").read_text() == "{{ 'of another version' }}"
         with pytest.raises(BessemerError, match="the store could not deliver it"):
             resolve("s3://bucket/none")
     finally:
@@ -182,12 +293,40 @@ def test_a_real_s3_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
         fsspec.filesystem("s3").clear_instance_cache()  # whoever asks s3:// next has another server
 
 
+def test_a_web_server_s_files_of_two_versions_are_not_stitched_together(
+    tiny_model: Path, tmp_path: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says when a file was changed, and no more. A download breaks; meanwhile a file of the same size comes."""
+    folder, real = shutil.copytree(tiny_model, tmp_path / "served"), store._stream
+    changed = folder / "generation_config.json"
+
+    def fail(fs: Any, path: str, out: Any, there: int) -> None:
+        if path.endswith(WEIGHTS):
+            raise OSError("connection reset by peer")
+        real(fs, path, out, there)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(store, "_stream", fail)
+        with pytest.raises(BessemerError, match="the store could not deliver it"):
+            resolve(url)
+        assert list(bessemer_home.rglob(changed.name))
+        monkeypatch.setattr(store, "_stream", real)
+        changed.write_bytes(changed.read_bytes().replace(b"0", b"1", 1))
+        os.utime(changed, (1, 1))
+        assert (resolve(url).path / changed.name).read_bytes() == changed.read_bytes()
+        server.shutdown()
+
+
 def test_a_store_that_lists_no_sizes_is_asked_for_each(
     tiny_model: Path, tmp_path: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As web servers' listings have none. This one gives no parts of files either, and links what is no file."""
-    from bessemer.families import store
-
     monkeypatch.setattr(store, "BLOCK_BYTES", 1 << 14)  # the tiny model has many
     folder, broken = shutil.copytree(tiny_model, tmp_path / "served"), list[int]()
 

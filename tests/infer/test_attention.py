@@ -80,8 +80,16 @@ def test_long_documents_take_the_fused_kernel_and_agree(
     tokens, positions = torch.arange(60), torch.arange(30).repeat(2)
     with torch.inference_mode():
         small = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
-        monkeypatch.setattr(attention, "FUSED_FROM", 8)
+        calls: list[int] = []
+        kernel = F.scaled_dot_product_attention
+        monkeypatch.setattr(
+            F, "scaled_dot_product_attention", lambda q, *a, **k: calls.append(q.shape[2]) or kernel(q, *a, **k)
+        )
+        loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+        assert not calls
+        monkeypatch.setattr(attention, "FUSED_FROM", 30)
         fused = loaded.hidden(tokens, positions, loaded.layout([30, 30]))
+        assert calls == [30] * loaded.model.config.num_hidden_layers
     torch.testing.assert_close(small, fused, rtol=1e-4, atol=1e-5)
 
 
@@ -89,8 +97,53 @@ def test_a_mask_is_no_larger_than_a_tile() -> None:
     """That of 131,072 places would take 69 GB."""
     made = attention.make_layout([5, 131_072, 300], dtype=torch.float32)
     assert [(b.places, *b.causal_TT.shape) for b in made.blocks] == [(5, 5, 5), (300, 256, 256), (131_072, 256, 256)]
-    branching = attention.make_layout([300], dtype=torch.float32, branches=[[20, 30]])
-    assert branching.blocks[0].causal_TT.shape == (1, 300, 300)
+    (branching,) = attention.make_layout([32_768], dtype=torch.float32, branches=[[20, 30]]).blocks
+    assert branching.causal_TT.shape == (256, 256)
+    assert branching.tail_DSS is not None and branching.tail_DSS.shape == (1, 50, 50)
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Attention under a mask of everything, as slow and as plain as can be."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = torch.einsum("qhe,khe->hqk", q, k).masked_fill(~seen, -torch.inf)
+    return torch.einsum("hqk,khe->qhe", scores.softmax(-1), v)
+
+
+def seen_by(stem: int, branches: list[int]) -> Tensor:
+    """Which tokens see which, in one document that ends in branches."""
+    owner = torch.tensor([-1] * stem + [b for b, n in enumerate(branches) for _ in range(n)])
+    shared = (owner[None] == -1) | (owner[None] == owner[:, None])
+    return shared & torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
+
+
+@settings(max_examples=40)
+@given(
+    documents=st.lists(st.tuples(st.integers(1, 24), st.lists(st.integers(0, 7), max_size=4)), min_size=1, max_size=5),
+    shared=st.integers(0, 6),
+    tile=st.sampled_from([3, 8, 256]),
+)
+def test_branches_give_the_values_and_gradients_of_a_whole_mask(
+    documents: list[tuple[int, list[int]]], shared: int, tile: int
+) -> None:
+    """Documents of different lengths in one block, branches on both sides of a tile's end, a prefix before all."""
+    parts = [(shared, []), *documents] if shared else documents
+    lengths = [stem + sum(branches) for stem, branches in parts]
+    sees = [n > 0 for n in range(len(parts))] if shared else ()
+    seen = torch.block_diag(*(seen_by(*part) for part in parts)).bool()
+    seen[:, :shared] |= torch.ones(len(seen), 1, dtype=torch.bool)
+    seen[:shared, :shared] = seen_by(shared, [])
+    draw = torch.Generator().manual_seed(sum(lengths))
+    q, k, v, weight = (
+        torch.randn(sum(lengths), n, 4, dtype=torch.float64, generator=draw).requires_grad_() for n in (4, 2, 2, 4)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "TILE", tile)
+        layout = make_layout(lengths, dtype=torch.float64, sees=sees, branches=[own for _, own in parts])
+        found = attention._by_blocks(q, k, v, 1.0, layout)
+    wanted = dense(q, k, v, seen)
+    torch.testing.assert_close(found, wanted)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_documents_of_several_tiles_agree_with_one(models: tuple[Loaded, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +198,12 @@ def test_attention_that_would_be_computed_wrongly_is_refused() -> None:
         attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, sliding_window=4)
     with pytest.raises(BessemerError, match="soft-capping"):
         attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, softcap=30.0)
+    with pytest.raises(BessemerError, match="sinks"):
+        attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, s_aux=torch.zeros(2))
+    with pytest.raises(BessemerError, match="queries of 4 numbers and values of 3"):
+        attention.document_attention(None, x, x, x[..., :3], None, scaling=1.0, documents=layout)
+    out, _ = attention.document_attention(None, x, x, x, None, scaling=1.0, documents=layout, sliding_window=8)
+    assert out.shape == (1, 8, 2, 4)
 
 
 def test_a_shared_prefix_changes_no_value_and_no_gradient(models: tuple[Loaded, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from bessemer.data.items import Message
 from bessemer.errors import BessemerError
+from bessemer.infer import generate as generate_module
 from bessemer.infer.generate import (
     PREFILL_TOKENS,
     Token,
@@ -24,8 +25,10 @@ from bessemer.infer.generate import (
     prompt_logprobs,
 )
 from bessemer.infer.model import Loaded, load
+from bessemer.infer.sampling import sample_together
 from bessemer.infer.score import option_logprobs
 from bessemer.infer.text import TextStream, token_name, vocabulary
+from tests.infer.conftest import MakeModel
 from tests.tiny import MAX_TOKENS, SPECIAL
 
 TEXT = "Grüße! 你好 👍🏽 the house"
@@ -70,6 +73,34 @@ def test_long_prompts_are_read_in_pieces(loaded: Loaded, plain: Any) -> None:
     (token,) = generate(loaded, ids, max_tokens=1, temperature=0)
     best = _forward(plain, ids)[-1]
     assert token.logprob == pytest.approx(float(best.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral"])
+def test_layers_with_a_window_see_what_a_plain_forward_sees(
+    kind: str, of_kind: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt in pieces, longer than the window, and an answer that goes on where the oldest keys are dropped."""
+    from transformers import AutoModelForCausalLM
+
+    more = {"sliding_window_pattern": 2} if kind == "gemma3_text" else {}
+    folder = of_kind(kind, sliding_window=16, initializer_range=0.2, **more)
+    loaded = load(folder, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    monkeypatch.setattr(generate_module, "PREFILL_TOKENS", 11)
+    prompt = torch.randint(5, 400, (50,), generator=torch.Generator().manual_seed(1)).tolist()
+    tokens = list(generate(loaded, prompt, max_tokens=24, temperature=0))
+    (row,) = sample_together(loaded, [prompt], ends=loaded.eos, max_tokens=24, temperature=1e-6, seed=0)
+    whole = prompt + [t.id for t in tokens]
+    logprobs_TV = _forward(plain, whole)
+    for n, token in enumerate(tokens):
+        best = logprobs_TV[len(prompt) + n - 1]
+        assert token.id == int(best.argmax())
+        assert token.logprob == pytest.approx(float(best.max()), abs=1e-4)
+    assert row.turns[0] == [t.id for t in tokens if not t.hidden] and len(tokens) > 16
+    for layer in plain.model.layers:  # without the window the answer is another one
+        layer.self_attn.sliding_window = None
+    plain.config.sliding_window = None if kind == "mistral" else 4096
+    assert (_forward(plain, whole) - logprobs_TV)[-1].abs().max() > 0.1
 
 
 def test_prompt_logprobs_match_a_plain_forward(loaded: Loaded, plain: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from bessemer.data.items import Message
 from bessemer.errors import BessemerError
+from bessemer.infer import sampling
 from bessemer.infer.model import Loaded, load
 from bessemer.infer.sampling import draw, next_logits, sample_together
 
@@ -57,6 +58,40 @@ def test_a_second_turn_reads_what_stands_between(loaded: Loaded) -> None:
     so_far = [*prompt, *first[:cut], end, *between]
     wanted = int(next_logits(loaded, so_far).argmax())
     assert row.turns[1][0] == wanted if wanted != end else row.turns[1] == []
+
+
+@pytest.mark.parametrize(
+    ("most", "drawn", "turns", "finished"),
+    [
+        (5, [7, 8, 1, 0, 0, 0, 9, 9, 1], [[7, 8], [9, 9]], True),
+        (4, [7, 8, 1, 0, 0, 0, 9, 9], [[7, 8], [9, 9]], False),
+        (1, [1, 0, 0, 0, 9], [[], [9]], False),
+    ],
+)
+def test_two_turns_end_within_their_limit(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, most: int, drawn: list[int], turns: list[list[int]], finished: bool
+) -> None:
+    """The end of the first turn, the tokens between (drawn in vain: 0) and the end of the second take a step each."""
+    left = iter(drawn)
+    read: list[list[int]] = []
+    real = sampling._Steps.read
+    monkeypatch.setattr(sampling, "draw", lambda *_: torch.tensor([next(left)]))
+    monkeypatch.setattr(
+        sampling._Steps, "read", lambda self, tokens_BT: read.append(tokens_BT[0].tolist()) or real(self, tokens_BT)
+    )
+    (row,) = sample_together(loaded, [[40, 41]], ends=frozenset({1}), then=[20, 21, 22], max_tokens=most, seed=0)
+    assert (row.turns, row.finished) == (turns, finished)
+    assert list(left) == []
+    whole = [40, 41, *turns[0], 1, 20, 21, 22, *turns[1]]
+    assert [i for piece in read for i in piece] == (whole if finished else whole[:-1])  # the last one is not read
+
+
+def test_two_turns_have_room_for_both_ends(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(sampling, "need_room", lambda _, n_prompt, n_new: asked.append(n_prompt + n_new))
+    for then in ([], [20, 21]):
+        sample_together(loaded, [[40, 41]], ends=loaded.eos, then=then, max_tokens=3, seed=0)
+    assert asked == [2 + 3, 2 + 3 + 2 + 1]
 
 
 def test_only_the_likeliest_are_drawn() -> None:

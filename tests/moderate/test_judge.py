@@ -8,11 +8,15 @@ from bessemer.data import moderation
 from bessemer.data.moderation import MAX_CHARACTERS, MAX_CONTEXT, Comment, ask, clean
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import max_positions
+from bessemer.infer.model import load
 from bessemer.infer.score import option_logprobs
 from bessemer.moderate import judge as judge_module
 from bessemer.moderate.judge import PIECE_TOKENS, CommentError, Judge
 from bessemer.moderate.policy import Policy, Rule
+from tests.infer.conftest import MakeModel, of_kind
 from tests.tiny import WORDS
+
+__all__ = ["of_kind"]
 
 
 def words(n: int, seed: int = 0) -> str:
@@ -119,3 +123,13 @@ def test_tricks_do_not_change_what_is_read(judge: Judge, policy: Policy) -> None
     ):
         assert clean(trick) == plain
         assert judge.prepare(Comment(trick), policy) == judge.prepare(Comment(plain), policy)
+
+
+def test_prompts_fit_into_a_sliding_window(of_kind: MakeModel, policy: Policy) -> None:
+    """Every piece of a long comment is scored, and a rule that leaves no room is told before anything is."""
+    small = Judge(load(of_kind("mistral", sliding_window=256)))
+    question = small.prepare(Comment("no iron today " * 200), policy)
+    assert len(question.pieces) > 1 and max(len(p) for piece in question.pieces for p in piece) <= 256
+    assert len(small.odds([question])[0]) == len(policy.rules)
+    with pytest.raises(BessemerError, match="the model reads 256 in all"):
+        small.check(Policy(name="p", rules=[Rule(id="a", text="no iron " * 150)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -33,6 +34,10 @@ def test_ticks_are_round_and_enclose_the_range(low: float, span: float, n: int) 
     step = ticks[1] - ticks[0]
     assert ticks[0] <= low + 1e-6 * max(step, 1e-9) and ticks[-1] >= low + span - 1e-6 * max(step, 1e-9)
     assert 2 <= len(ticks) <= n + 3
+    power = 10.0 ** math.floor(math.log10(step) + 1e-4)
+    nearest = min((1, 2, 2.5, 5), key=lambda f: abs(step / power - f)) * power
+    assert step == pytest.approx(nearest, rel=1e-4)  # as floats of 1e6 tell 0.001 apart
+    assert all(abs(t / nearest - round(t / nearest)) < 1e-4 for t in ticks)
     assert len(set(tick_texts(ticks))) == len(ticks)
 
 

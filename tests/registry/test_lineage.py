@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,33 @@ def test_what_cannot_be_traced_is_said(recipe: Recipe, bessemer_home: Path) -> N
     _, gone = trace_document("own.jsonl:1")
     assert len(gone) == 1 and "run story, 01-cpt" in gone[0]
     assert read_json(folder / "plan.lock.json")["token_sets"]["own"] == "story.own@1"
+
+
+def test_damaged_runs_and_releases_of_others_are_said_and_hide_nothing(recipe: Recipe, bessemer_home: Path) -> None:
+    make_plan(recipe, Screen(quiet=True), measured=False)
+    plan = read_json(bessemer_home / "runs" / "story" / PLAN)
+    for place, text in (
+        ("runs/another", "{"),  # before and behind the one that is whole
+        ("runs/older", json.dumps({**plan, "token_sets": None})),
+        ("runs/shape", "[]"),
+        ("runs/zeros", "\0"),
+        ("runs/recipe", json.dumps({**plan, "recipe": {**plan["recipe"], "nonesuch": 1}})),
+        ("releases/house/1", ""),
+    ):
+        (bessemer_home / place).mkdir(parents=True)
+        (bessemer_home / place / PLAN).write_text(text)
+    for version, manifest in (("1", "{"), ("2", "{}")):
+        (bessemer_home / "releases" / "house" / version).mkdir(exist_ok=True)
+        (bessemer_home / "releases" / "house" / version / "manifest.json").write_text(manifest)
+    shutil.copytree(bessemer_home / "runs" / "story", bessemer_home / "runs" / "events")
+    (bessemer_home / "runs" / "events" / METRICS).write_text("{\n")
+    seen, gone = trace_document("own.jsonl:1")
+    assert [s.what for s in seen] == ["run story"]
+    about = {line.partition(":")[0].partition(",")[0]: line for line in gone}
+    runs = {f"run {name}" for name in ("another", "older", "shape", "zeros", "recipe", "events")}
+    assert set(about) == {*runs, "release house@1", "release house@2"}
+    assert all(f"runs/{name}/{PLAN}" in about[f"run {name}"] for name in ("another", "older", "shape", "zeros"))
+    assert "no token sets" in about["run older"] and "manifest.json" in about["release house@2"]
 
 
 def test_a_start_that_was_trained_here_is_part_of_what_was_fed(recipe: Recipe, bessemer_home: Path) -> None:

@@ -29,7 +29,7 @@ def add(folder: Path, name: str, text: str = "weights") -> store.StoredRelease:
 def test_what_is_added_is_listed_found_and_opened(made: store.StoredRelease, bessemer_home: Path) -> None:
     assert made.reference == "house@1" and made.path == bessemer_home / "releases" / "house" / "1"
     assert (made.path / "model.safetensors").read_text() == "weights model.safetensors"
-    assert store.list_releases() == [made]
+    assert store.references() == ["house@1"]
     assert store.find_release("house") == store.find_release("house@1") == store.open_release("house@1") == made
     assert made.manifest["format"] == "bessemer.release/1" and made.manifest["base"] == FACTS["base"]
 
@@ -105,15 +105,32 @@ def test_a_half_written_release_is_invisible(made: store.StoredRelease, bessemer
     (half / "model.safetensors").write_text("half")
     (half / "manifest.json").write_text("{}")
     (bessemer_home / "releases" / "empty" / "1").mkdir(parents=True)  # a folder without a manifest
-    assert [r.reference for r in store.list_releases()] == ["house@1"]
+    assert store.references() == ["house@1"]
     assert add(tmp_path, "house", "second").reference == "house@2" and not half.exists()
+
+
+def test_a_version_that_lost_its_manifest_keeps_its_number(made: store.StoredRelease, tmp_path: Path) -> None:
+    newest = add(tmp_path, "house", "second")
+    (newest.path / "manifest.json").unlink()
+    (newest.path.parent / "notes").mkdir()  # no version
+    assert store.versions("house") == [1]
+    assert add(tmp_path, "house", "third").reference == "house@3"
+    assert (newest.path / "model.safetensors").read_text() == "second model.safetensors"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"name": "house", "version": 1, "files": {"a": 1}}'])
+def test_a_broken_manifest_is_one_clear_error(made: store.StoredRelease, text: str) -> None:
+    (made.path / "manifest.json").write_text(text)
+    with pytest.raises(BessemerError) as caught:
+        store.find_release("house@1")
+    assert caught.value.where == str(made.path / "manifest.json")
 
 
 def test_a_release_is_never_overwritten(
     made: store.StoredRelease, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = {p.name: p.read_bytes() for p in made.path.iterdir()}
-    monkeypatch.setattr(store, "versions", lambda _name: [])  # as if the version had been counted wrongly
+    monkeypatch.setattr(store, "_next_version", lambda _root: 1)  # as if the version had been counted wrongly
     with pytest.raises(OSError, match="not empty"):
         add(tmp_path, "house", "other weights")
     assert {p.name: p.read_bytes() for p in made.path.iterdir()} == before
@@ -123,7 +140,7 @@ def test_a_release_is_never_overwritten(
 def test_a_release_that_fails_leaves_nothing(tmp_path: Path, bessemer_home: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.add_release("house", {"model.safetensors": tmp_path / "none"}, FACTS)
-    assert store.list_releases() == [] and not (bessemer_home / "releases" / "house" / "1").exists()
+    assert store.references() == [] and not (bessemer_home / "releases" / "house" / "1").exists()
 
 
 def test_the_manifest_vouches_for_every_file_but_itself(made: store.StoredRelease) -> None:

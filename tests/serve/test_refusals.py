@@ -10,11 +10,17 @@ import openai
 import pytest
 from pydantic import ValidationError
 
+from bessemer.infer.model import load
 from bessemer.moderate.policy import Policy
 from bessemer.serve import jobs
+from bessemer.serve.jobs import completion_job
+from bessemer.serve.problems import RequestError
 from bessemer.serve.schemas import CompletionRequest
+from tests.infer.conftest import MakeModel, of_kind
 from tests.serve.conftest import DIGEST, MODEL
 from tests.tiny import MAX_TOKENS
+
+__all__ = ["of_kind"]
 
 ASK: list[Any] = [{"role": "user", "content": "hi"}]
 
@@ -186,6 +192,17 @@ def test_context_length(client: openai.OpenAI) -> None:
             call()
         assert caught.value.code == "context_length_exceeded"
         assert str(MAX_TOKENS) in caught.value.message
+
+
+def test_a_prompt_longer_than_a_sliding_window_is_read_but_not_scored(of_kind: MakeModel) -> None:
+    loaded = load(of_kind("mistral", sliding_window=64))
+    whole = {"model": MODEL, "prompt": [5] * 65, "max_tokens": 1}
+    for more in ({}, {"echo": True}, {"logprobs": 1}, {"echo": True, "logprobs": 1, "prompt": [5] * 64}):
+        job = completion_job(loaded, CompletionRequest.model_validate({**whole, **more}))
+        assert list(job.run(loaded, lambda: False))
+    with pytest.raises(RequestError, match="scores at most 64 tokens of a prompt") as caught:
+        completion_job(loaded, CompletionRequest.model_validate({**whole, "echo": True, "logprobs": 1}))
+    assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"null", b'{"seed": NaN}'])

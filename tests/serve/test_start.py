@@ -221,3 +221,44 @@ def test_other_machines_need_a_token_that_was_chosen(host: str, bessemer_home: P
 def test_a_missing_token_file(tmp_path: Path) -> None:
     with pytest.raises(BessemerError, match="cannot be read"):
         find_key("127.0.0.1", tmp_path / "none")
+
+
+def _policy(path: Path, text: str) -> Path:
+    path.write_text(f"name: steel\nrules:\n  - {{id: ore, text: {text}}}\n")
+    return path
+
+
+def test_its_own_policy_may_be_named(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+    """As its answers name it; one reference never has two contents."""
+    make_tiny_release(tiny_model, bessemer_home)
+    path = _policy(tmp_path / "steel.yaml", "No ore.")
+    process = subprocess.Popen(
+        [*COMMAND, "tiny", "--port", "0", "--policy", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        found = re.search(r"http://127\.0\.0\.1:\d+/v1", _shown(process))
+        assert found
+        headers = {"Authorization": f"Bearer {(bessemer_home / 'keys' / 'serve.token').read_text().strip()}"}
+        with httpx2.Client(headers=headers) as http:
+            first = http.post(f"{found[0]}/moderations", json={"input": "no ore"}).json()
+            again = http.post(f"{found[0]}/moderations", json={"input": "no ore", "policy": first["policy"]})
+        assert first["policy"] == "steel@1" and again.json()["policy_hash"] == first["policy_hash"]
+    finally:
+        process.kill()
+        process.communicate()
+    assert "steel@1 is stored with other content" in _refused("tiny", "--policy", str(_policy(path, "No slag.")))
+
+
+def test_a_rule_that_leaves_no_room_is_told_at_the_start(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+    make_tiny_release(tiny_model, bessemer_home)
+    long = _policy(tmp_path / "steel.yaml", " ".join(["ore"] * 1000))
+    shown = subprocess.run(
+        [*COMMAND, "tiny", "--port", "0", "--policy", str(long)],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 4 and "Traceback" not in shown.stderr and "ore" in shown.stderr, shown
+    assert "curl" not in shown.stdout

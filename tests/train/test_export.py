@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bessemer.errors import BessemerError
 from bessemer.families.fetch import resolve
 from bessemer.infer.model import load
 from bessemer.train.export import export_model
@@ -65,3 +66,12 @@ def test_a_routing_bias_is_not_rounded(tiny_model: Path, tmp_path: Path) -> None
     old, new = (load_file(tmp_path / folder / "model.safetensors") for folder in ("start", "model"))
     assert torch.equal(new[name], old[name]) and new["model.norm.weight"].dtype == torch.bfloat16
     assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_weights_that_are_missing_are_not_exported_as_random_ones(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "start")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(BessemerError, match=r"lack 1 of the model's weights: lm_head\.weight"):
+        export_model(resolve(str(folder)), None, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

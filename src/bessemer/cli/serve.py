@@ -55,17 +55,16 @@ def serve(
     opened = partial(open_model, trusted=trust)
     key = find_key(host, token_file)
     rules = load_policy(policy) if policy else None
-    if rules:
-        store(rules)  # answers name it, so that clients may ask for it by that name
     pinned = "@" in release
     route = None if pinned else read_route(release)
     others = [find_release(name).reference for name in also or []]
     with listen(host, port) as taken:
         loaded, stored = opened(f"{release}@{route.stable}" if route else release)
+        if rules:
+            Judge(loaded).check(rules)  # a rule that leaves no room is the server's mistake, not its clients'
+            store(rules)  # answers name it, so that clients may ask for it by that name
         Console(highlight=False, soft_wrap=True).print(describe(stored, taken, key, trust), markup=False)
         more = [opened(name) for name in others if name != stored.reference]
-        for model in (loaded, *(model for model, _ in more)) if rules else ():
-            Judge(model).check(rules)  # a rule that leaves no room is the server's mistake, not its clients'
         run(
             loaded, stored, taken, key.token, allow_host or [],
             others=more, stays=others, open_release=None if pinned else opened, policy=rules, keep_text=log_text,

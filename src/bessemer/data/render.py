@@ -24,6 +24,7 @@ from bessemer.data.encode import Encoder
 from bessemer.data.items import Item, Message
 from bessemer.data.template import KEPT_VIEWS, ChatTemplate, Hidden, Hole, View, need_shown, with_fixed_date
 from bessemer.errors import BessemerError
+from bessemer.families.read import read_tokenizer
 from bessemer.files import canonical_json, sha256_file, sha256_text
 
 Tools = Sequence[Mapping[str, Any]]
@@ -71,9 +72,8 @@ class Renderer:
 
     def __init__(self, folder: Path, end_of_text: str = "") -> None:
         from tokenizers import Tokenizer
-        from transformers import AutoTokenizer
 
-        self.chat = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.chat = read_tokenizer(folder)
         self._with_special = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._plain = Tokenizer.from_str(self._all_text())
         self._plain.encode_special_tokens = True

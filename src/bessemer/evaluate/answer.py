@@ -22,10 +22,9 @@ from bessemer.evaluate.grade import JudgeClient, grade_texts
 from bessemer.evaluate.metrics import Columns
 from bessemer.evaluate.tasks import LoadedTask, TaskItem, gold
 from bessemer.files import canonical_json, home, sha256_text
-from bessemer.infer.generate import generate, max_positions
-from bessemer.infer.model import Loaded
+from bessemer.infer.generate import generate, need_room
+from bessemer.infer.model import Loaded, need_scoring_room, scoring_limit
 from bessemer.infer.score import Progress, branch_logprobs, n_same
-from bessemer.units import show_count
 
 SCORING = "scoring/3"  # changed when the same model would score differently
 TOGETHER = 64  # items whose answers a user's scorer grades in one go
@@ -211,7 +210,7 @@ def _windows(loaded: Loaded, task: LoadedTask) -> Iterator[Asked]:
 
     The last window is given as many tokens as fit. So does lm-evaluation-harness (with max_length=2048).
     """
-    size = min(WINDOW, max_positions(loaded))
+    size = min(WINDOW, scoring_limit(loaded))
     for item, ids in zip(task.items, loaded.renderer.encode_texts([i.text for i in task.items]), strict=True):
         given = [_first_id(loaded), *ids]
         for start in range(0, len(ids), size):
@@ -221,17 +220,11 @@ def _windows(loaded: Loaded, task: LoadedTask) -> Iterator[Asked]:
 
 
 def _need_room(loaded: Loaded, asked: Sequence[Asked]) -> None:
-    limit = max_positions(loaded)
     for item, (prompt, branches) in asked:
-        longest = len(prompt) + max(map(len, branches)) - 1  # nothing follows the last token, so it is not read
         if not all(branches):
             raise BessemerError("an answer has no tokens", where=f"item {item.id}", fix="give it words")
-        if longest > limit:
-            raise BessemerError(
-                f"{show_count(longest)} tokens, but the model reads at most {show_count(limit)}",
-                where=f"item {item.id}",
-                fix="shorten the item",
-            )
+        longest = len(prompt) + max(map(len, branches)) - 1  # nothing follows the last token, so it is not read
+        need_scoring_room(loaded, longest, f"item {item.id}")
 
 
 # -- generation ---------------------------------------------------------------------------------------------
@@ -248,6 +241,8 @@ def _generated(
     code = judge.identify() if judge else task.spec().get("scorer_sha256", "")
     known = kept.known if kept else {}
     ids = [_prompt_ids(loaded, item) for item in task.items]
+    for item, own in zip(task.items, ids, strict=True):
+        need_room(loaded, len(own), wanted.max_tokens, f"item {item.id}")
     keys = [
         _key(loaded, salt, settings, code, i, item.model_dump(exclude={"id", "group", "slice"}))
         for i, item in zip(ids, task.items, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.data.items import Item
+from bessemer.data.render import Renderer
 from bessemer.data.sources import read_items
 from bessemer.errors import BessemerError
 from bessemer.infer import score
@@ -44,6 +45,23 @@ def answers(items: Sequence[Item], where: str) -> tuple[str, str]:
         )
     positive = next((a for a in found if a.lower() in POSITIVE_FIRST), found[1])
     return positive, next(a for a in found if a != positive)
+
+
+def refuse_long_items(
+    recipe: Recipe, tasks: Mapping[str, Sequence[Item]], renderer: Renderer, limit: int, name: str
+) -> None:
+    """Raises BessemerError for an item of a yes/no task that has more tokens than `limit`, which the start scores."""
+    for task, items in tasks.items():
+        if recipe.tasks[task].metric != "auroc":
+            continue  # cut into windows
+        asked = score.asked_ids(renderer, [i.messages[:-1] for i in items], [i.tools for i in items])
+        for item, ids in zip(items, asked, strict=True):
+            if len(ids) > limit:
+                raise BessemerError(
+                    f"item {item.id} has {len(ids):,} tokens; {name} reads {limit:,}",
+                    where=f"tasks.{task}.from",
+                    fix="shorten the item, or leave it out",
+                )
 
 
 def cut_probes(loaded: Loaded, recipe: Recipe, probes: Mapping[str, Sequence[Item]]) -> dict[str, list[score.Window]]:
@@ -103,7 +121,8 @@ def need_one_precision(before: Measured, after: Measured, where: str) -> None:
 def _measure_answers(loaded: Loaded, items: Sequence[Item], progress: score.Progress) -> Measured:
     options = answers(items, "task")
     asked = [i.messages[:-1] for i in items]
-    logprobs = score.option_logprobs(loaded, asked, options, progress, [i.tools for i in items])
+    names = [f"item {i.id}" for i in items]
+    logprobs = score.option_logprobs(loaded, asked, options, progress, [i.tools for i in items], names)
     return {
         "ids": [i.id for i in items],
         "clusters": [i.cluster for i in items],

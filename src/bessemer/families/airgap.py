@@ -20,6 +20,7 @@ from bessemer.files import (
     check_files,
     digest_files,
     exclusive,
+    fsync_folder,
     need_disk,
     need_writable,
     new_folder,
@@ -61,7 +62,7 @@ def export(start: str, out: Path) -> Checkpoint:
 
 
 def bring(folder: Path) -> Imported:
-    """Check every byte of an exported folder and put a copy where `start:` finds it.
+    """Check every byte of an exported folder and put a copy where `start:` finds it. An older copy stays until then.
 
     Raises BessemerError when a file is missing or differs, or the folder is no export.
     """
@@ -77,13 +78,18 @@ def bring(folder: Path) -> Imported:
     final = place(given.start)
     need_writable(final.parent)
     with exclusive(final.with_name(f"{final.name}.lock"), f"the import of {given.start}"):
-        papers = read_record(folder / MANIFEST)["papers"]
+        older = _aside(final)
+        if older.exists() and not final.exists():
+            older.rename(final)  # the process was killed between the two names
+        papers = read_record(folder / MANIFEST).get("papers", {})
         need_disk(final.parent, _bytes(given.files) + _bytes(papers), f"importing {given.start}")
         check_files(folder, papers, fix=COPY_AGAIN)
         check_files(folder / "model", given.files, fix=COPY_AGAIN)
         check_model(folder / "model")
         family = _family(folder / "family.yaml", given.start)
-        with new_folder(final) as tmp:
+        made = final.with_name(f".new-{final.name}")
+        shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
+        with new_folder(made) as tmp:
             (tmp / "model").mkdir()
             for name in given.files:
                 shutil.copyfile(folder / "model" / name, tmp / "model" / name)
@@ -92,10 +98,32 @@ def bring(folder: Path) -> Imported:
                 shutil.copyfile(folder / name, tmp / name)
             check_files(tmp, papers, fix=COPY_AGAIN)
             check_files(tmp / "model", given.files, fix=COPY_AGAIN)
-            shutil.rmtree(final, ignore_errors=True)  # an older copy, now that there is a good one
+        _put(made, final)
         if family:
             catalogue.add(family, where=str(final / "family.yaml"), name=given.start.partition("@")[0])
     return read(final)
+
+
+def _aside(final: Path) -> Path:
+    """Where an older copy lies while a new one takes its name."""
+    return final.with_name(f".old-{final.name}")
+
+
+def _put(made: Path, final: Path) -> None:
+    """Give a finished folder its name. At every moment the older copy or the new one is whole on the disk."""
+    older = _aside(final)
+    shutil.rmtree(older, ignore_errors=True)
+    if final.exists():
+        final.rename(older)
+    try:
+        made.rename(final)
+    except BaseException:
+        if older.exists():
+            older.rename(final)
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    fsync_folder(final.parent)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def _family(file: Path, start: str) -> str:

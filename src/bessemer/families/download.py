@@ -6,6 +6,7 @@ when every file is there and checked. Small files come first and are looked at b
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import sys
@@ -25,12 +26,14 @@ SMALL = (
     "*.safetensors.index.json",
     "tokenizer*",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.*",
     "merges.txt",
     "chat_template*",
     "LICENSE*",
 )
 WEIGHTS = "*.safetensors"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LISTING = ".listing.json"
 
 
@@ -59,26 +62,40 @@ def is_wanted(name: str) -> bool:
 def choose(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """Only what a model is loaded from: small files first, then weights. Nothing from subfolders.
 
-    With an index its shards are taken, else `model.safetensors`, else every safetensors file.
+    Weights as transformers chooses them: `model.safetensors`, else the shards of an index; without both it would go on
+    to pickles, so there are none.
     """
     top = {f.name: f for f in files if "/" not in f.name and "\\" not in f.name}
     small = [f for name, f in top.items() if any(fnmatch(name, pattern) for pattern in SMALL)]
-    weights = [f for name, f in top.items() if fnmatch(name, WEIGHTS)]
-    shards = [f for f in weights if fnmatch(f.name, "model-*-of-*.safetensors")]
-    if "model.safetensors.index.json" in top and shards:
-        weights = shards
-    elif "model.safetensors" in top:
-        weights = [top["model.safetensors"]]
+    weights: list[RemoteFile] = []
+    if WHOLE in top:
+        weights = [top[WHOLE]]
+    elif INDEX in top:
+        every = [f for name, f in top.items() if fnmatch(name, WEIGHTS)]
+        weights = [f for f in every if fnmatch(f.name, "model*-of-*.safetensors")] or every
     return sorted(small, key=lambda f: f.name) + sorted(weights, key=lambda f: f.name)
 
 
+def is_full(error: Exception) -> bool:
+    """Whether this machine's disk is what failed, and not who delivers."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def fetch(
-    files: Sequence[RemoteFile], read: Read, folder: Path, *, address: str, check: Callable[[Path, bool], None]
+    files: Sequence[RemoteFile],
+    read: Read,
+    folder: Path,
+    *,
+    address: str,
+    check: Callable[[Path, bool], None],
+    again: Callable[[], Sequence[RemoteFile]] | None = None,
 ) -> None:
     """Make `folder` from remote files.
 
     check(path, complete) is called with the folder so far: once before weights are fetched, once at the end.
-    Raises BessemerError for too little disk, for bytes that differ, and whatever `check` and `read` raise.
+    again: lists the files anew, of a store that may change while it is read.
+    Raises BessemerError for too little disk, for bytes that differ, for files of two versions, and whatever `check` and
+    `read` raise.
     """
     staging = _staging(folder, files)
     total = sum(f.n_bytes for f in files)
@@ -94,6 +111,12 @@ def fetch(
         if not got.exists() or got.stat().st_size != file.n_bytes:
             _fetch_one(file, read, staging, address)
     check(staging, True)
+    if again is not None and (changed := sorted({f.name for f in {*files} ^ {*again()}})):
+        raise BessemerError(
+            f"{changed[0]} changed in the store while the files were fetched, so they are of two versions",
+            where=address,
+            fix="wait until nobody writes there, then run it again: all files are fetched anew",
+        )
     (staging / LISTING).unlink()
     finish_folder(staging, folder)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.families import catalogue, hub, imported, package, store, terms
-from bessemer.families.check import check_against_catalogue, check_model, no_weights
-from bessemer.families.download import RemoteFile, choose
+from bessemer.families.check import check_against_catalogue, check_model, no_weights, refuse_release
+from bessemer.families.download import INDEX, WHOLE, RemoteFile, choose
 from bessemer.families.schema import Packages
 from bessemer.files import (
     digest_files,
@@ -27,7 +27,7 @@ from bessemer.files import (
     tell,
     write_json,
 )
-from bessemer.signatures import need_signed
+from bessemer.signatures import MANIFEST, need_signed, trusted_key
 from bessemer.units import show_bytes
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
@@ -61,7 +61,8 @@ def resolve(start: str) -> Checkpoint:
     Face hub, or a folder behind a URL (s3://...), fetched when it is not here yet.
 
     Raises BessemerError when it is unknown, cannot be fetched, has no safetensors weights, needs code of its own, its
-    terms are not accepted, or its bytes or tokenizer differ from what was pinned.
+    terms are not accepted, its bytes or tokenizer differ from what was pinned, or it is a release of which the trusted
+    key's signature is missing or cannot be checked.
     """
     need_known(start)
     path = Path(start).expanduser()
@@ -207,8 +208,10 @@ def _from_hub(start: str, entry: catalogue.Entry | None = None) -> Checkpoint:
     """Fetch from the hub into our cache, pinned to the commit that the revision names today."""
     repository, _, revision = start.partition("@")
     found = hub.pin(start, repository, revision, "model")
-    if not any(name.endswith(".safetensors") and "/" not in name for name in found.files):
+    if not {WHOLE, INDEX} & set(found.files):
         raise no_weights(set(found.files), start)
+    if trusted_key() and MANIFEST in found.files:
+        refuse_release(read_json(found.download([MANIFEST]) / MANIFEST), start)
     folder = found.model(_checker(entry))
     return _kept(folder, repository, f"hub {repository} at commit {found.commit}")
 
@@ -259,11 +262,11 @@ def _from_package(entry: catalogue.Entry, given: Packages) -> Checkpoint:
 
 
 def _from_gguf(path: Path) -> Checkpoint:
-    """A GGUF file, dequantised once into our cache; its sha256 is the key."""
+    """A GGUF file, dequantised once into our cache; its sha256 is the key, as nothing but its bytes is read."""
     from bessemer.families import gguf
 
     sha256 = sha256_file(path)
-    folder = home() / "cache" / "models" / f"gguf-{sha256[:16]}"
+    folder = home() / "cache" / "models" / f"gguf-alone-{sha256[:16]}"
     need_writable(folder.parent)
     with exclusive(folder.with_name(f"{folder.name}.lock"), str(path), wait=tell):
         if not _is_kept(folder):

@@ -162,6 +162,8 @@ def _hub(address: str, repository: str, revision: str, kind: Kind) -> Iterator[N
             fix=_near(repository, revision, kind),
         ) from None
     except unreachable as error:
+        if download.is_full(error):
+            raise
         status = getattr(getattr(error, "response", None), "status_code", None)
         said = str(error).partition("\n")[0]  # empty for some time-outs
         fix = "check the network, the id and HF_ENDPOINT; what has arrived is kept. Or give a local folder"

@@ -35,9 +35,18 @@ def find(start: str) -> Imported | None:
 
 
 def licence_of(size: str) -> str:
-    """The licence that came with an imported checkpoint of a size; "" when there is none."""
-    for manifest in sorted((home() / "imported").glob(f"*/{MANIFEST}")):
-        text, start = manifest.with_name("licence.txt"), read(manifest.parent).start
+    """The licence that came with an imported checkpoint of a size; "" when there is none.
+
+    Raises BessemerError when that import is damaged. Damaged ones of other sizes are passed over.
+    """
+    for manifest in sorted((home() / "imported").glob(f"[!.]*/{MANIFEST}")):
+        text = manifest.with_name("licence.txt")
+        try:
+            start = read(manifest.parent).start
+        except BessemerError:
+            if manifest.parent.name.startswith(f"{size}@"):
+                raise
+            continue
         if start.partition("@")[0] == size and text.exists():
             return text.read_text()
     return ""
@@ -49,9 +58,20 @@ def place(start: str) -> Path:
 
 
 def read(folder: Path) -> Imported:
-    """Raises BessemerError when the manifest was changed or names files elsewhere."""
-    record = read_record(folder / MANIFEST)
-    names = [*record.get("files", {}), *(part for name in record.get("papers", {}) for part in name.split("/"))]
-    if record.get("format") != FORMAT or any(not n or "/" in n or "\\" in n or n.startswith(".") for n in names):
-        raise BessemerError("no exported checkpoint of this version", where=str(folder / MANIFEST))
-    return Imported(folder=folder, **{key: record[key] for key in FIELDS})
+    """Raises BessemerError when the manifest was changed, or names files elsewhere or papers below `model/`."""
+    refusal = BessemerError(
+        "no exported checkpoint of this version",
+        where=str(folder / MANIFEST),
+        fix="export it again where it came from, with this version of Bessemer",
+    )
+    try:
+        record = read_record(folder / MANIFEST, fix="import it again; if it was changed before that, export it again")
+        files, papers = record["files"], [name.split("/") for name in record.get("papers", {})]
+        found = Imported(folder=folder, **{key: record[key] for key in FIELDS})
+    except (AttributeError, KeyError, TypeError):  # JSON of another shape
+        raise refusal from None
+    parts = [*files, *(part for paper in papers for part in paper)]
+    elsewhere = any(not n or "/" in n or "\\" in n or n.startswith(".") for n in parts)
+    if record.get("format") != FORMAT or elsewhere or any(paper[0] == "model" for paper in papers):
+        raise refusal
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,24 +10,34 @@ from typing import IO, Any
 
 from bessemer.errors import BessemerError
 from bessemer.families import download
+from bessemer.families.check import refuse_release
 from bessemer.families.download import RemoteFile, is_wanted
-from bessemer.files import exclusive, home, need_writable, sha256_text, tell
+from bessemer.files import exclusive, home, need_writable, read_json, sha256_text, tell, write_json
+from bessemer.signatures import MANIFEST, trusted_key
 
 DRIVERS = {"s3": "bessemer[s3]", "gs": "bessemer[gs]", "http": "bessemer[data]", "https": "bessemer[data]"}
 BLOCK_BYTES = 1 << 24
+MANIFEST_BYTES = 1 << 24  # more than any release's has
+TAGS = ("ETag", "etag", "md5Hash", "mtime", "created", "Content-MD5", "Digest", "Last-Modified")
 
 
 def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
     """The folder in our cache that holds the model files behind a URL; nothing is asked once it is there.
 
-    Raises BessemerError when there is none, no driver, no access, or `check` refuses what came.
+    Raises BessemerError when there is none, no driver, no access, when the store changes meanwhile, when `check`
+    refuses what came, and for a release where a trusted key is set.
     """
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
     folder = home() / "cache" / "stores" / f"{plain}-{sha256_text(url)[:12]}"
     need_writable(folder.parent)
     with exclusive(folder.with_name(f"{folder.name}.lock"), url, wait=tell):
+        about = folder.with_name(f"{folder.name}.about.json")
         if not folder.is_dir():
-            fs, files = _list(url)
+            about.unlink(missing_ok=True)
+        if trusted_key():
+            _need_no_release(url, about)
+        if not folder.is_dir():
+            fs, found = _list(url)
 
             def read(file: RemoteFile, out: IO[bytes], there: int) -> None:
                 path = f"{_path(fs, url)}/{file.name}"
@@ -36,10 +47,32 @@ def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
                     else:
                         _copy(fs.open(path, "rb"), out, there)
                 except Exception as error:
+                    if download.is_full(error):
+                        raise
                     raise _unreadable(url, error) from None
 
-            download.fetch(download.choose(files), read, folder, address=url, check=check)
+            def again() -> list[RemoteFile]:
+                return download.choose(_wanted(*_list(url), url))
+
+            files = download.choose(_wanted(fs, found, url))
+            download.fetch(files, read, folder, address=url, check=check, again=again)
     return folder
+
+
+def _need_no_release(url: str, about: Path) -> None:
+    """Raises BessemerError for a release. about: where it is kept what the store's manifest says, to be asked once."""
+    if not about.exists():
+        fs, found = _list(url)
+        there = next((f["name"] for f in found if _name(f) == MANIFEST), None)
+        manifest: Any = None
+        if there:
+            try:
+                with fs.open(there, "rb", **({"block_size": 0} if url.startswith("http") else {})) as file:
+                    manifest = json.loads(file.read(MANIFEST_BYTES))
+            except Exception as error:  # no JSON, too
+                raise _unreadable(url, error) from None
+        write_json(about, {"address": url, "format": manifest.get("format") if isinstance(manifest, dict) else None})
+    refuse_release(read_json(about), url)
 
 
 def _stream(fs: Any, path: str, out: IO[bytes], there: int) -> None:
@@ -61,13 +94,15 @@ def _copy(opened: Any, out: IO[bytes], there: int) -> None:
             out.write(block)
 
 
-def _list(url: str) -> tuple[Any, list[RemoteFile]]:
+def _list(url: str) -> tuple[Any, list[dict[str, Any]]]:
+    """(file system, what it says of each file there), asked anew: drivers keep what they listed before."""
     protocol = url.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
 
         fs, path = url_to_fs(url)
-        found = fs.ls(path, detail=True)
+        fs.invalidate_cache()
+        return fs, [f for f in fs.ls(path, detail=True) if f["type"] == "file"]
     except ImportError:
         raise BessemerError(
             f"{protocol}:// addresses need a driver that is not installed",
@@ -76,8 +111,14 @@ def _list(url: str) -> tuple[Any, list[RemoteFile]]:
         ) from None
     except Exception as error:
         raise _unreadable(url, error) from None
-    wanted = [f for f in found if f["type"] == "file" and is_wanted(f["name"].rpartition("/")[2])]
-    return fs, [_remote(fs, f, url) for f in wanted]
+
+
+def _wanted(fs: Any, found: list[dict[str, Any]], url: str) -> list[RemoteFile]:
+    return [_remote(fs, f, url) for f in found if is_wanted(_name(f))]
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return facts["name"].rpartition("/")[2]
 
 
 def _remote(fs: Any, facts: dict[str, Any], url: str) -> RemoteFile:
@@ -88,8 +129,8 @@ def _remote(fs: Any, facts: dict[str, Any], url: str) -> RemoteFile:
             raise _unreadable(url, error) from None
     if facts.get("size") is None:
         raise BessemerError("the store does not say how large it is", where=facts["name"], fix="fetch it by hand")
-    tag = next((str(facts[k]) for k in ("ETag", "etag", "md5Hash", "mtime", "created") if facts.get(k)), "")
-    return RemoteFile(facts["name"].rpartition("/")[2], int(facts["size"]), tag=tag)
+    tag = next((str(facts[k]) for k in TAGS if facts.get(k)), "")
+    return RemoteFile(_name(facts), int(facts["size"]), tag=tag)
 
 
 def _path(fs: Any, url: str) -> str:

@@ -5,8 +5,8 @@ causal attention by batched matrix products, which on a CPU beats the fused kern
 Long documents take the fused kernel. It plugs in through transformers' own AttentionInterface; the layout travels
 as an ordinary keyword argument of the model.
 
-Legend: N tokens, D documents of a block, L places of a block, M keys that they see (L, and a prefix), H query heads,
-K key-value heads, G = H / K, E head size.
+Legend: N tokens, D documents of a block, L places of a block, S of them at the end where documents branch, M keys that
+they see (L, and a prefix), H query heads, K key-value heads, G = H / K, E head size, T queries of a tile.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Block:
 
     n_documents: int
     places: int  # L
-    causal_TT: Tensor  # 0 where a query may look, -inf where not; of one tile, [D, L, L] when the documents branch
+    causal_TT: Tensor  # 0 where a query may look, -inf where not; of one tile
     sees_prefix: bool = False
+    tail_DSS: Tensor | None = None  # the same of the last S places, where documents branch; all see what stands before
 
 
 @dataclass  # not frozen: the compiler of torch 2.11 would compile anew for every number of blocks
@@ -103,13 +104,14 @@ def make_layout(
         for i, d in enumerate(members):
             places_DL[i, : lengths[d]] = torch.arange(starts[d], starts[d + 1])
         places.append(places_DL.flatten())
-        branching = bool(branches) and any(branches[d] for d in members)
-        side = length if branching else min(length, TILE)  # a mask of all places would be as large as their square
-        causal_TT = torch.full((side, side), -math.inf).triu(1)
-        if branching:
-            causal_TT = torch.stack([_apart(causal_TT, lengths[d], branches[d]) for d in members])
-        causal_TT = causal_TT.to(device=device, dtype=dtype)
-        blocks.append(Block(len(members), length, causal_TT, prefix and bool(sees[members[0]])))
+        tail_DSS = None
+        if branches and any(branches[d] for d in members):
+            stem = min(lengths[d] - sum(branches[d]) for d in members)
+            tails = [_apart(length - stem, lengths[d] - stem, branches[d]) for d in members]
+            tail_DSS = torch.stack(tails).to(device=device, dtype=dtype)
+        side = min(length, TILE)  # a mask of all places would be as large as their square
+        causal_TT = _causal(side).to(device=device, dtype=dtype)
+        blocks.append(Block(len(members), length, causal_TT, prefix and bool(sees[members[0]]), tail_DSS))
         first += len(members)
     places_P = torch.cat(places)
     real_P = places_P != pad
@@ -134,14 +136,18 @@ def make_layout(
     )
 
 
-def _apart(causal_LL: Tensor, length: int, branches: Sequence[int]) -> Tensor:
-    """The causal mask of a document whose last pieces do not see each other."""
-    mask_LL = causal_LL.clone()
+def _causal(side: int) -> Tensor:
+    return torch.full((side, side), -math.inf).triu(1)
+
+
+def _apart(side: int, length: int, branches: Sequence[int]) -> Tensor:
+    """[S, S]: the causal mask of `side` places; those up to `length` end in pieces that do not see each other."""
+    mask_SS = _causal(side)
     start = first = length - sum(branches)
     for n in branches:
-        mask_LL[start : start + n, first:start] = -math.inf
+        mask_SS[start : start + n, first:start] = -math.inf
         start += n
-    return mask_LL
+    return mask_SS
 
 
 class _Gather(torch.autograd.Function):
@@ -191,7 +197,7 @@ def _block_attention(
     q_DLHE: Tensor,
     k_DLKE: Tensor,
     v_DLKE: Tensor,
-    causal_TT: Tensor,
+    block: Block,
     scale: float,
     before: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
@@ -205,8 +211,7 @@ def _block_attention(
             for p_PKE, own in zip(before, (k_DLKE, v_DLKE), strict=True)
         )
     M = k_DLKE.shape[1]
-    branching = causal_TT.dim() == 3
-    if L >= FUSED_FROM and before is None and not branching:
+    if L >= FUSED_FROM and before is None and block.tail_DSS is None:
         out = F.scaled_dot_product_attention(
             q_DLHE.transpose(1, 2),
             k_DLKE.transpose(1, 2),
@@ -221,18 +226,24 @@ def _block_attention(
     k = k_DLKE.transpose(1, 2).reshape(D * K, M, E)
     v = v_DLKE.transpose(1, 2).reshape(D * K, M, E)
     outputs: list[Tensor] = []
-    for begin in range(0, L, TILE):
-        queries, seen = q[:, :, begin : begin + TILE], M - L + min(L, begin + TILE)  # later keys are not looked at
-        T = queries.shape[2]
-        scores = torch.bmm(queries.reshape(D * K, G * T, E), k[:, :seen].transpose(1, 2))
-        mask_TS = causal_TT[:T, :T]  # of the earlier keys all are seen
-        if branching:
-            mask_TS = causal_TT[:, begin : begin + T, : begin + T].repeat_interleave(K, 0)[:, None]
-        weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), mask_TS)
+    for begin, end in _tiles(L, 0 if block.tail_DSS is None else block.tail_DSS.shape[-1]):
+        T, seen = end - begin, M - L + end  # later keys are not looked at
+        scores = torch.bmm(q[:, :, begin:end].reshape(D * K, G * T, E), k[:, :seen].transpose(1, 2))
+        mask = block.causal_TT[:T, :T]  # of the earlier keys all are seen
+        if block.tail_DSS is not None and begin >= (stem := L - block.tail_DSS.shape[-1]):
+            mask_DTS = block.tail_DSS[:, begin - stem : end - stem, : end - stem]
+            mask = mask_DTS.repeat_interleave(K, 0)[:, None]
+        weights = _CausalSoftmax.apply(scores.view(D * K, G, T, seen), mask)
         assert isinstance(weights, Tensor)
         outputs.append(torch.bmm(weights.view(D * K, G * T, seen), v[:, :seen]).view(D, K, G, T, E))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=3)
     return out.permute(0, 3, 1, 2, 4).reshape(D, L, H, E)
+
+
+def _tiles(n: int, n_tail: int) -> list[tuple[int, int]]:
+    """(begin, end) of tiles of `n` places; the last `n_tail` places begin a tile of their own."""
+    parts = ((0, n - n_tail), (n - n_tail, n))
+    return [(begin, min(begin + TILE, last)) for first, last in parts for begin in range(first, last, TILE)]
 
 
 def document_attention(
@@ -258,7 +269,13 @@ def document_attention(
     if sliding_window is not None and documents.reach > sliding_window:
         raise BessemerError(
             f"a document of {documents.reach} tokens is longer than the model's sliding window of {sliding_window}",
-            fix=f"set row_tokens to at most {sliding_window}",
+            fix=f"shorten it to {sliding_window}",
+        )
+    if query_1HNE.shape[-1] != value_1KNE.shape[-1]:
+        raise BessemerError(
+            f"the model's heads have queries of {query_1HNE.shape[-1]} numbers and values of {value_1KNE.shape[-1]}, "
+            "which is not supported yet",
+            fix="take a model of another architecture",
         )
     q_NHE, k_NKE, v_NKE = (x[0].transpose(0, 1) for x in (query_1HNE, key_1KNE, value_1KNE))
     if documents.bounds is not None and _varlen_is_right(q_NHE.dtype, *q_NHE.shape[1:], k_NKE.shape[1]):
@@ -278,7 +295,7 @@ def _by_blocks(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, scale: float, docume
     # split, not slices: the gradient of a slice is as large as what it was cut from
     for block, x_PC in zip(documents.blocks, at_places.split(sizes), strict=True):
         q_DLHE, k_DLKE, v_DLKE = x_PC.view(-1, block.places, H + 2 * K, E).split([H, K, K], dim=2)
-        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block.causal_TT, scale, prefix if block.sees_prefix else None)
+        out = _block_attention(q_DLHE, k_DLKE, v_DLKE, block, scale, prefix if block.sees_prefix else None)
         if documents.prefix and prefix is None:
             prefix = k_DLKE[0], v_DLKE[0]
         outputs.append(out.reshape(-1, H * E))

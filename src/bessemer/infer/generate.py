@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bessemer.errors import BessemerError
-from bessemer.infer.model import Loaded
+from bessemer.infer.model import Loaded, max_positions, need_scoring_room
 from bessemer.infer.text import TextStream, vocabulary
 
 PREFILL_TOKENS = 512  # a prompt is read in pieces of this size; a stop request is heard between them
@@ -45,21 +45,16 @@ class Token:
     finish_reason: str = ""
 
 
-def max_positions(loaded: Loaded) -> int:
-    """The longest sequence of tokens that the model reads."""
-    config = loaded.model.config.get_text_config(decoder=True)
-    return int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
-
-
-def need_room(loaded: Loaded, n_prompt: int, max_tokens: int) -> None:
+def need_room(loaded: Loaded, n_prompt: int, max_tokens: int, where: str = "") -> None:
     """Raises BessemerError when there is no prompt, or it leaves no room for `max_tokens`."""
     limit = max_positions(loaded)
     if n_prompt == 0:
-        raise BessemerError("the prompt has no tokens", fix="send some text")
+        raise BessemerError("the prompt has no tokens", where=where, fix="send some text")
     if n_prompt + max_tokens > limit:
         raise BessemerError(
             f"{n_prompt} prompt tokens and {max_tokens} new tokens are {n_prompt + max_tokens}, "
             f"but the model reads at most {limit}",
+            where=where,
             fix=f"shorten the prompt, or ask for at most {max(0, limit - n_prompt)} new tokens",
         )
 
@@ -100,6 +95,7 @@ def prompt_logprobs(loaded: Loaded, ids: Sequence[int], top_logprobs: int = 0) -
     Raises BessemerError when the text is empty or too long.
     """
     need_room(loaded, len(ids), 0)
+    need_scoring_room(loaded, len(ids), "prompt")
     tokens_T = torch.tensor(list(ids), device=loaded.machine.device)
     positions_T = torch.arange(len(ids), device=loaded.machine.device)
     hidden_TC = loaded.hidden(tokens_T, positions_T, loaded.layout([len(ids)]))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bessemer.data.render import Renderer, eos_ids
 from bessemer.errors import BessemerError
+from bessemer.families.read import read_model
 from bessemer.infer import attention
 
 RESCALES = (  # names under which models keep a change of their logits
@@ -113,13 +114,45 @@ class Loaded:
         )
 
 
+def max_positions(loaded: Loaded) -> int:
+    """The longest sequence of tokens that the model reads."""
+    return int(getattr(_text_config(loaded), "max_position_embeddings", 0) or 1 << 30)
+
+
+def scoring_limit(loaded: Loaded) -> int:
+    """The longest sequence of tokens that is scored.
+
+    Generation keeps to a sliding window; documents that are packed must fit into it.
+    """
+    return min(max_positions(loaded), sliding_window_of(_text_config(loaded)) or 1 << 30)
+
+
+def sliding_window_of(config: Any) -> int | None:
+    """How many tokens the layers that see fewest see, of a transformers text config; None where all see everything."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds: Sequence[str] | None = getattr(config, "layer_types", None)
+    return None if kinds is not None and not any("sliding" in kind for kind in kinds) else window or None
+
+
+def need_scoring_room(loaded: Loaded, n_tokens: int, where: str = "") -> None:
+    """Raises BessemerError for a text of so many tokens that is longer than `scoring_limit`."""
+    limit = scoring_limit(loaded)
+    if n_tokens > limit:
+        read = "reads at most" if limit == max_positions(loaded) else "has a sliding window, and scores at most"
+        raise BessemerError(f"{n_tokens:,} tokens, but the model {read} {limit:,}", where=where, fix="shorten it")
+
+
+def _text_config(loaded: Loaded) -> Any:
+    return loaded.model.config.get_text_config(decoder=True)
+
+
 def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.dtype | None = None) -> Loaded:
     """Load a Hugging Face folder in this machine's precision (or `dtype`).
 
-    Raises BessemerError for an architecture that transformers lacks or whose attention cannot be replaced.
+    Raises BessemerError for an architecture that transformers lacks or whose attention cannot be replaced, and for
+    weights that are damaged, missing or of another shape.
     """
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -127,23 +160,14 @@ def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.
     machine = detect_machine()
     if dtype is not None:
         machine = Machine(machine.device, dtype, machine.name)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=machine.dtype, attn_implementation=attention.NAME, local_files_only=True
-        )
-    except (ValueError, KeyError, OSError) as error:
-        raise BessemerError(
-            f"transformers cannot load the model ({(str(error).splitlines() or [type(error).__name__])[0]})",
-            where=str(folder),
-            fix="check the folder; a newer transformers may know the architecture",
-        ) from None
+    model = read_model(folder, dtype=machine.dtype, attn_implementation=attention.NAME)
+    config = model.config.get_text_config(decoder=True)
     for name in RESCALES:
-        if getattr(config.get_text_config(decoder=True), name, None) not in (None, 1, 1.0):
+        if getattr(config, name, None) not in (None, 1, 1.0):
             raise BessemerError(
                 f"the model rescales its logits ({name}), which is not supported yet", where=str(folder)
             )
-    if getattr(config.get_text_config(decoder=True), "attn_temperature_tuning", False):  # Llama 4
+    if getattr(config, "attn_temperature_tuning", False):  # Llama 4
         raise BessemerError(
             "the model scales its attention by the place in a row, which packed documents do not keep",
             where=str(folder),
@@ -152,7 +176,10 @@ def load(folder: Path, *, digest: str = "", end_of_text: str = "", dtype: torch.
     renderer = Renderer(folder, end_of_text)
     generation = model.generation_config.to_dict() if model.generation_config else {}
     loaded = Loaded(model, renderer, machine, digest, frozenset(eos_ids(renderer, generation)))
-    _check_as_packed(loaded, folder)
+    try:
+        _check_as_packed(loaded, folder)
+    except BessemerError as error:  # attention does not know whose it is
+        raise error if error.where else BessemerError(error.what, where=str(folder), fix=error.fix) from None
     return loaded
 
 

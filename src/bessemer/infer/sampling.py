@@ -50,14 +50,15 @@ def sample_together(
     """
     if len({len(p) for p in prompts}) != 1:
         raise BessemerError("prompts that are sampled together need one length")
-    need_room(loaded, len(prompts[0]), max_tokens + len(then))
+    n_steps = max_tokens + len(then) + bool(then)  # one for the end of a first turn, which is none of its tokens
+    need_room(loaded, len(prompts[0]), n_steps)
     random = torch.Generator().manual_seed(seed)
     rows = [Row() for _ in prompts]
     given: list[list[int]] = [[] for _ in prompts]  # tokens that a row still has to read
     steps = _Steps(loaded)
     alive, drawn = list(range(len(rows))), torch.tensor([list(p) for p in prompts])
     steps.read(drawn)
-    for _ in range(max_tokens + len(then)):
+    for _ in range(n_steps):
         tokens_B = draw(steps.logits(), temperature, top_p, random).tolist()
         going: list[int] = []
         for place, r in enumerate(alive):

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bessemer.data.items import Message
-from bessemer.data.render import Example, Tools
+from bessemer.data.render import Example, Renderer, Tools
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
-from bessemer.infer.model import Loaded
+from bessemer.infer.model import Loaded, need_scoring_room, scoring_limit
 
 BATCH_TOKENS = 2048
 HEAD_ROWS = 512  # positions that go through the head together
@@ -41,7 +41,7 @@ class Window:
 
 
 def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size: int = 256) -> list[Window]:
-    """About `n_tokens` tokens in windows of at most `size`, from as many documents as possible.
+    """About `n_tokens` tokens in windows of at most `size` (and `scoring_limit`), from as many documents as possible.
 
     First one window of every document (in an order that depends on the ids only), then second windows, and so on:
     many documents make a narrower interval than many windows of one. Bytes are counted on the decoded window
@@ -51,7 +51,7 @@ def cut_windows(loaded: Loaded, examples: Sequence[Example], n_tokens: int, size
     # The end-of-text token stands for no bytes.
     documents = [(e.id, e.group, [int(i) for i in e.ids_L[:-1]]) for e in order]
     windows: list[Window] = []
-    left = n_tokens
+    left, size = n_tokens, min(size, scoring_limit(loaded))
     for start in range(0, max((len(ids) for *_, ids in documents), default=0), size):
         for name, group, ids in documents:
             piece = ids[start : start + min(size, left)]
@@ -109,15 +109,24 @@ def option_logprobs(
     options: Sequence[str],
     progress: Progress | None = None,
     tools: Sequence[Tools] = (),
+    names: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Log-probability of each answer's first token after each prompt. [prompts, options]
 
-    tools: of each prompt; none by default.
+    tools: of each prompt; none by default. names: of the prompts, for messages.
+    Raises BessemerError, before anything is computed, for a prompt that is longer than the model scores.
     """
     branches = [[i] for i in option_ids(loaded, options)]
-    given, stem = tools or [()] * len(prompts), loaded.renderer.answer_stem
-    ids = [[*loaded.renderer.chat_ids(p, tools=own), *stem] for p, own in zip(prompts, given, strict=True)]
+    ids = asked_ids(loaded.renderer, prompts, tools)
+    for own, name in zip(ids, names or [f"prompt {n}" for n in range(1, len(ids) + 1)], strict=True):
+        need_scoring_room(loaded, len(own), name)
     return np.array(branch_logprobs(loaded, ids, [branches] * len(ids), progress)).reshape(len(ids), len(options))
+
+
+def asked_ids(renderer: Renderer, prompts: Sequence[Sequence[Message]], tools: Sequence[Tools] = ()) -> list[list[int]]:
+    """Token ids up to the place where the answer begins to tell: behind what every answer begins with."""
+    given = tools or [()] * len(prompts)
+    return [[*renderer.chat_ids(p, tools=own), *renderer.answer_stem] for p, own in zip(prompts, given, strict=True)]
 
 
 Branches = Sequence[Sequence[int]]
@@ -137,7 +146,11 @@ def branch_logprobs(
     What is shared is computed once: what all prompts begin with once a batch, what several of them begin with (a
     comment under two rules) once for these, a prompt once for all its continuations, and so is what all of these begin
     with. Only positions that predict a continuation's token go through the head. done: told of every finished batch.
+
+    Raises BessemerError, before anything is computed, for a text that is longer than the model scores.
     """
+    for n, (p, own) in enumerate(zip(prompts, branches, strict=True), 1):
+        need_scoring_room(loaded, len(p) + max(map(len, own)) - 1, f"prompt {n}")  # the last token is not read
     prefix = _common_prefix(prompts)
     stems = [_stem(own) for own in branches]
     branches = [[b[len(stem) :] for b in own] for stem, own in zip(stems, branches, strict=True)]
@@ -220,7 +233,11 @@ def branch_odds(
     Prompts are token ids; log-odds are logit(first option) - logit(second). What all prompts of a question begin with
     is computed once, their rests branch off it in the same pass; what all questions of a batch begin with is computed
     once, too. Only the places that answer, and the two options, go through the head.
+
+    Raises BessemerError, before anything is computed, for a prompt that is longer than the model scores.
     """
+    for q, prompts in enumerate(questions, 1):
+        need_scoring_room(loaded, max(map(len, prompts)), f"question {q}")
     stems: list[list[int]] = []
     tails: list[list[list[int]]] = []
     owner: list[tuple[int, int]] = []  # question, its first prompt in this document

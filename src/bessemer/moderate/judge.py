@@ -13,8 +13,7 @@ from functools import cached_property
 from bessemer.data.items import Item, Message
 from bessemer.data.moderation import ANSWERS, MAX_CHARACTERS, Comment, RuleText, ask, clean, shorten
 from bessemer.errors import BessemerError
-from bessemer.infer.generate import max_positions
-from bessemer.infer.model import Loaded
+from bessemer.infer.model import Loaded, scoring_limit
 from bessemer.infer.score import Progress, branch_odds, option_ids
 from bessemer.moderate.policy import Policy
 
@@ -126,7 +125,7 @@ class Judge:
         """Tokens that a piece of the comment may have beside the longest rule and what the comment answers."""
         sizes = self._rule_sizes(policy)
         longest = max(policy.rules, key=lambda rule: sizes[rule.id])
-        limit = max_positions(self.loaded)
+        limit = scoring_limit(self.loaded)
         used = len(self._ids(replace(comment, text="x"), longest.read))
         if used + SMALLEST_ROOM > limit:
             raise BessemerError(

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint
+from bessemer.families.read import open_weights, read_config
 from bessemer.files import home, read_json
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.units import show_bytes
@@ -43,7 +42,7 @@ class Size:
 
 
 def size_of(checkpoint: Checkpoint) -> Size:
-    """Raises BessemerError when config.json lacks a number."""
+    """Raises BessemerError when config.json lacks a number, or a file of weights is damaged."""
     config: dict[str, Any] = read_json(checkpoint.path / "config.json")
     config = config.get("text_config", config)
     try:
@@ -68,21 +67,26 @@ def _head(checkpoint: Checkpoint, vocabulary: int, hidden: int) -> int:
     alike = 0
     for name in checkpoint.files:
         if name.endswith(".safetensors"):
-            with safe_open(checkpoint.path / name, framework="numpy") as file:
+            with open_weights(checkpoint.path / name, "numpy") as file:
                 names = file.keys()  # it is no mapping
                 alike += sum(file.get_slice(key).get_shape() == [vocabulary, hidden] for key in names)
     return hidden * vocabulary if alike > 1 else 0
 
 
 def context_of(checkpoint: Checkpoint) -> int:
-    """How many positions the start was trained on; without a limit where its config names none.
+    """How many positions a document may have: those that the start was trained on, and that its sliding window sees.
+    Without a limit where its config names none.
 
     Rotations of the kinds `dynamic` and `longrope` change for all documents of a pass as soon as one is longer than the
     original context, so that is the limit there.
     """
+    from bessemer.infer.model import sliding_window_of
+
+    window = sliding_window_of(read_config(checkpoint.path).get_text_config(decoder=True))
     config: dict[str, Any] = read_json(checkpoint.path / "config.json")
     config = config.get("text_config", config)
     most = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
+    most = min(most, window or most)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type")) in {"dynamic", "longrope"}:
         original = "original_max_position_embeddings"

@@ -25,7 +25,7 @@ from bessemer.data.sources import need_found
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
-from bessemer.evaluate.measure import read_held_out
+from bessemer.evaluate.measure import read_held_out, refuse_long_items
 from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint
 from bessemer.families.own_data import with_family_data
@@ -76,6 +76,7 @@ def prepare(recipe: Recipe, say: Callable[[str], None] = lambda _: None) -> Prep
     check_tokenizer(checkpoint.path)
     renderer = Renderer(checkpoint.path, checkpoint.end_of_text)
     tasks, probes = read_held_out(recipe)
+    refuse_long_items(recipe, tasks, renderer, estimate.context_of(checkpoint), checkpoint.name)
     sets = tokenise(recipe, renderer, say)
     refuse_overlap(sets, tasks | probes)
     stages = [build_stage(recipe, n, sets) for n in range(len(recipe.stages))]

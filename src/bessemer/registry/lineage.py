@@ -5,10 +5,13 @@ A run's plan names its token sets. The functions that fed the training say again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from bessemer.data.batch import StageData
 from bessemer.data.shards import TokenSet, open_tokens
@@ -21,6 +24,7 @@ from bessemer.registry import store
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import DONE, METRICS, PLAN, runs_folder
 
+SAME_VERSION = "use the version of Bessemer that made the plan"
 SAME_ORDER = "bessemer.plan/1"  # then every stage read a source from the same beginning
 
 
@@ -76,13 +80,22 @@ def trace_document(document: str) -> tuple[list[Seen], list[str]]:
     """(runs and releases whose sources hold the document, what could not be looked at and why)."""
     seen: list[Seen] = []
     gone: list[str] = []
-    for what, plan, done in _trained():
+    for what, read in _trained():
+        try:
+            plan, done = read()
+        except (BessemerError, OSError) as error:
+            gone.append(f"{what}: {_why(error)}")
+            continue
         for n, stage in enumerate(plan["stages"]):
             try:
                 seen += _in_stage(what, document, plan, n, done.get(stage["name"], 0))
-            except BessemerError as error:
-                gone.append(f"{what}, {stage['name']}: {error.what} ({error.where})")
+            except (BessemerError, OSError) as error:
+                gone.append(f"{what}, {stage['name']}: {_why(error)}")
     return seen, gone
+
+
+def _why(error: BessemerError | OSError) -> str:
+    return f"{error.what} ({error.where})" if isinstance(error, BessemerError) else str(error)
 
 
 def _in_stage(what: str, document: str, plan: dict[str, Any], n: int, done: int) -> Iterator[Seen]:
@@ -175,7 +188,10 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _steps_done(folder: Path) -> dict[str, int]:
     """Of a run. A stage that is finished has done all of its steps, whatever became of the list of its events."""
-    told = {e["stage"]: e["step"] for e in read_metrics(folder / METRICS) if e["event"] == "step"}
+    try:
+        told = {e["stage"]: e["step"] for e in read_metrics(folder / METRICS) if e["event"] == "step"}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BessemerError(f"its events are damaged ({error})", where=str(folder / METRICS)) from None
     whole = _all_steps(read_json(folder / PLAN))
     return told | {name: n for name, n in whole.items() if (folder / name / DONE).exists()}
 
@@ -184,14 +200,25 @@ def _all_steps(plan: dict[str, Any]) -> dict[str, int]:
     return {s["name"]: s["steps"] for s in plan["stages"]}
 
 
-def _trained() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
-    """(what, plan, {stage: steps that were done}) of every run, and of every release (all of its steps)."""
+def _trained() -> Iterator[tuple[str, Callable[[], tuple[dict[str, Any], dict[str, int]]]]]:
+    """(what, reads its plan and {stage: steps that were done}) of every run, and of every release (all of its steps).
+
+    One that cannot be read stands in nobody else's way.
+    """
     for path in sorted(runs_folder().glob(f"*/{PLAN}")):
-        yield f"run {path.parent.name}", read_json(path), _steps_done(path.parent)
-    for release in store.list_releases():
-        plan = read_json(release.path / PLAN) if (release.path / PLAN).exists() else None
-        if plan and "token_sets" in plan:
-            yield f"release {release.reference}", plan, _all_steps(plan)
+        yield f"run {path.parent.name}", partial(_of_run, path.parent)
+    for reference in store.references():
+        yield f"release {reference}", partial(_of_release, reference)
+
+
+def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    return _read_plan(folder / PLAN), _steps_done(folder)
+
+
+def _of_release(reference: str) -> tuple[dict[str, Any], dict[str, int]]:
+    path = store.find_release(reference).path / PLAN
+    plan = _read_plan(path) if path.exists() else {"stages": []}
+    return plan, _all_steps(plan)
 
 
 def _folder(run: str) -> Path:
@@ -203,14 +230,31 @@ def _plan(run: str) -> dict[str, Any]:
     path = _folder(run) / PLAN
     if not path.exists():
         raise BessemerError(f"no run {run!r}", where=str(path.parent), fix="bessemer runs")
+    return _read_plan(path)
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """Raises BessemerError for a file that is no plan, or one of an older version."""
     plan = read_json(path)
-    if "token_sets" not in plan:
+    stages = plan.get("stages") if isinstance(plan, dict) else None
+    if not isinstance(stages, list) or not all(
+        isinstance(s, dict) and {"name", "steps", "sources"} <= s.keys() for s in stages
+    ):
+        raise BessemerError("this is no plan", where=str(path), fix="restore it from a copy")
+    if not isinstance(plan.get("token_sets"), dict):
         raise BessemerError("its plan is of an older version and names no token sets", where=str(path))
     return plan
 
 
 def _stage_data(plan: dict[str, Any], n: int) -> StageData:
-    recipe = Recipe.model_validate(plan["recipe"])
+    try:
+        recipe = Recipe.model_validate(plan["recipe"])
+    except (KeyError, ValidationError):
+        raise BessemerError(
+            "this version of Bessemer does not understand the plan's recipe",
+            where=plan["stages"][n]["name"],
+            fix=SAME_VERSION,
+        ) from None
     stage = recipe.stages[n]
     sets = {name: open_tokens(plan["token_sets"][name]) for name in recipe.used_by(stage)}
     order = 0 if plan.get("format") == SAME_ORDER else n
@@ -221,6 +265,6 @@ def _stage_data(plan: dict[str, Any], n: int) -> StageData:
             raise BessemerError(
                 f"rows of {source.name} are no longer those of the plan ({source.digest()[:12]}, not {planned[:12]})",
                 where=plan["stages"][n]["name"],
-                fix="use the version of Bessemer that made the plan",
+                fix=SAME_VERSION,
             )
     return data

@@ -53,14 +53,6 @@ def references() -> list[str]:
     return [f"{name}@{version}" for name in names for version in versions(name)]
 
 
-def list_releases() -> list[StoredRelease]:
-    """Every complete release, by name and version, without checking bytes.
-
-    Raises BessemerError when the manifest of one cannot be read.
-    """
-    return [find_release(reference) for reference in references()]
-
-
 def find_release(reference: str) -> StoredRelease:
     """`name@version`, or `name` for its newest version; bytes are not checked.
 
@@ -120,7 +112,7 @@ def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> Sto
     """
     root, key = folder() / name, signing_key()
     with exclusive(folder() / f".{name}.lock", f"the release name {name}"):
-        version = (versions(name) or [0])[-1] + 1
+        version = _next_version(root)
         with new_folder(root / str(version)) as tmp:
             for target, source in files.items():
                 shutil.copyfile(source, tmp / target)
@@ -129,6 +121,11 @@ def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> Sto
             if key:
                 sign_folder(tmp, key)
     return _read(name, version)
+
+
+def _next_version(root: Path) -> int:
+    """Above whatever lies there: a version that lost its manifest keeps its number."""
+    return max((int(p.name) for p in root.glob("*") if p.name.isdecimal()), default=0) + 1
 
 
 def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
@@ -151,5 +148,11 @@ def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
 def _read(name: str, version: int) -> StoredRelease:
     path = folder() / name / str(version)
     manifest = read_json(path / MANIFEST)
-    digest = sha256_folder({k: v["sha256"] for k, v in manifest["files"].items()})
+    try:
+        digest = sha256_folder({k: v["sha256"] for k, v in manifest["files"].items()})
+        _ = manifest["name"], manifest["version"]
+    except (AttributeError, KeyError, TypeError):
+        raise BessemerError(
+            "no manifest of a release", where=str(path / MANIFEST), fix="restore the release from a copy, or remove it"
+        ) from None
     return StoredRelease(name, version, path, digest, manifest)

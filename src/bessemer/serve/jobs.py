@@ -10,8 +10,8 @@ import jinja2
 
 from bessemer.data.items import Message
 from bessemer.errors import BessemerError
-from bessemer.infer.generate import Token, generate, max_positions, prompt_logprobs
-from bessemer.infer.model import Loaded
+from bessemer.infer.generate import Token, generate, prompt_logprobs
+from bessemer.infer.model import Loaded, max_positions, scoring_limit
 from bessemer.infer.text import TextStream, vocabulary
 from bessemer.moderate.policy import Policy
 from bessemer.serve.problems import RequestError
@@ -99,7 +99,7 @@ def completion_job(loaded: Loaded, body: CompletionRequest) -> Job:
             ids = [*loaded.renderer.opening, *loaded.renderer.encode_texts([prompt])[0]] if prompt else []
         else:
             ids = _known(loaded, prompt)
-        _need_room(loaded, len(ids), body.max_tokens, "prompt")
+        _need_room(loaded, len(ids), body.max_tokens, "prompt", scored=body.echo and body.logprobs is not None)
         prompts.append(tuple(ids))
     n_tokens = sum(len(p) + body.max_tokens for p in prompts)
     n_told = n_tokens * (1 + (body.logprobs or 0))
@@ -129,7 +129,8 @@ def _known(loaded: Loaded, ids: list[int]) -> list[int]:
     return ids
 
 
-def _need_room(loaded: Loaded, n_prompt: int, n_new: int, param: str) -> None:
+def _need_room(loaded: Loaded, n_prompt: int, n_new: int, param: str, *, scored: bool = False) -> None:
+    """scored: log-probabilities of the prompt itself are wanted."""
     limit = max_positions(loaded)
     if n_prompt == 0:
         raise RequestError(400, "the prompt is empty", code="empty_prompt", param=param)
@@ -137,5 +138,11 @@ def _need_room(loaded: Loaded, n_prompt: int, n_new: int, param: str) -> None:
         message = (
             f"this model's maximum context length is {limit} tokens; the prompt has {n_prompt} and "
             f"{n_new} new ones were asked for; shorten the prompt or max_tokens"
+        )
+        raise RequestError(400, message, code="context_length_exceeded", param=param)
+    if scored and n_prompt > scoring_limit(loaded):
+        message = (
+            f"this model scores at most {scoring_limit(loaded)} tokens of a prompt, which its sliding window sees; the "
+            f"prompt has {n_prompt}; shorten it, or ask without echo or logprobs"
         )
         raise RequestError(400, message, code="context_length_exceeded", param=param)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from bessemer.data.render import Renderer
 from bessemer.data.start import GENERATION, generation_config
 from bessemer.errors import BessemerError
 from bessemer.families.check import tokenizer_digest
 from bessemer.families.fetch import Checkpoint
+from bessemer.families.read import open_weights, read_model
 from bessemer.files import new_folder, read_json, write_json
 from bessemer.infer.model import detect_machine
 
@@ -47,13 +47,13 @@ def export_model(
     add: added after that. One model and one tensor are in memory at a time. Tokenizer files are copied byte by byte.
     The folder appears whole or not at all.
 
-    Raises BessemerError when what is added belongs to another architecture or vocabulary.
+    Raises BessemerError when what is added belongs to another architecture or vocabulary, and for weights that are
+    damaged or missing.
     """
     import transformers
-    from transformers import AutoModelForCausalLM
 
     transformers.utils.logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, local_files_only=True)
+    model = read_model(start.path, dtype=torch.float32)
     if overlay is not None:
         _lay_over(dict(model.named_parameters()), overlay, share)
     if add is not None:
@@ -91,7 +91,7 @@ def _round(model: Any, dtype: torch.dtype) -> None:
 
 def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -> None:
     """One tensor at a time, so that there is never a second model in memory."""
-    with safe_open(overlay, framework="pt") as trained, torch.no_grad():
+    with open_weights(overlay) as trained, torch.no_grad():
         for name in trained.keys():  # noqa: SIM118 - no dictionary
             value = trained.get_tensor(name)
             own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
@@ -127,7 +127,7 @@ class _Tensors:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         names = [n for n in checkpoint.files if n.endswith(".safetensors")]
-        self._files = [safe_open(checkpoint.path / n, framework="pt") for n in names]
+        self._files = [open_weights(checkpoint.path / n) for n in names]
         self._of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
 
     def __enter__(self) -> _Tensors:
