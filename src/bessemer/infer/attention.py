@@ -106,7 +106,8 @@ def make_layout(
         places.append(places_DL.flatten())
         tail_DSS = None
         if branches and any(branches[d] for d in members):
-            stem = min(lengths[d] - sum(branches[d]) for d in members)
+            # Short documents stay one tile: two small products cost more than the few places that one leaves out.
+            stem = 0 if length <= TILE else min(lengths[d] - sum(branches[d]) for d in members)
             tails = [_apart(length - stem, lengths[d] - stem, branches[d]) for d in members]
             tail_DSS = torch.stack(tails).to(device=device, dtype=dtype)
         side = min(length, TILE)  # a mask of all places would be as large as their square
