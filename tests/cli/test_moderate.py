@@ -102,7 +102,7 @@ def test_nothing_is_judged_for_what_could_have_been_known_before(
     monkeypatch.setattr("bessemer.moderate.judge.Judge.odds", None)
     asked = ("moderate", "--policy", f"{place}/policy.yaml", "--model", "tiny@1")
     few = here(*asked, "--calibrate", str(comments(place / "few.jsonl", 3)))
-    assert few.code == 4 and "3 comments are too few" in few.err
+    assert few.code == 4 and "3 independent comments are too few" in few.err
     drift = here(*asked, "--drift", str(comments(place / "same.jsonl", 120)))
     assert drift.code == 4 and "was not calibrated for this model" in drift.err
 

@@ -275,6 +275,19 @@ def test_a_rule_has_one_name_whether_a_log_names_or_quotes_it(tmp_path: Path) ->
     assert f"mill: {' '.join(first.split())}" in mill  # as it was written first
 
 
+def test_a_community_that_rows_name_is_named_whatever_its_policy_is_called(tmp_path: Path) -> None:
+    """Clients of that community name it, too; of an appeal to a policy without a community nobody does."""
+    path = write_recipe(tmp_path, 300)
+    (tmp_path / "policy.yaml").write_text((tmp_path / "policy.yaml").read_text().replace("community: forge\n", ""))
+    for community, named in (("forge", True), ("", False)):
+        rows = log_rows(300)
+        write_rows(tmp_path / "log.jsonl", [{**r, "community": community, "policy": "forge"} for r in rows])
+        built, parts = made(path)
+        asked = [i.messages[1].content for i in parts["train"] if i.meta["truth"] == "log"]
+        assert asked and all(("Community: forge" in text) == named for text in asked)
+        assert not built.report["unworded"] and all("Nothing about" in text for text in asked)
+
+
 def test_an_approval_that_names_a_rule_tells_nothing_of_the_others() -> None:
     rules = {"town": {("town", "ads"), ("town", "insults")}}
     kept = {}

@@ -27,8 +27,9 @@ from bessemer.moderate.decisions import (
     suggestion,
     training_rows,
 )
+from bessemer.moderate.labelled import read_rows
 from bessemer.moderate.logs import read_cases
-from bessemer.moderate.policy import Policy
+from bessemer.moderate.policy import Policy, Rule
 from bessemer.recipe.moderation_recipe import Log
 
 
@@ -189,10 +190,16 @@ def test_appeals_become_rows_that_data_moderation_reads(policy: Policy, tmp_path
     ]
 
 
-def test_rows_of_a_policy_without_a_community_say_whose_rules_they_mean() -> None:
+def test_rows_of_a_policy_without_a_community_say_whose_rules_they_mean(tmp_path: Path) -> None:
+    """And no community: the served prompt had none."""
     entry = {"policy": "steel@3", "community": "", "comment": "c", "text": "x", "id": "1", "at": "2026-01-01"}
-    (row,) = training_rows(iter([{**entry, "outcome": "suggested", "labels": {"kind": True}}]))
-    assert row["community"] == "steel"
+    rows = training_rows(iter([{**entry, "outcome": "suggested", "labels": {"kind": True}}]))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (case,) = read_cases("appeals", Log.model_validate({"from": str(path)}), Counter())
+    assert (case.comment.community, case.declared) == ("steel", False)
+    (row,) = read_rows(str(path), Policy(name="steel", rules=[Rule(id="kind", text="Be kind.")]))
+    assert row.comment.community == ""
 
 
 def test_the_last_ruling_counts_whoever_wrote_it_and_whichever_brought_the_text() -> None:

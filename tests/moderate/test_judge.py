@@ -131,5 +131,9 @@ def test_prompts_fit_into_a_sliding_window(of_kind: MakeModel, policy: Policy) -
     question = small.prepare(Comment("no iron today " * 200), policy)
     assert len(question.pieces) > 1 and max(len(p) for piece in question.pieces for p in piece) <= 256
     assert len(small.odds([question])[0]) == len(policy.rules)
+    short = Policy(name="p", rules=[Rule(id=name, text=name) for name in "ab"])  # fillers are longer than its rules
+    for n in range(190, 260):
+        question = small.prepare(Comment("iron " * n), short)
+        assert len(small.odds([question])[0]) == 2
     with pytest.raises(BessemerError, match="the model reads 256 in all"):
         small.check(Policy(name="p", rules=[Rule(id="a", text="no iron " * 150)]))

@@ -104,6 +104,7 @@ there
 def test_a_version_that_yaml_reads_as_a_number_is_refused() -> None:
     text = "name: x\nversion: {}\nrules: [{{id: a, text: b}}]\n"
     assert parse_policy(text.format(10), where="p").version == "10"
+    assert parse_policy(text.format("2026-11-27"), where="p").version == "2026-11-27"  # a date of YAML
     assert parse_policy(text.format('"1.10"'), where="p").version == "1.10"
     with pytest.raises(BessemerError, match="version.*1.1 is read as a number; put the version in quotes"):
         parse_policy(text.format("1.10"), where="p")

@@ -260,5 +260,5 @@ def test_a_rule_that_leaves_no_room_is_told_at_the_start(tiny_model: Path, besse
         text=True,
         timeout=60,
     )
-    assert shown.returncode == 4 and "Traceback" not in shown.stderr and "ore" in shown.stderr, shown
+    assert shown.returncode == 4 and "Traceback" not in shown.stderr and "rules.ore" in shown.stderr, shown
     assert "curl" not in shown.stdout

@@ -43,7 +43,7 @@ def serve(
     from rich.console import Console
 
     from bessemer.moderate.judge import Judge
-    from bessemer.moderate.policy import load_policy, store
+    from bessemer.moderate.policy import load_policy, need_same, store
     from bessemer.registry.routes import read_route
     from bessemer.registry.store import find_release
     from bessemer.serve.keys import find_key
@@ -55,6 +55,8 @@ def serve(
     opened = partial(open_model, trusted=trust)
     key = find_key(host, token_file)
     rules = load_policy(policy) if policy else None
+    if rules:
+        need_same(rules)  # before a model is loaded
     pinned = "@" in release
     route = None if pinned else read_route(release)
     others = [find_release(name).reference for name in also or []]

@@ -16,17 +16,17 @@ NEWER = (
 )
 
 
-def read_model(folder: Path, *, where: str = "", **options: Any) -> Any:
+def read_model(folder: Path, **options: Any) -> Any:
     """transformers' causal language model of a folder, with every weight as its files have it.
 
-    where: shown instead of the folder. options: for `from_pretrained`.
+    options: for `from_pretrained`.
     Raises BessemerError for an architecture that transformers lacks, code that comes with a model (it is never run), a
     damaged file, and weights that are missing or of another shape.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    where = where or str(folder)
+    where = str(folder)
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -86,18 +86,20 @@ def read_config(folder: Path) -> Any:
         raise _refused("config.json", error, str(folder), NEWER) from None
 
 
-def read_tokenizer(folder: Path, *, where: str = "", **options: Any) -> Any:
+def read_tokenizer(folder: Path) -> Any:
     """transformers' tokenizer of a folder. Raises BessemerError for one that cannot be read or needs code of its own.
 
-    where: shown instead of the folder. options: for `from_pretrained`.
+    Of Mistral's folders it is tokenizer.json, not a `tekken.json` that no digest covers.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, mistral_format=False
+        )
     except REFUSALS as error:
         fix = "take a model whose tokenizer transformers has; code that comes with one is never run"
-        raise _refused("the tokenizer", error, where or str(folder), fix) from None
+        raise _refused("the tokenizer", error, str(folder), fix) from None
 
 
 def open_weights(path: Path, framework: str = "pt") -> Any:

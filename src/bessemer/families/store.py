@@ -22,7 +22,8 @@ TAGS = ("ETag", "etag", "md5Hash", "mtime", "created", "Content-MD5", "Digest", 
 
 
 def fetch(url: str, check: Callable[[Path, bool], None]) -> Path:
-    """The folder in our cache that holds the model files behind a URL; nothing is asked once it is there.
+    """The folder in our cache that holds the model files behind a URL. Nothing is asked once it is there, but, when a
+    key is trusted for the first time, whether it is a release.
 
     Raises BessemerError when there is none, no driver, no access, when the store changes meanwhile, when `check`
     refuses what came, and for a release where a trusted key is set.

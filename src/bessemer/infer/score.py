@@ -249,7 +249,8 @@ def branch_odds(
             owner.append((q, first))
     prefix = _common_prefix(stems)
     fed = [[*stem[len(prefix) :], *(i for t in own for i in t)] for stem, own in zip(stems, tails, strict=True)]
-    idle = [-len(document) % ROUND for document in fed]
+    limit = scoring_limit(loaded)  # fillers branch off, too, and must lie within it
+    idle = [min(-len(document) % ROUND, limit - len(stem)) for document, stem in zip(fed, stems, strict=True)]
     fed = [[*document, *document[:1] * n] for document, n in zip(fed, idle, strict=True)]
     rows_2C = loaded.head.weight[list(options)].float()
     bias: torch.Tensor | None = loaded.head.bias

@@ -23,7 +23,7 @@ from bessemer.moderate.pool import SIDES, Pooled, pool
 from bessemer.recipe.moderation_recipe import ModerationRecipe
 from bessemer.track.screen import Screen
 
-BUILD = 5  # raised when the same ingredients give other twins than before
+BUILD = 6  # raised when the same ingredients give other twins than before
 TOLERANCE = 0.04  # |broken - kept| as a share of a rule's twins
 APPROVED = 0.75  # share of a rule's kept cases that come from approved comments, where there are so many
 PER_HELD_OUT = 5  # twins of a removed comment outside training, where no setting of training changes the questions
@@ -62,7 +62,11 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
         with screen.step("comments compared and split"):
             pooled = pool(cases, recipe.split, others_kept=recipe.others_kept, seed=recipe.seed, left_out=left_out)
         with screen.step("twins chosen"):
-            parts = {name: items for name, items in _parts(recipe, pooled, known, policies).items() if items}
+            # Those that nobody names when a comment is judged.
+            nameless = {c.comment.community for c in cases if not c.declared} - {p.community for p in policies}
+            nameless -= {c.comment.community for c in cases if c.declared}
+            made = _parts(recipe, pooled, known, policies, nameless)
+            parts = {name: items for name, items in made.items() if items}
         if "train" not in parts:
             raise BessemerError(
                 f"no twins for training out of {len(cases)} rows", where=recipe.name,
@@ -112,13 +116,11 @@ def _ingredients(recipe: ModerationRecipe, cases: Sequence[Case], policies: Sequ
 
 
 def _parts(
-    recipe: ModerationRecipe, pooled: Sequence[Pooled], known: tuple[list[str], list[str]], policies: Sequence[Policy]
-) -> dict[str, list[Item]]:
+    recipe: ModerationRecipe, pooled: Sequence[Pooled], known: tuple[list[str], list[str]], policies: Sequence[Policy],
+    nameless: Collection[str],
+) -> dict[str, list[Item]]:  # fmt: skip
     trained, apart = known
     wordings = _wordings(policies)
-    # Those that nobody names when a comment is judged: the name of a log or policy only says which policy is meant.
-    nameless = {name for name, log in recipe.logs.items() if not log.community} | {p.name for p in policies}
-    nameless -= {p.community for p in policies}
 
     def seen(key: Key, rng: random.Random) -> RuleText:
         if key[0]:

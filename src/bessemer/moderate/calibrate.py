@@ -78,7 +78,9 @@ def need_labels(policy: Policy, rows: Sequence[Row]) -> None:
     n_clusters, marks = len(set(clusters(rows))), {row.labels.get(r.id) for row in rows for r in policy.rules}
     if n_clusters < 2 * FOLDS:
         raise BessemerError(
-            f"{n_clusters} comments are too few", where="calibration", fix="a few hundred at least, drawn at random"
+            f"{n_clusters} independent comments are too few (copies, and comments of one group, count once)",
+            where="calibration",
+            fix="a few hundred at least, drawn at random",
         )
     if not {True, False} <= marks:
         raise BessemerError(

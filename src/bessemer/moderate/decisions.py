@@ -203,7 +203,8 @@ def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
             overturned = entry["outcome"] == "overturned"
             rows[about, rule] = {
                 "id": f"{entry['id']}/{rule}",
-                "community": entry["community"] or str(entry["policy"]).partition("@")[0],  # whose rules are meant
+                "community": entry["community"],
+                "policy": str(entry["policy"]).partition("@")[0],
                 "rule": rule,
                 "action": "removed" if broken or overturned else "approved",
                 "appeal": {"overturned": "overturned", "upheld": "upheld"}.get(entry["outcome"], ""),

@@ -49,13 +49,15 @@ def judge_rows(judge: Judge, policy: Policy, rows: Sequence[Row], progress: Prog
 
 
 def dry_run(policy: Policy, judged: Judged, known: Known) -> dict[str, Any]:
-    """Raises BessemerError when fewer than two different comments could be judged."""
+    """Raises BessemerError when fewer than two independent comments could be judged."""
     rows = judged.rows
     everyone = clusters([*rows, *(row for row, _ in judged.refused)])
     groups = everyone[: len(rows)]
     if len(set(groups)) < 2:
         raise BessemerError(
-            f"{len(set(groups))} different comments could be judged", where="--dry-run", fix="give two or more"
+            f"{len(set(groups))} independent comments could be judged (copies, and those of one group, count once)",
+            where="--dry-run",
+            fix="give two or more",
         )
     decisions = [decide_one(policy, odds, known) for odds in judged.odds]
     outcomes = [*(d.outcome for d in decisions), *("queue" for _ in judged.refused)]  # nobody could judge those

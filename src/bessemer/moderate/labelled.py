@@ -33,20 +33,18 @@ class Row:
 
 
 def clusters(rows: Sequence[Row]) -> list[str]:
-    """Of each comment what it is not independent of: its group, and every copy of its text with their groups."""
-    found: dict[str, str] = {}  # a name -> another one of its cluster; of the last one itself
+    """Of each comment what it is not independent of: its group; without one, the copies of its text.
 
-    def last(name: str) -> str:
-        while (nearer := found.setdefault(name, name)) != name:
-            found[name] = found[nearer]  # a way that was gone once is shorter the next time
-            name = nearer
-        return name
-
-    names = [f"group {row.group or row.id}" for row in rows]
-    for row, name in zip(rows, names, strict=True):
-        if text := clean(row.comment.text).casefold():
-            found[last(name)] = last(f"text {text}")
-    return [last(name) for name in names]
+    Copies in groups stay apart: "this" in every thread would make one of all threads.
+    """
+    return [
+        f"group {row.group}"
+        if row.group not in ("", row.id)
+        else f"text {text}"
+        if (text := clean(row.comment.text).casefold())
+        else f"comment {row.id}"
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,11 @@ class _Told:
     labels: dict[str, list[_Mark]]
     removed: dict[str, list[_Mark]]
 
-    def goes_on(self, old: _Told) -> bool:
-        """Whether it is about the same comment; of rows without an id those that each name another rule."""
-        return self.has_id or bool(self.labels and old.labels and not self.labels.keys() & old.labels.keys())
+    def goes_on(self, old: _Told, wanted: bool) -> bool:
+        """Whether it is about the same comment; of labelled rows without an id those that each name another rule."""
+        if self.has_id or not wanted:
+            return self.has_id
+        return bool(self.labels and old.labels and not self.labels.keys() & old.labels.keys())
 
     def add(self, other: _Told) -> None:
         for own, its in ((self.labels, other.labels), (self.removed, other.removed)):
@@ -110,7 +110,7 @@ def read_rows(
     found: list[_Told] = []
     for told in _read(address, policy, columns or {}, labels, Counter() if skipped is None else skipped):
         key = told.row.id if told.has_id else "", told.row.comment
-        if (old := known.get(key)) and told.goes_on(old):
+        if (old := known.get(key)) and told.goes_on(old, labels):
             old.add(told)
         else:
             known[key] = told
@@ -131,7 +131,7 @@ def _read(
                 if isinstance(row, BadRow):
                     raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
                 values = renamed.read(row.values)
-                if "text" not in values or isinstance(values["text"], list | dict):
+                if "text" not in values or isinstance(values["text"], list | dict | bytes):
                     raise BessemerError(
                         f"the row has no text; its columns are {', '.join(map(repr, row.values))}",
                         where=place,
@@ -147,8 +147,10 @@ def _read(
 
 def _told(values: Mapping[str, Any], policy: Policy, place: str, wanted: bool) -> _Told:
     named = rules_of(values.get("rule"), place)
-    done = _done(values, place, wanted)
-    labels = {rule: [mark] for rule, mark in _labels(values, named, done, policy, place).items()}
+    time = _time(values, place)
+    done = _done(values, time, place, wanted)
+    marks = _labels(values, named, done, policy, place)
+    labels = {rule: [replace(mark, time=time)] for rule, mark in marks.items()}
     known = [rule for rule in policy.names.values() if rule in labels]
     if wanted and (unknown := [rule for rule in labels if rule not in known]):
         raise BessemerError(
@@ -162,7 +164,7 @@ def _told(values: Mapping[str, Any], policy: Policy, place: str, wanted: bool) -
     removed = done
     if removed is None and values.get("removed") not in (None, ""):
         said = _flag(values["removed"])
-        removed = None if said is None else _Mark(said)
+        removed = None if said is None else _Mark(said, time=time)
     identity = values.get("id")
     name = place if identity in (None, "") else str(identity)
     row = Row(
@@ -211,17 +213,21 @@ def _flag(value: Any) -> bool | None:
     return True if word in REMOVED else False if word in APPROVED else None
 
 
-def _done(values: Mapping[str, Any], place: str, wanted: bool) -> _Mark | None:
+def _time(values: Mapping[str, Any], place: str) -> float | None:
+    """It is only needed where rows disagree, so a text that is no time is none."""
+    try:
+        return None if values.get("time") in (None, "") else parse_time(values["time"], place)
+    except BessemerError:
+        return None
+
+
+def _done(values: Mapping[str, Any], time: float | None, place: str, wanted: bool) -> _Mark | None:
     """What moderators did in the end, as data sets read it; words that nobody knows say nothing where no labels are
-    wanted. A time is only needed where rows disagree, so one that is none is none."""
+    wanted."""
     try:
         found = outcome(values, place)
     except BessemerError:
         if wanted and values.get("label") in (None, "") and not {"labels", "broken"} & values.keys():
             raise
         return None
-    try:
-        time = None if values.get("time") in (None, "") else parse_time(values["time"], place)
-    except BessemerError:
-        time = None
     return found and _Mark(found.broken, found.appealed, time)

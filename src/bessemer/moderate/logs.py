@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
 
 from bessemer.data.formats import BadRow, rows
@@ -46,6 +46,7 @@ class Case:
     appealed: bool = False
     time: float | None = None
     group: str = ""
+    declared: bool = True  # the community: else its name only says whose policy is meant
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def _cases(
     if log is None:
         yield Case(identity, comment, text, time=at, group=group)
         return
-    comment = Comment(comment.text, comment.title, comment.parent, comment.community or log.community or name)
+    declared = comment.community or log.community
+    named_by = str(values.get("policy") or "") or name  # appeals name the policy, whose rules they are about
+    comment = replace(comment, community=declared or named_by)
     named = rules_of(values.get("rule"), place, log.separator)
     found = outcome(values, place, log.removed)
     if found is None:
@@ -160,8 +163,9 @@ def _cases(
     hard = not found.broken and (found.first or bool(named))
     for rule in named or [clean(log.rule)]:
         yield Case(
-            identity, comment, text, rule, found.broken, hard=hard, appealed=found.appealed, time=at, group=group
-        )
+            identity, comment, text, rule, found.broken,
+            hard=hard, appealed=found.appealed, time=at, group=group, declared=bool(declared),
+        )  # fmt: skip
 
 
 def rules_of(value: Any, place: str, separator: str = "") -> list[str]:

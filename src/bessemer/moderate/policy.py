@@ -7,6 +7,7 @@ of the two forms it has, does not change it.
 from __future__ import annotations
 
 import re
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -83,6 +84,8 @@ class Rule(Strict):
 def _version(value: Any) -> Any:
     if isinstance(value, float):  # of 1.10 YAML makes 1.1
         raise ValueError(f"{value} is read as a number; put the version in quotes")
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()  # as it was written
     return str(value) if type(value) is int else value
 
 

@@ -96,9 +96,10 @@ def path_of(model_digest: str) -> Path:
 
 
 def save(facts: dict[str, Any]) -> Path:
-    """A newer one replaces it."""
-    path = path_of(facts["model"])
-    write_record(path, facts)
+    """A newer one replaces it. Under its digest, which answers name, it stays."""
+    path, digest = path_of(facts["model"]), sha256_text(canonical_json(facts))
+    for where in (path.with_stem(f"{path.stem}-{digest[:16]}"), path):
+        write_record(where, facts)
     return path
 
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from bessemer.files import sha256_text
 from bessemer.infer.model import Loaded
 from bessemer.moderate.judge import Judge
+from bessemer.plan.estimate import available_memory
 from bessemer.registry.routes import Route, path_of, read_route
 from bessemer.registry.store import StoredRelease
 from bessemer.serve.batches import MAX_WAITING, Batcher
@@ -25,6 +27,7 @@ from bessemer.serve.problems import RequestError
 LOOK_S = 1.0  # how often the route is looked at
 RETRY_S = 60.0  # until a route that could not be followed is tried again; then twice as long, and so on
 LONGEST_RETRY_S = 3600.0
+SPARE = 3  # models that must find room where one comes back that nobody has asked for yet
 KEPT = 4  # models in memory, beside those that the server was started with for who pins them
 Open = Callable[[str], "tuple[Loaded, StoredRelease]"]
 log = logging.getLogger(__name__)
@@ -181,26 +184,29 @@ class Fleet:
         self._retry_at = time.monotonic() + wait
         return wait
 
-    def _bring_back(self) -> None:
-        """Earlier stable versions stay for those who pinned them, after a restart too, as far as there is room."""
-        try:
-            route = read_route(self.name)
-        except Exception:  # `look` says it
+    def _bring_back(self, earlier: list[str]) -> None:
+        """Stable versions of before a restart stay for those who pinned them, as far as there is room: the next one."""
+        state = self._state
+        size = sum(p.nbytes for p in self.main.loaded.model.parameters())
+        while earlier and earlier[0] in state.ready:
+            earlier.pop(0)
+        if len(state.ready.keys() - self._stays) >= KEPT or available_memory() < SPARE * size:
+            earlier.clear()
+        if not earlier or self._open is None:
             return
-        for version in route.before if route else ():
-            reference, state = f"{self.name}@{version}", self._state
-            if self._open is None or len(state.ready.keys() - self._stays) >= KEPT or self._closed.is_set():
-                return
-            if reference in state.ready:
-                continue
-            try:
-                loaded, release = self._open(reference)
-                earlier = {reference: Backend(loaded, release, self.main.max_waiting)}
-                self._state = replace(state, ready={**earlier, **state.ready})  # the oldest first
-            except Exception:  # nobody waits for it: who asks for the version is told that it is not there
-                log.exception("%s is not ready", reference)
+        reference = earlier.pop(0)
+        try:
+            loaded, release = self._open(reference)
+            backend = Backend(loaded, release, self.main.max_waiting)
+            self._state = replace(state, ready={reference: backend, **state.ready})  # the oldest first
+        except Exception:  # nobody waits for it: who asks for the version is told that it is not there
+            log.exception("%s is not ready", reference)
 
     def _follow(self) -> None:
-        self._bring_back()
+        earlier = list[str]()
+        with suppress(Exception):  # `look` says what is wrong with the route
+            route = read_route(self.name)
+            earlier += [f"{self.name}@{version}" for version in (route.before if route else ())]
         while not self._closed.wait(LOOK_S):
             self.look()
+            self._bring_back(earlier)
