@@ -23,6 +23,24 @@ class CrashError(Exception):
     """Stands for a full disk, a kill, a bug."""
 
 
+def test_a_full_disk_under_weights_is_told_as_one(tmp_path: Path) -> None:
+    """safetensors' own words; a folder that is not there shows that they are its own."""
+    torch = pytest.importorskip("torch")
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    words = "Error while serializing: I/O error: No space left on device (os error 28) at path"
+    with pytest.raises(BessemerError, match="the disk is full(.|\n)*make room"), files.saving_weights(tmp_path):
+        raise SafetensorError(words)
+    with (
+        pytest.raises(BessemerError, match=r"cannot be written \(.*I/O error.*os error 2"),
+        files.saving_weights(tmp_path),
+    ):
+        save_file({"a": torch.ones(2)}, tmp_path / "absent" / "x")
+    with pytest.raises(SafetensorError, match="defect"), files.saving_weights(tmp_path):
+        raise SafetensorError("a defect of ours")
+
+
 # -- atomic writes --------------------------------------------------------------------------------------------
 
 

@@ -155,6 +155,23 @@ def new_folder(final: Path) -> Generator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def saving_weights(where: Path) -> Generator[None]:
+    """safetensors tells of a full disk by an error of its own, which would look like a defect."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if "os error" not in str(error):
+            raise
+        full = f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)
+        raise BessemerError(
+            "the disk is full" if full else f"the weights cannot be written ({error})", where=str(where),
+            fix="make room; the same command goes on from what is finished",
+        ) from None  # fmt: skip
+
+
 def link_file(source: str | Path, target: str | Path) -> None:
     """The same bytes under a second name where the disk can do it, else a copy. A link is followed first."""
     source = Path(source).resolve()

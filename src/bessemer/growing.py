@@ -28,7 +28,7 @@ from bessemer.errors import BessemerError
 from bessemer.families import catalogue, schema
 from bessemer.families.catalogue import STAGES
 from bessemer.families.fetch import Checkpoint, resolve
-from bessemer.files import exclusive, link_file, new_folder, read_json, write_json
+from bessemer.files import exclusive, link_file, new_folder, read_json, saving_weights, write_json
 from bessemer.recipe.load import load_recipe, parse_recipe
 from bessemer.recipe.schema import Recipe, Stage
 from bessemer.run import run_recipe
@@ -181,7 +181,8 @@ def make_start(shape: Shape, recipe: Recipe, out: Path) -> None:
     model.generation_config = GenerationConfig(**ids | {"eos_token_id": [begin, end]})
     with new_folder(out) as tmp:
         tokenizer.save_pretrained(tmp)
-        model.save_pretrained(tmp)
+        with saving_weights(tmp):
+            model.save_pretrained(tmp)
 
 
 def _forget_other_exports(folder: Path, identity: str) -> None:
@@ -255,7 +256,8 @@ def _export(start: Checkpoint, before: Path | None, what: Trained, path: Path, o
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-") as tmp:
         weights = Path(tmp) / "weights.safetensors"
         earlier = load_file(before) if before else {}  # of stages before, what this one does not train
-        save_file(earlier | merged(start, before, what, checkpoint.masters_of(path)), weights)
+        with saving_weights(weights):
+            save_file(earlier | merged(start, before, what, checkpoint.masters_of(path)), weights)
         export_model(start, weights, out, dtype=torch.float32)
 
 

@@ -6,6 +6,7 @@ leaves a file when it is done and is skipped when that file is there, so the sam
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -40,7 +41,7 @@ from bessemer.registry.report import build_report
 from bessemer.signatures import SIGNING_KEY, signer_id, signer_of, signing_key
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
-from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PAPERS, PLAN, STOP, ending, lock_path, runs_folder
+from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PLAN, STOP, ending, is_begun, lock_path, runs_folder
 from bessemer.track.screen import Screen, See
 from bessemer.track.trackers import following
 from bessemer.train.export import export_model
@@ -113,7 +114,7 @@ def _refuse_other_plan(folder: Path, old: Plan, new: Plan) -> None:
     name: str = new["recipe"]["name"]
     if old.get("identity") == new["identity"]:
         return
-    started = folder.exists() and any(p.name not in PAPERS for p in folder.iterdir())
+    started = folder.exists() and is_begun(folder)
     if started and not old:
         raise BessemerError(
             f"the folder holds parts of a run without its {PLAN}: nobody knows of which plan they are",
@@ -190,8 +191,11 @@ class _Story:
         for part in parts:
             if self.stop_asked():
                 raise StoppedByUserError("stopped between two steps", fix="run the same command again to continue")
-            part()
-            write_json(seconds, self.screen.seconds)
+            try:
+                part()
+            finally:
+                with contextlib.suppress(OSError):  # a full disk has been told already
+                    write_json(seconds, self.screen.seconds)
         return self.release()
 
     def _begin(self) -> None:

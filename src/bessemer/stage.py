@@ -12,7 +12,8 @@ from pathlib import Path
 from bessemer.data.batch import StageData
 from bessemer.errors import BessemerError
 from bessemer.evaluate.measure import Measured, cut_probes
-from bessemer.files import fsync_file, read_json, read_record, sha256_file, write_json
+from bessemer.files import fsync_file, read_json, read_record, saving_weights, sha256_file, write_json
+from bessemer.infer.model import give_back_memory
 from bessemer.infer.score import Window, bits_per_byte, window_bits
 from bessemer.plan.defaults import optimizer_digest, optimizer_state_of
 from bessemer.plan.resolve import Plan, Prepared
@@ -92,6 +93,7 @@ class Training:
     def forget_weights(self) -> None:
         """Free their memory: someone else trains next."""
         self._trainable = None
+        give_back_memory()
 
     def train(self, n: int, see: See = lambda _: None) -> None:
         """Train stage n to its end from its newest good checkpoint. see: told of every event.
@@ -173,7 +175,8 @@ class Training:
             run.folder.mkdir(parents=True, exist_ok=True)
             tmp = run.folder / ".tmp-weights.safetensors"
             try:
-                save_file(weights, tmp)
+                with saving_weights(tmp):
+                    save_file(weights, tmp)
                 fsync_file(tmp)  # before anything says that it is there, and the checkpoints go
             except BaseException:
                 tmp.unlink(missing_ok=True)  # it may be what fills the disk

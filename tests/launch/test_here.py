@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bessemer.launch import here
 from bessemer.launch.here import stop_requests
+from bessemer.launch.worker import _sayer
 from bessemer.track.screen import Screen
 
 
@@ -29,3 +31,26 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "log.txt").unlink()
     (tmp_path / "log.txt").mkdir()
     screen.say("two")
+
+
+def test_a_worker_that_cannot_say_anything_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stage").write_text("no folder")
+    _sayer(tmp_path / "stage")("the disk is full")
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_what_was_stopped_took_its_time_too() -> None:
+    screen = Screen(quiet=True)
+    with pytest.raises(KeyboardInterrupt), screen.step("train"):
+        raise KeyboardInterrupt
+    assert list(screen.seconds) == ["train"]
+
+
+def test_machines_of_other_processors_share_no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    for flags in ("avx2 avx512f", "avx2", "avx2"):
+        monkeypatch.setattr(
+            Path, "read_text", lambda _, f=flags: f"processor : 0\nflags : {f}\nprocessor : 1\nflags : {f}\n"
+        )
+        names.append(here._processor())
+    assert names[0] != names[1] == names[2]

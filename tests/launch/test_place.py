@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
 
 from bessemer.errors import BessemerError
 from bessemer.launch.group import make_command
 from bessemer.launch.place import Place, parse_place
+from bessemer.launch.start import start
+from bessemer.recipe.load import load_recipe
+from bessemer.track.screen import Screen
+from tests.story import write_story
 
 
 @pytest.fixture
@@ -65,6 +70,13 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_place("ray")
     with pytest.raises(BessemerError, match="sbatch is not here"):
         parse_place("slurm:gpu")
+
+
+def test_muon_of_several_processes_is_refused_before_anything_is_done(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = load_recipe(write_story(tmp_path, tiny_model), ["stages[0].optimizer=muon"])
+    with pytest.raises(BessemerError, match=r"stages\[0\].optimizer: muon needs whole matrices"):
+        start(recipe, Place("local", workers=2), Screen(quiet=True), lambda: False)
+    assert not (tmp_path / "home").exists()
 
 
 def test_commands_of_a_group() -> None:

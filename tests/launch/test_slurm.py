@@ -14,6 +14,7 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.launch import slurm as slurm_module
 from bessemer.launch.place import Place
+from bessemer.track.runs import STOP
 from tests.clusters import slurm  # noqa: F401
 from tests.launch.runs import begin, bessemer, log, reached, until, weights
 
@@ -133,6 +134,39 @@ def test_a_job_that_finishes_nothing_does_not_go_back_into_the_queue_for_ever(
     said = [job(does) for does in ("true", "true", finishes, "true", "true", "true")]
     assert len(calls.read_text().splitlines()) == 5
     assert ["3 times in a row" in text for text in said] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    ("squeue", "scontrol", "requeued", "said"),
+    [
+        ('[ -e "$0.asked" ] || { touch "$0.asked"; exit 1; }; echo RUNNING', "echo requeued >> $CALLS", 1, ""),
+        ("echo RUNNING", "echo tried >> $CALLS; exit 1", 2, "Slurm took the job back into no queue"),
+        ("echo CANCELLED", "echo requeued >> $CALLS", 0, ""),
+    ],
+)
+def test_a_busy_slurm_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str, scontrol: str, requeued: int, said: str
+) -> None:
+    """And a request to stop that a beginning run takes away is made again."""
+    home, calls = tmp_path / ODD, tmp_path / "calls"
+    monkeypatch.setenv("BESSEMER_HOME", str(home))
+    monkeypatch.setenv("CALLS", str(calls))
+    folder = home / "runs" / "story"
+    folder.mkdir(parents=True)
+    calls.touch()
+    for name, does in (("squeue", squeue), ("scontrol", scontrol)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    stop = shlex.quote(str(folder / STOP))
+    waits = f"for i in $(seq 100); do [ -e {stop} ] && exit 130; sleep 0.1; done"
+    command = f"kill -TERM $PPID; sleep 0.5; rm -f {stop}; {waits}"
+    script = slurm_module.make_script("story", Place("slurm", "small", 1)).splitlines()
+    (at,) = (n for n, line in enumerate(script) if line.endswith(" &"))
+    script[at] = f"bash -c {shlex.quote(command)} &"
+    done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done
+    assert len(calls.read_text().splitlines()) == requeued and said in done.stderr
 
 
 def test_the_script_survives_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

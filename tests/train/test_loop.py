@@ -205,11 +205,15 @@ def test_muon_moves_matrices_and_adamw_the_rest(recipe: Recipe, start: Checkpoin
     stage = recipe.stages[0].model_copy(update={"optimizer": "muon"})
     optimizer = make_optimizer(trainable, stage)
     muon, adamw = optimizer.parts
-    assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
+    matrices = [p for g in muon.param_groups for p in g["params"]]
     assert sum(len(g["params"]) for o in (muon, adamw) for g in o.param_groups) == len(trainable.masters)
     embedding = trainable.masters["model.embed_tokens.weight"]
     assert any(p is embedding for g in adamw.param_groups for p in g["params"])
-    losses = [train_step(trainable, optimizer, data.batch(0), "cpt", 3e-3, 1.0).loss for _ in range(30)]
+    was = [p.detach().clone() for p in matrices]
+    losses = [train_step(trainable, optimizer, data.batch(0), "cpt", 3e-3, 1.0).loss]
+    sizes = [float((p.detach() - old).square().mean().sqrt()) / 3e-3 for p, old in zip(matrices, was, strict=True)]
+    assert all(0.1 < size < 0.3 for size in sizes), sizes  # as AdamW's steps are: .2 of the rate
+    losses += [train_step(trainable, optimizer, data.batch(0), "cpt", 3e-3, 1.0).loss for _ in range(29)]
     assert losses[-1] < losses[0] - 2
 
 
@@ -279,6 +283,46 @@ def test_a_stop_before_or_among_bad_steps_changes_no_weight(
     train_stage(stage_run(recipe, data, tmp_path / "b"), resumed, hooks(tmp_path / "b"))
     a, b = weights(straight), weights(resumed)
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_to_go_back_to(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints at 4 and 8, the latter damaged; a stop at 7 writes another one; steps 8 to 10 are bad: back to 4."""
+    data, straight = data_of(recipe, start, 0)
+    with pytest.raises(StoppedByUserError):
+        train_stage(stage_run(recipe, data, tmp_path), straight, hooks(tmp_path, stop_after=8))
+    part = next((tmp_path / "step-0000008").glob("part-*"))
+    part.write_bytes(part.read_bytes()[:-8])
+    spoil(monkeypatch, data, {7, 8, 9})
+    for stop_after in (3, 10**9):
+        data, trainable = data_of(recipe, start, 0)
+        if stop_after == 3:
+            with pytest.raises(StoppedByUserError, match="stopped at step 7"):
+                train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path, stop_after=3))
+            assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-0000007", "step-0000004"]
+        else:
+            train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path))
+    back = [(e["step"], e["to"]) for e in read_metrics(tmp_path / "metrics.jsonl") if e["event"] == "roll back"]
+    assert back == [(10, 4)]
+
+
+def test_less_memory_than_before_a_stop_counts(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = loop.compute_gradient, []
+
+    def compute(*args: Any, micro_tokens: int, **more: Any) -> loop.Gradient:
+        asked.append(micro_tokens)
+        return real(*args, micro_tokens=micro_tokens, **more)
+
+    monkeypatch.setattr(loop, "compute_gradient", compute)
+    for planned in (256, 64, 512):
+        data, trainable = data_of(recipe, start, 0)
+        run = replace(stage_run(recipe, data, tmp_path), micro_tokens=planned)
+        with pytest.raises(StoppedByUserError):
+            train_stage(run, trainable, hooks(tmp_path, stop_after=2))
+    assert asked == [256, 256, 64, 64, 64, 64]  # more memory changes nothing: sums would be other ones
 
 
 def test_processes_that_see_different_checkpoints_do_not_go_on(

@@ -25,6 +25,7 @@ from bessemer.track.runs import (
 )
 
 POLL_S = 0.3
+QUEUE_S = 15.0  # between questions to Slurm while a job waits
 
 
 def glance(name: str) -> dict[str, Any]:
@@ -79,8 +80,12 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
     folder = run_folder(name)
     read: dict[Path, int] = {}
     last: Path | None = None
+    ended, again = not follow, 0.0
     while True:
-        ended = not follow or look(name)["state"] not in {"running", "queued"}
+        if follow and time.monotonic() >= again:
+            state = look(name)["state"]
+            ended = state not in {"running", "queued"}
+            again = time.monotonic() + (QUEUE_S if state == "queued" else POLL_S)  # Slurm is asked each time
         for path in (folder / LOG, folder / "slurm.log", *sorted(folder.glob(f"*/{WORKERS_LOG}"))):
             lines, read[path] = _lines_from(path, read.get(path, 0))
             if lines and path != last:

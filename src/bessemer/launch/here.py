@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 from collections.abc import Callable, Generator
+from pathlib import Path
 from types import FrameType
 
-from bessemer.files import home
+from bessemer.files import home, sha256_text
 
 
 @contextlib.contextmanager
@@ -32,10 +34,19 @@ def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], boo
             signal.signal(number, handler)
 
 
+def _processor() -> str:
+    """Machines that share a home do not share machine code: it is compiled for the processor that compiles."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return sha256_text("".join(sorted({line for line in lines if line.startswith(("model name", "flags"))})))[:12]
+
+
 def quiet_libraries() -> None:
     """Nothing is downloaded behind the user's back, no library paints bars over ours, and compiled code is loaded from
     a folder of the user's own instead of one in /tmp. Before torch is imported."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "cache" / "compiled" / _processor()))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -41,16 +41,29 @@ stop={stop} idle={idle}
 progress() {{ find {folder} -name done.json -o -name manifest.json -o -path '*/measured*' | sort | cksum; }}
 was=$(progress)
 {command} &
+pid=$!
+state() {{
+  for wait in 0 1 5; do  # a busy controller
+    sleep $wait
+    found=$(squeue -h -j $SLURM_JOB_ID -o %T) && [ "$found" ] && break
+  done
+  echo "$found"
+}}
 # A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
 trap 'asked=1; touch "$stop"' TERM
-wait $!; code=$?
-while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
-if [ "$asked" ] && [ $code = 130 ] && [ "$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING ]; then
+wait $pid; code=$?
+while kill -0 $pid 2>/dev/null; do  # it was asked
+  touch "$stop"; sleep 1  # again and again: a run that begins takes the requests of before away
+done
+if [ "$asked" ]; then wait $pid; code=$?; fi
+if [ "$asked" ] && [ $code = 130 ] && [ "$(state)" = RUNNING ]; then
   n=$(($(cat "$idle" 2>/dev/null || echo 0) + 1))
   [ "$(progress)" = "$was" ] || n=0
   echo $n > "$idle"
   if [ $n -lt {most_idle} ]; then
-    scontrol requeue $SLURM_JOB_ID  # cancelled jobs are in another state and stay cancelled
+    # Cancelled jobs are in another state and stay cancelled.
+    scontrol requeue $SLURM_JOB_ID || {{ sleep 5; scontrol requeue $SLURM_JOB_ID; }} ||
+      echo "error: Slurm took the job back into no queue; bessemer runs resume {name} --on slurm goes on" >&2
   else
     echo "error: {most_idle} times in a row the time limit came before a checkpoint or a measurement was finished" >&2
     echo "  fix: give it more time: bessemer runs resume {name} --on slurm --time ..." >&2
@@ -80,6 +93,7 @@ def submit(recipe: Recipe, place: Place, screen: Screen, *, restart: bool = Fals
                 )
             make_plan(recipe, screen, measured=False, restart=restart, here=False)
             write_text(folder / "job.sbatch", make_script(recipe.name, place))
+            (folder / IDLE).unlink(missing_ok=True)  # somebody looked at it
         done = _ask("sbatch", "--parsable", str(folder / "job.sbatch"))
         if done.returncode:
             what = f"Slurm refused the job: {done.stderr.strip()}"

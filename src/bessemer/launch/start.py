@@ -41,6 +41,12 @@ def start(
         raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
     if wait and place.kind != "slurm":
         raise BessemerError("only a job of Slurm is waited for", where="--wait", fix="leave it out")
+    muon = [n for n, stage in enumerate(recipe.stages) if stage.optimizer == "muon"]
+    if place.workers > 1 and muon:  # before anything is fetched and measured
+        raise BessemerError(
+            "muon needs whole matrices, and several processes share them by rows",
+            where=f"stages[{muon[0]}].optimizer", fix="optimizer: adamw, or one process",
+        )  # fmt: skip
     check_trackers(track)
     if place.kind == "slurm":
         os.environ["BESSEMER_TRACK"] = " ".join(track)

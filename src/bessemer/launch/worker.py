@@ -63,9 +63,10 @@ def _sayer(stage_folder: Path) -> Callable[[str], None]:
     """Says a line to whoever waits for this worker: from there it goes to the screen and the log."""
 
     def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a full disk ends no training
+            print(text, file=sys.stderr, flush=True)
         if _is_first():
-            with (stage_folder / SAID).open("a") as file:
+            with contextlib.suppress(OSError), (stage_folder / SAID).open("a") as file:
                 file.write(json.dumps(text) + "\n")
 
     return say

@@ -55,8 +55,15 @@ def run_folder(name: str) -> Path:
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest complete checkpoint (its manifest is written last) of a stage or run; 0: there is none."""
-    return max((int(p.parent.name.partition("-")[2]) for p in folder.rglob("step-*/manifest.json")), default=0)
+    """Step of the newest complete checkpoint (its manifest is written last) of a stage, or of a run's stage that is not
+    finished; 0: there is none."""
+    found = [p.parent for p in folder.rglob("step-*/manifest.json") if not (p.parents[1] / DONE).exists()]
+    return max((int(p.name.partition("-")[2]) for p in found), default=0)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run has more than its plan; a file that was being written when its process was killed is nothing."""
+    return any(p.name not in PAPERS and not p.name.startswith(".tmp-") for p in folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -101,7 +108,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     told = {name: read_json(folder / name) for name in ("result.json", STOPPED, ERROR, JOB) if (folder / name).exists()}
     result = told.get("result.json", {})
     holder = lock_holder(lock_path(folder.name))
-    begun = any(p.name not in PAPERS for p in folder.iterdir())
+    begun = is_begun(folder)
     states = {
         "running": holder is not None,
         "finished": bool(result),

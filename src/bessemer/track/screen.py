@@ -105,9 +105,11 @@ class Screen:
                     last_line = time.monotonic()  # a sign of life in a log
                     self.say(f"  {title}: {progress.tasks[task].completed:.0%} {note}")
 
-            yield advance
-        took = time.monotonic() - started
-        self.seconds[title] = self.seconds.get(title, 0.0) + round(took, 1)
+            try:
+                yield advance
+            finally:  # what was stopped took its time, too
+                took = time.monotonic() - started
+                self.seconds[title] = self.seconds.get(title, 0.0) + round(took, 1)
         self.say(f"✓ {title} ({show_seconds(took)})" if _can_show("✓") else f"done: {title} ({show_seconds(took)})")
 
 

@@ -175,6 +175,13 @@ def clear(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def remove_newer(folder: Path, path: Path | None) -> None:
+    """Remove the checkpoints behind the one that is gone on from (all, without one); pinned ones stay."""
+    for newer in folder.glob("step-*"):
+        if (path is None or newer.name > path.name) and not (newer / PINNED).exists():
+            shutil.rmtree(newer, ignore_errors=True)
+
+
 def purge(folder: Path) -> None:
     """Remove all but the newest KEEP, the newest one to go back to, the one that forgot least, and pinned ones."""
     found = complete(folder)

@@ -16,7 +16,7 @@ from bessemer.errors import BessemerError
 from bessemer.families.check import tokenizer_digest
 from bessemer.families.fetch import Checkpoint
 from bessemer.families.read import open_weights, read_model
-from bessemer.files import new_folder, read_json, write_json
+from bessemer.files import new_folder, read_json, saving_weights, write_json
 from bessemer.infer.model import detect_machine
 
 
@@ -61,7 +61,8 @@ def export_model(
     _round(model, dtype or detect_machine().dtype)
     model.config._name_or_path = ""
     with new_folder(out) as tmp:
-        model.save_pretrained(tmp)
+        with saving_weights(out):
+            model.save_pretrained(tmp)
         papers = add.plus if add is not None else start
         if add is not None and GENERATION in papers.files:
             (tmp / GENERATION).unlink(missing_ok=True)

@@ -173,6 +173,7 @@ class _Stage:
         for reason in refused:
             self.hooks.say(f"checkpoint passed over: {reason}")
         self.agree(path)
+        self.forget_newer(path)
         if path is None:
             if metrics is not None:
                 metrics.rewind(self.run.metrics_begin)
@@ -185,7 +186,8 @@ class _Stage:
             metrics.rewind(state["metrics_offset"])
         self.guard.load(state["guard"])
         if state["world"] == self.trainable.world.size:
-            self.micro_tokens = state["micro_tokens"]  # another division would add up in another order
+            # Another division adds up in another order, but less memory than before allows no other.
+            self.micro_tokens = min(self.micro_tokens, state["micro_tokens"])
         self.hooks.say(f"{self.run.name}: continues after step {state['step']} of {self.run.data.n_steps}")
         return state["step"]
 
@@ -198,6 +200,12 @@ class _Stage:
                 where=str(self.run.folder),
                 fix="all processes need the same BESSEMER_HOME on a shared disk that is in order",
             )
+
+    def forget_newer(self, path: Path | None) -> None:
+        """Damaged checkpoints, and those of steps that no longer count, would push out the one that is gone on from."""
+        if self.trainable.world.leads:
+            checkpoint.remove_newer(self.run.folder, path)
+        self.trainable.world.wait()
 
     def save(self, done: int, forgotten: float | None, *, due: bool) -> None:
         """due: at this step an undisturbed training writes one, too."""
@@ -248,6 +256,7 @@ class _Stage:
         self.agree(path)
         if path is None:
             raise self.give_up(step, batch)
+        self.forget_newer(path)
         state = checkpoint.restore(path, self.trainable, self.optimizer)
         left_out, roll_backs = self.guard.left_out, self.guard.roll_backs
         self.guard.load(state["guard"] | {"left_out": left_out, "roll_backs": roll_backs})
