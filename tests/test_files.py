@@ -41,6 +41,15 @@ def test_a_full_disk_under_weights_is_told_as_one(tmp_path: Path) -> None:
         raise SafetensorError("a defect of ours")
 
 
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text(pipe, "hello")
+    assert os.read(reader, 10) == b"hello" and pipe.is_fifo()
+    os.close(reader)
+
+
 # -- atomic writes --------------------------------------------------------------------------------------------
 
 

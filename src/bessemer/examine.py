@@ -87,7 +87,7 @@ def find_subject(name: str) -> Subject:
     head, _, version = name.partition("@")
     if version.isdigit() and store.versions(head):
         return _of_release(store.open_release(name))
-    if (runs_folder() / name / PLAN).exists():
+    if Path(name).name == name and (runs_folder() / name / PLAN).exists():
         return _of_run(name)
     try:
         return _of_checkpoint(resolve(name))

@@ -82,7 +82,13 @@ def finish_folder(tmp: Path, final: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write through a temporary file, fsync and rename: readers see the old content or the new, never half."""
+    """Write through a temporary file, fsync and rename: readers see the old content or the new, never half.
+
+    Into what is no file, such as /dev/stdout, it is written as it comes: a rename would put a file in its place.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Nobody else's, also where machines share the folder; and no name that a search for files of this kind finds.
     tmp = path.with_name(f".tmp-{sha256_text(socket.gethostname())[:8]}-{os.getpid()}-{path.name}~")
@@ -134,6 +140,12 @@ def read_record(path: Path, fix: str = "--restart measures again") -> dict[str, 
     if value.pop("sha256", None) != sha256_text(canonical_json(value)):
         raise BessemerError("its content changed since it was written", where=str(path), fix=fix)
     return value
+
+
+def need_new(path: Path) -> None:
+    """Raises BessemerError for a file that is there: what somebody wrote into it would be gone."""
+    if path.is_file():
+        raise BessemerError("the file exists", where=str(path), fix="choose another name, or remove it")
 
 
 @contextlib.contextmanager

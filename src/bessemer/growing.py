@@ -123,7 +123,7 @@ def _begin(folder: Path, shape: Shape, recipe: Recipe, screen: Screen) -> None:
 
 def read_recipe(name: str, shape: Shape, start: Path, path: Path | None, sets: Sequence[str]) -> Recipe:
     """The family's recipe with its start and sizes. Raises BessemerError."""
-    own = [f"name=grow-{name}", f"start={json.dumps(str(start))}"]
+    own = [f"name=grow-{name}", f"start={json.dumps(str(start), ensure_ascii=False)}"]
     if path is not None:
         made = load_recipe(path, [*own, *sets])
     else:

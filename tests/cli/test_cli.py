@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import bessemer as package
+from bessemer.cli.options import print_table
 from bessemer.errors import EXIT_CODES
 from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.track.runs import PLAN
@@ -439,3 +441,37 @@ def test_a_name_that_is_no_name_writes_nowhere(name: str, tmp_path: Path) -> Non
     for done in (curriculum, sample):
         assert done.code == EXIT_CODES["user"] and "is no name" in done.err, done.err
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_cells_of_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[/x] a[train] :fire: [bold]b"
+    print_table(text, [text], [[text]])
+    assert capsys.readouterr().out.count(text) == 3
+
+
+def test_what_people_wrote_into_is_not_replaced(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("answers")
+    for args in (
+        ["review", "export", str(mine), "--policy", "p", "--model", "m@1", "--out", str(mine)],
+        ["review", "import", str(mine), "--out", str(mine)],
+    ):
+        done = bessemer(*args)
+        assert done.code == 4 and "the file exists" in done.err and mine.read_text() == "answers", done
+
+
+def test_a_way_back_names_no_version(bessemer_home: Path) -> None:
+    for more in (["x@1"], ["x", "--canary", "0.1"]):
+        done = bessemer("route", *more, "--rollback")
+        assert done.code == 4 and "--rollback goes to the version before" in done.err, done
+    done = bessemer("runs", "--json", "show", "x")
+    assert done.code == 4 and "bessemer runs show ... --json" in done.err, done
+
+
+def test_a_short_answer_into_a_closed_pipe_is_no_defect(bessemer_home: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from bessemer.cli.main import main; main()", "releases", "--json"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE and done.stderr == "", done

@@ -37,6 +37,17 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
+@pytest.mark.parametrize("stem", ["2024", "2024-06-01", "on", "null"])
+def test_names_that_yaml_reads_as_something_else(tmp_path: Path, stem: str) -> None:
+    path, out = tmp_path / f"{stem}.jsonl", tmp_path / "recipe.yaml"
+    path.write_text("".join(json.dumps({"text": f"post number {i} about steel"}) + "\n" for i in range(60)))
+    write_recipe([path], out, name="2026", start="smollm2-135m@post")
+    recipe = load_recipe(out)
+    assert recipe.name == "2026" and f"data-{stem}" in recipe.sources
+    with pytest.raises(BessemerError, match="train.jsonl: the file exists"):  # the data of recipe.yaml
+        write_recipe([path], tmp_path / "recipe.yml", name="other", start="smollm2-135m@post")
+
+
 def test_init_leaves_nothing_behind_for_unusable_files(tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("one short text that is long enough to count as a paragraph\n")

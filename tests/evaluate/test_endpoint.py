@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def test_symbols_alone_are_worth_nothing_and_are_not_sent() -> None:
         client = judge(url)
         assert [client.grade(item(), text) for text in ("", "!!!", "\n\n ?", ":)")] == [0.0] * 4 and bodies == []
         assert client.grade(item(), "Henry Bessemer did.") == 1.0 and len(bodies) == 1
+        assert [client.grade(item(), text) for text in ("42", "No", "是的")] == [1.0] * 3  # short answers are answers
 
 
 def test_a_judge_that_likes_a_place_gives_half() -> None:
@@ -102,8 +104,9 @@ def test_a_reply_that_leaves_it_open_is_no_grade(reply: str, reference: str) -> 
     assert len(bodies) == 3
 
 
-def test_a_tie_is_half() -> None:
-    with server(lambda body: said("A tie")) as (url, _):
+@pytest.mark.parametrize("reply", ["A tie", "tie", "Tie.", "a Tie", "TIE"])
+def test_a_tie_is_half(reply: str) -> None:
+    with server(lambda body: said(reply)) as (url, _):
         assert judge(url).grade(item(reference="Bessemer."), "Henry Bessemer did.") == 0.5
 
 
@@ -215,6 +218,36 @@ def test_an_answer_that_it_did_not_name_lies_below_all_that_it_named() -> None:
     reply = Reply("yes", {"yes": -0.1, "maybe": -4.0})
     assert logprobs_of(reply, ["yes", "no"]) == [-0.1, -7.0]
     assert logprobs_of(Reply("perhaps", {}), ["yes", "no"]) == [-6.0, -6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "top", "options", "right"),
+    [
+        ("The nucleus", {"The": -0.01}, ["The cell wall", "The nucleus"], 1),
+        ("unclear", {"un": -0.01, "safe": -5.0}, ["unsafe", "unclear"], 1),
+        ("not sure", {}, ["no", "not sure"], 1),
+        ("no", {}, ["no", "not sure"], 0),
+        ("no", {" No": -0.1, "n": -2.0}, ["no", "not sure"], 0),  # what begins both is left aside
+        ("yes", {"Yes": -0.5, "no": -1.0}, ["yes", "no"], 0),
+    ],
+)
+def test_options_that_begin_alike_are_told_apart(
+    text: str, top: dict[str, float], options: list[str], right: int
+) -> None:
+    found = logprobs_of(Reply(text, top), options)
+    assert [value == max(found) for value in found] == [place == right for place in range(len(options))]
+
+
+def test_a_users_function_sees_the_whole_item_and_so_does_the_cache(tmp_path: Path) -> None:
+    scorer = tmp_path / "scorer.py"
+    scorer.write_text("def score(item, answer):\n    return float(str(item['meta']['expected']) == answer)\n")
+    match = {"how": "python", "scorer": str(scorer)}
+    task = Task.model_validate({"name": "say", "kind": "generate", "items": "", "match": match})
+    rows = [(n, {"id": n, "prompt": "Say one.", "meta": {"expected": n}}) for n in ("1", "2")]
+    loaded = replace(with_rows(task, rows, where="test"), scorer=scorer)
+    with server(lambda _: said("1")) as (url, _):
+        columns = answer_task(client(url), loaded, lambda _: None, kept=Kept.named("it", tmp_path))
+    assert columns.values["right"].tolist() == [[1.0], [0.0]]
 
 
 def test_a_text_is_asked_for_as_the_task_says() -> None:

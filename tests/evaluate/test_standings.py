@@ -35,6 +35,14 @@ def test_a_rank_is_what_the_pairs_show() -> None:
     }
 
 
+def test_many_contestants_can_be_told_apart() -> None:
+    """105 pairs: with 1,999 permutations no p, adjusted for all of them, could lie below .05."""
+    n = np.arange(N) % 10
+    sides = {f"c{i:02d}": [answered(n < (9 if i else 1))] for i in range(15)}
+    order, _ = standings(METRICS["score"], sides, margin=0.01, alpha=0.05)
+    assert (order[-1].name, order[-1].best, order[-1].worst) == ("c00", 15, 15)
+
+
 def test_fewer_bits_are_better() -> None:
     order, pairs = standings(
         METRICS["bits_per_byte"], {"more": [bits(1.0)], "fewer": [bits(0.9)]}, margin=0.01, alpha=0.05

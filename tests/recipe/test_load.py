@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from bessemer.errors import BessemerError, RecipeError
-from bessemer.recipe.load import dump_recipe, load_recipe, parse_recipe
+from bessemer.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
 from bessemer.recipe.schema import Source
 
 GOOD = """
@@ -88,7 +88,17 @@ def test_overrides_are_typed_and_checked() -> None:
     assert (recipe.stages[0].tokens, recipe.retain, recipe.stages[0].lr) == (20_000, 0.95, None)
     assert "stages[0].lrr" in problems(GOOD, "stages[0].lrr=1")
     assert "--set stages[9].lr=1" in problems(GOOD, "stages[9].lr=1")
-    assert "--set nonsense" in problems(GOOD, "nonsense")
+    for wrong in ("nonsense", "stages[0]lr=1", "stages[0.lr=1", "[0].lr=1", "a..b=1", "=1"):
+        assert f"--set {wrong}" in problems(GOOD, wrong)
+    dotted = GOOD.replace("own:", "own-1.0:")
+    recipe = parse_recipe(dotted, overrides=['sources["own-1.0"].max_epochs=2', "sources['own-1.0'].role=domain"])
+    assert recipe.sources["own-1.0"].max_epochs == 2
+
+
+def test_null_is_a_value_and_nothing_takes_a_key_out() -> None:
+    raw = {"columns": {"rule": "reason", "text": "body"}}
+    assert apply_overrides(raw, ["columns.rule=null", "columns.text="]) == []
+    assert raw == {"columns": {"rule": None}}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +110,8 @@ def test_overrides_are_typed_and_checked() -> None:
         ("- just\n- a list", "no mapping"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("1: 2", "a key must be text"),
+        ("rows: 010", "010 is no decimal number; as text it needs quotes"),
+        ("rows: 1:30", "1:30 is no decimal number"),
         ("? [1]\n: 2", "a key must be text"),
     ],
 )

@@ -94,6 +94,7 @@ def main() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # while errors are still told
     except BessemerError as error:
         _refuse(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -102,6 +103,9 @@ def main() -> None:
         sys.exit(EXIT_CODES["interrupted"])
     except ModuleNotFoundError as error:
         _refuse(BessemerError(f"the Python package {error.name!r} is missing", fix=f"pip install '{_bringer(error)}'"))
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(CLOSED)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free space, or set BESSEMER_HOME to a larger disk; what was finished is kept"

@@ -55,4 +55,6 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     # Into a pipe or a file rows are not folded at 80 columns: there they are searched and cut, not looked at.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+    # What stands in cells is text of users: [/x] is no markup there and :fire: no emoji.
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)

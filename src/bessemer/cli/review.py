@@ -35,11 +35,13 @@ def export(
 ) -> None:
     """What people should answer: comments and rules about which the model is least sure."""
     from bessemer.cli.moderate import columns_of, judge_file
+    from bessemer.files import need_new
     from bessemer.moderate.decide import decide
     from bessemer.moderate.review import form_of, questions, write_questions
     from bessemer.moderate.unlabelled import known_of
 
     form_of(out)
+    need_new(out)  # people may have answered in it
     judge, rules, judged = judge_file(comments, policy, model, columns_of(column))
     known = known_of(rules, judge.loaded.digest)
     decisions = [decide(rules, odds, known) for odds in judged.odds]
@@ -54,9 +56,10 @@ def import_(
     out: Annotated[Path, typer.Option(help="The rows to write (.jsonl).")],
 ) -> None:
     """Answers -> rows that `moderate --calibrate` and `data moderation` read. Several people: the majority."""
-    from bessemer.files import write_text
+    from bessemer.files import need_new, write_text
     from bessemer.moderate.review import read_answers
 
+    need_new(out)
     rows, left_out = read_answers(answers)
     write_text(out, "".join(jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     for reason, count in left_out.items():

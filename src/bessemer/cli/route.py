@@ -34,6 +34,11 @@ def route(
     from bessemer.registry.routes import promote, read_route, roll_back, set_canary
 
     name, _, version = release.partition("@")
+    if rollback and (version or canary is not None):
+        raise BessemerError(
+            "--rollback goes to the version before, or ends a canary, whatever else is given", where="--rollback",
+            fix=f"bessemer route {name} --rollback, or bessemer route {name}@VERSION",
+        )  # fmt: skip
     if rollback:
         found = roll_back(name, trust)
     elif canary is not None:

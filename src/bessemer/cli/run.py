@@ -67,15 +67,22 @@ def launch(
     manifest: Path | None = None,
 ) -> int:
     """Run a recipe at a place, hand it to Slurm, or write a manifest; returns the exit code."""
+    from bessemer.files import read_json
     from bessemer.launch.here import quiet_libraries, stop_requests
     from bessemer.launch.start import start
+    from bessemer.track.runs import JOB, runs_folder
     from bessemer.track.screen import Screen
 
     quiet_libraries()
     screen = Screen()
     with stop_requests(screen.say) as stop_asked:
         result = start(recipe, place, screen, stop_asked, restart=restart, wait=wait, manifest=manifest, track=track)
-    if result is None:
+    if result is None:  # it was handed on
+        if json:
+            job = runs_folder() / recipe.name / JOB
+            number = read_json(job)["job"] if manifest is None and job.exists() else None
+            written = str(manifest) if manifest else None
+            print_json({"name": recipe.name, "release": None, "job": number, "manifest": written})
         return 0
     from bessemer.evaluate.verdict import Verdict
     from bessemer.registry.summary import closing_lines

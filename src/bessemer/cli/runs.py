@@ -18,6 +18,12 @@ app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 def runs(context: typer.Context, json: Json = False) -> None:
     """List the runs: planned, queued, running, stopped, failed, interrupted (killed), finished."""
     if context.invoked_subcommand:
+        if json:
+            from bessemer.errors import BessemerError
+
+            raise BessemerError(
+                f"it stands behind the command: bessemer runs {context.invoked_subcommand} ... --json", where="--json"
+            )
         return
     from bessemer.launch.control import glance
     from bessemer.track.runs import run_names

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bessemer.data.columns import guess_kind, row_of
 from bessemer.data.formats import BINARY, WHOLE, Row, rows
 from bessemer.data.items import Item
 from bessemer.data.open import list_files, need, open_file, reading
 from bessemer.data.sources import Source
 from bessemer.errors import BessemerError
-from bessemer.files import sha256_text, write_text
+from bessemer.files import need_new, sha256_text, write_text
 from bessemer.recipe.load import parse_recipe
 
 PLAIN = re.compile(r"[\w./@~-]+")  # needs no quotes in YAML
@@ -68,6 +70,8 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
                 fix="give 20 or more that differ",
             )
         targets = {part: folder / f"{source}.{part}.jsonl" for part in ("train", "test")}
+        for target in targets.values():
+            need_new(target)  # of another recipe
         planned += [(targets["train"], "\n".join(train) + "\n"), (targets["test"], "\n".join(test) + "\n")]
         sources += f"  {source}: {{from: {json.dumps(str(targets['train']))}, kind: {kind}}}\n"
         if kind == "documents" or len({row.answer for row in read}) == 2:
@@ -86,7 +90,7 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
     )
     text = TEMPLATE.format(
         out=out,
-        name=name,
+        name=_key(name),
         start=_yaml(start),
         sources=sources.rstrip(),
         stages=stages,
@@ -126,9 +130,14 @@ def _yaml(text: str) -> str:
     return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
+def _key(text: str) -> str:
+    """What YAML reads as text: no year, no date, no `on`."""
+    return text if isinstance(yaml.safe_load(text), str) else json.dumps(text)
+
+
 def _name(path: Path, taken: set[str]) -> str:
     base = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()).strip("-")[:60] or "data"
-    name = base if base != "docs" else "data"
+    name = base if base != "docs" and isinstance(yaml.safe_load(base), str) else f"data-{base}"  # 2024, on, null
     return name if name not in taken else f"{name}-{len(taken)}"
 
 

@@ -26,7 +26,7 @@ from bessemer.infer.generate import generate, need_room
 from bessemer.infer.model import Loaded, need_scoring_room, scoring_limit
 from bessemer.infer.score import Progress, branch_logprobs, n_same
 
-SCORING = "scoring/3"  # changed when the same model would score differently
+SCORING = "scoring/4"  # changed when the same model would score differently
 TOGETHER = 64  # items whose answers a user's scorer grades in one go
 WINDOW = 2048  # tokens of a document that are scored together
 Value = list[float]
@@ -243,8 +243,9 @@ def _generated(
     ids = [_prompt_ids(loaded, item) for item in task.items]
     for item, own in zip(task.items, ids, strict=True):
         need_room(loaded, len(own), wanted.max_tokens, f"item {item.id}")
+    unseen = set[str]() if wanted.match.how == "python" else {"id", "group", "slice"}  # a user's function sees all
     keys = [
-        _key(loaded, salt, settings, code, i, item.model_dump(exclude={"id", "group", "slice"}))
+        _key(loaded, salt, settings, code, i, item.model_dump(exclude=unseen))
         for i, item in zip(ids, task.items, strict=True)
     ]
     values = [known.get(key, []) for key in keys]

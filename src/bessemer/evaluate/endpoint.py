@@ -60,7 +60,9 @@ def answer_task(
         options = task.task.answers if kind == "classify" else item.choices
         asked = _messages(item, options)
         body = how if kind == "generate" else {"max_tokens": SHORT, "logprobs": True, "top_logprobs": TOP}
-        key = sha256_text(canonical_json([*settings, asked, body, options, item.wanted]))
+        # A user's function sees the whole item.
+        known = item.model_dump(mode="json") if task.task.match.how == "python" else item.wanted
+        key = sha256_text(canonical_json([*settings, asked, body, options, known]))
         value = kept.known.get(key) if kept else None
         if value is None:
             reply = client.ask(asked, item.id, **body)
@@ -96,18 +98,16 @@ def _messages(item: TaskItem, options: Sequence[str] = ()) -> list[dict[str, str
 
 def logprobs_of(reply: Reply, options: Sequence[str]) -> list[float]:
     """A log-probability for each option: of the first token that begins it, else by what was said."""
-    said = reply.text.strip().lower()
-    if reply.top:
+    said, wanted = reply.text.strip().lower(), [option.strip().lower() for option in options]
+    begun = {t: [w.startswith(t) for w in wanted] for token in reply.top or () if (t := token.strip().lower())}
+    likely = sorted(reply.top.items(), key=lambda pair: -pair[1]) if reply.top else []
+    first = next((b for token, _ in likely if any(b := begun.get(token.strip().lower(), []))), [])
+    if sum(first) == 1:  # else "The" begins two options, and only what follows tells them apart
         floor = min(reply.top.values()) - UNSAID
-        found = [_begins(reply.top, option) for option in options]
-        if any(f is not None for f in found):
-            return [floor if f is None else f for f in found]
-    chosen = [said.startswith(option.strip().lower()) for option in options]
-    return [0.0 if c else -SAID for c in chosen] if any(chosen) else [-SAID] * len(options)
-
-
-def _begins(top: dict[str, float], option: str) -> float | None:
-    """The likelihood of all named tokens that the option begins with, whatever their case and spaces."""
-    wanted = option.strip().lower()
-    found = [p for token, p in top.items() if (t := token.strip().lower()) and wanted.startswith(t)]
-    return float(np.logaddexp.reduce(found)) if found else None
+        found = [
+            [p for token, p in likely if sum(b := begun.get(token.strip().lower(), [])) == 1 and b[place]]
+            for place in range(len(wanted))
+        ]
+        return [float(np.logaddexp.reduce(own)) if own else floor for own in found]
+    longest = max((w for w in wanted if said.startswith(w)), key=len, default=None)  # "not sure" is no "no"
+    return [0.0 if w == longest else -SAID for w in wanted]

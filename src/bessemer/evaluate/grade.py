@@ -15,9 +15,9 @@ from bessemer.evaluate.tasks import Judge, Match, TaskItem, number
 from bessemer.rewards.sandbox import call_function
 
 TRIES = 3
-LETTERS = 3  # an answer with fewer letters and digits says nothing
 GRADES = 5
-_NUMBER = re.compile(r"-?\$?\d[\d,]*\.?\d*")
+# A minus behind a digit is a dash: 10-15.
+_NUMBER = re.compile(r"(?:(?<![\w.])-)?[$€£]?(?:\d[\d,]*(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -37,10 +37,10 @@ def _is_right(match: Match, item: TaskItem, answer: str) -> bool:
         case "exact":
             return _plain(match, answer) in {_plain(match, w) for w in item.wanted}
         case "normalised":
-            return normalised(answer) in {normalised(w) for w in item.wanted}
+            return any(_alike(answer, w) for w in item.wanted)
         case "numeric":
-            said = _NUMBER.findall(answer)
-            value = number(said[-1].rstrip(".,")) if said else None
+            said = _NUMBER.findall(answer.replace("\u2212", "-"))
+            value = number(said[-1]) if said else None
             return value is not None and any(number(w) == value for w in item.wanted)
         case _:
             said = _found(match, answer)
@@ -68,8 +68,19 @@ def _plain(match: Match, text: str) -> str:
 
 def normalised(text: str) -> str:
     """Without case, punctuation, articles and double spaces, as SQuAD compares answers."""
-    text = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", _folded(text).translate(_PUNCTUATION)).split())
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def _alike(answer: str, wanted: str) -> bool:
+    """Normalised; with articles, and then with punctuation, where nothing else is left of what is wanted ("A", "+")."""
+    for form in (normalised, lambda text: _folded(text).translate(_PUNCTUATION).strip(), _folded):
+        if form(wanted):
+            return form(answer) == form(wanted)
+    return not _folded(answer)
 
 
 class JudgeClient:
@@ -85,10 +96,11 @@ class JudgeClient:
     def grade(self, item: TaskItem, answer: str) -> float:
         """0..1. Against a reference: which is better, asked in both orders; without one: a grade from 1 to 5.
 
-        An answer without letters is worth 0 and is not sent: judges have been seen to prefer it. Raises BessemerError
-        naming the item when the endpoint fails, answers nonsense three times, or is another model than before.
+        An answer without letters and digits is worth 0 and is not sent: judges have been seen to prefer it.
+        Raises BessemerError naming the item when the endpoint fails, answers nonsense three times, or is another model
+        than before.
         """
-        if sum(c.isalnum() for c in answer) < LETTERS:
+        if not any(c.isalnum() for c in answer):
             return 0.0
         question = "\n".join([*(f"{m.role}: {m.content}" for m in item.messages), item.prompt]).strip()
         if not item.reference:
@@ -110,7 +122,8 @@ class JudgeClient:
         said = ""
         for _ in range(TRIES):
             said = self._client.ask([{"role": "user", "content": text}], item.id, max_tokens=16).text
-            plain = re.sub(rf"\s*(/|out of)\s*{GRADES}\b", "", said).replace("A tie", "tie")
+            plain = re.sub(rf"\s*(/|out of)\s*{GRADES}\b", "", said)
+            plain = re.sub(r"(?i)\b(a )?tie\b", "tie", plain)
             found = set(re.findall(rf"(?<!\d\.)\b({'|'.join(words)})\b(?!\.\d)", plain))
             if len(found) == 1:  # "A is better than B" or "between 3 and 4" leave it open
                 return found.pop()

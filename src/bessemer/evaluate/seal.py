@@ -455,7 +455,9 @@ def _checked_with(folder: Path, entries: list[ledger.Entry]) -> Seal:
     if REVEALED in found and not seal.revealed:
         raise BessemerError(f"{REVEALED} is there, but the ledger knows of no reveal", where=str(folder), fix=RESTORE)
     _check_counts(seal)
-    submissions_of(entries)
+    opened, limit = len(submissions_of(entries)), commitment["limit"]
+    if limit is not None and opened > limit:
+        raise BessemerError(f"{opened} models were opened, but the commitment allows {limit}", where=str(folder))
     return seal
 
 

@@ -7,6 +7,7 @@ pairs are looked at together, so their p values are adjusted by Holm's rule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -54,9 +55,14 @@ class Pair:
 def standings(metric: Metric, sides: Sides, *, margin: float, alpha: float) -> tuple[list[Standing], list[Pair]]:
     """Every contestant, the best estimate first, and every pair. Raises BessemerError as `stats.difference`."""
     relative = metric.name == "bits_per_byte"
+    pairs = list(combinations(sides, 2))
+    # So many that the smallest p, after the adjustment for all pairs, can be below alpha.
+    permutations = max(stats.PERMUTATIONS, math.ceil(2 * len(pairs) / alpha))
     found = {
-        (a, b): stats.difference(metric, sides[a], sides[b], margin=margin, alpha=alpha, relative=relative)
-        for a, b in combinations(sides, 2)
+        (a, b): stats.difference(
+            metric, sides[a], sides[b], margin=margin, alpha=alpha, relative=relative, permutations=permutations
+        )
+        for a, b in pairs
     }
     adjusted = stats.adjust({f"{a}/{b}": d for (a, b), d in found.items()})
     pairs = [

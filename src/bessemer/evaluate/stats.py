@@ -407,7 +407,9 @@ def difference(
     if len(every) == 2 and permutations:
         p, p_by = permutation_p(metric, every[0], every[1], permutations=permutations, seed=seed), "permutation"
     else:
-        p, p_by = (t_tail(spread.value / spread.error, spread.freedom) if spread.error > TIE else 1.0), "t"
+        # Without any spread: what a permutation would say of clusters that all moved alike.
+        certain = 1.0 if abs(spread.value) <= TIE else min(1.0, 2.0 ** (1 - n_known))
+        p, p_by = (t_tail(spread.value / spread.error, spread.freedom) if spread.error > TIE else certain), "t"
     return Difference(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,

@@ -6,6 +6,7 @@ strictly: all mistakes of the task at once, and the mistakes of its items with t
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -319,10 +320,12 @@ def gold(item: TaskItem) -> int:
 
 
 def number(text: str) -> float | None:
+    """Thousands in commas, with currencies and per cent; None for what is none, or not finite."""
     try:
-        return float(text.replace(",", "").strip().strip("$€£%"))
+        found = float(re.sub(r"[,$€£%\s]", "", text.replace("\u2212", "-")))
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
 
 
 # -- reading ----------------------------------------------------------------------------------------------

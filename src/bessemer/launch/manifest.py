@@ -14,7 +14,7 @@ import yaml
 
 import bessemer
 from bessemer.errors import BessemerError
-from bessemer.files import exclusive, sha256_text, write_text
+from bessemer.files import exclusive, need_new, sha256_text, write_text
 from bessemer.launch.place import Place
 from bessemer.recipe.schema import FAMILY, Recipe
 from bessemer.run import make_plan
@@ -40,6 +40,7 @@ def write_manifest(recipe: Recipe, place: Place, screen: Screen, path: Path, *, 
             where=SIGNING_KEY,
             fix="unset it here, and `bessemer sign` the release later",
         )
+    need_new(path)
     with exclusive(lock_path(recipe.name), f"the run {recipe.name}"):
         make_plan(recipe, screen, measured=False, restart=restart, here=False)
     if paths := _paths(recipe):

@@ -184,7 +184,9 @@ def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> 
         tokens = recipe.stages[-1].rows * recipe.stages[-1].row_tokens
         per_token = seconds[-1] / tokens / estimate.EVALUATION_SPEEDUP
         held_out = sum(p.tokens for p in recipe.probes.values()) + sum(
-            sum(len(m.content) for m in i.messages) // 3 for items in prepared.tasks.values() for i in items
+            (len(i.text) + sum(len(m.content) for m in i.messages)) // 3
+            for items in prepared.tasks.values()
+            for i in items
         )
         evaluation = 2 * per_token * held_out
         found |= {

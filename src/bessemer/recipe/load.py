@@ -41,6 +41,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90; nobody who writes a recipe means that."""
+    if re.fullmatch(r"[-+]?0[0-9_]+", node.value) or ":" in node.value:
+        raise yaml.YAMLError(
+            f"{node.value} is no decimal number; as text it needs quotes (line {node.start_mark.line + 1})"
+        )
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
 # YAML 1.1 takes 3e-4 (no dot) for text; every user of a learning rate means the number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -154,6 +164,24 @@ def _independent_cross_checks(raw: Mapping[str, Any], failed: set[str]) -> list[
     return found
 
 
+_PLACE = re.compile(
+    r"""(?:^|\.)(?P<key>[^.\[\]"'=]+)|\[(?P<index>\d+)\]|\[(?P<quote>["'])(?P<name>[^"']+)(?P=quote)\]"""
+)
+
+
+def _parts_of(path: str) -> list[str | int]:
+    """`stages[0].lr` -> stages, 0, lr; nothing for what is no path. Names with dots stand in ["..."]."""
+    parts: list[str | int] = []
+    at = 0
+    while at < len(path):
+        found = _PLACE.match(path, at)
+        if found is None or (at == 0 and found["key"] is None):
+            return []
+        parts.append(int(found["index"]) if found["index"] else found["key"] or found["name"])
+        at = found.end()
+    return parts
+
+
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:
     """Put `a.b=c` and `stages[0].lr=3e-4` into the raw recipe; values are YAML, so they have types.
 
@@ -162,18 +190,17 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Probl
     problems: list[Problem] = []
     for text in overrides:
         path_text, equals, value_text = text.partition("=")
-        parts: list[str | int] = [
-            int(p[1:-1]) if p.startswith("[") else p for p in re.findall(r"\[\d+\]|[^.\[\]]+", path_text)
-        ]
+        parts = _parts_of(path_text)
         if not equals or not parts:
-            problems.append(Problem(f"--set {text}", "not of the form key=value"))
+            fix = 'such as stages[0].lr=1e-4; names with dots in quotes: sources["wiki-1.0"].max_epochs=2'
+            problems.append(Problem(f"--set {text}", "not of the form key=value", fix))
             continue
         node: Any = raw
         try:
             for part in parts[:-1]:
                 node = cast(list[Any], node)[int(part)] if isinstance(node, list) else node.setdefault(part, {})
             value = _parse_yaml(value_text, f"--set {path_text}")
-            if value is None and isinstance(node, dict):
+            if not value_text.strip() and isinstance(node, dict):
                 node.pop(parts[-1], None)  # `--set stages[0].tokens=` takes the key out: back to the default
             else:
                 node[parts[-1] if isinstance(node, dict) else int(parts[-1])] = value

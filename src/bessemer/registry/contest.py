@@ -227,6 +227,8 @@ def _faults(entrant: Entrant, tasks: Sequence[Contested]) -> list[str]:
     for task in (t for t in tasks if t.seal and t.name in entrant.after):
         found += [fault for model in entrant.models if entrant.base and (fault := order_fault(task.seal, model))]
         for result in entrant.after[task.name]:
+            if entrant.base and not result.fed.known:
+                found.append(f"{task.name}: nothing is known of what it was fed")
             n_hit = int((~result.clean()).sum())
             if n_hit > task.spec["overlap_limit"] * len(result.columns):
                 found.append(f"{task.name}: {n_hit} of {len(result.columns)} items were fed to it")

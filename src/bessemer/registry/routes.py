@@ -80,7 +80,7 @@ def set_canary(reference: str, share: float, trusted: Path | None = None) -> Rou
     release = open_release(reference, trusted) if share else find_release(reference)
     if not 0 <= share < 1:
         raise BessemerError(
-            f"{share:g} is no share", where="--share", fix="give a number from 0 to below 1, such as 0.05"
+            f"{share:g} is no share", where="--canary", fix="give a number from 0 to below 1, such as 0.05"
         )
 
     def change(old: Route | None) -> Route:
