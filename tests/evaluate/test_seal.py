@@ -268,6 +268,19 @@ def test_what_is_no_digest_is_no_model(digest: str) -> None:
     assert events() == ["created"]
 
 
+@pytest.mark.parametrize(("n", "metric", "fits"), [(4, "auroc", False), (12, "auroc", True), (4, "accuracy", True)])
+def test_a_sealed_part_that_could_have_no_interval_is_not_made(n: int, metric: str, fits: bool) -> None:
+    """Half of 100 items are sealed; two of the rarer answer are lacking in 13 of a hundred draws."""
+    rows = [item(i) | {"answer": "yes" if i % (100 // n) == 0 and i < 100 // n * n else "no"} for i in range(100)]
+    assert sum(row["answer"] == "yes" for row in rows) == n
+    if fits:
+        make(rows=rows, spec={**SPEC, "metric": metric})
+    else:
+        with pytest.raises(BessemerError, match="would have no interval.*draws lack it(.|\n)*seal a larger share"):
+            make(rows=rows, spec={**SPEC, "metric": metric})
+        assert not seal.folder_of("rules").exists()
+
+
 def test_a_limit_is_for_models_not_for_tries() -> None:
     make(limit=1)
     begin_opening("rules", model_digest=ONE, by="Ben").close()

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from bessemer.data.open import need
 from bessemer.errors import BessemerError
 from bessemer.evaluate import ledger, merkle
 from bessemer.evaluate.controls import CANARY, Wanted, check_controls, with_controls
+from bessemer.evaluate.metrics import METRICS
 from bessemer.evaluate.sides import JACCARD, WORDS, Row, choose_sealed
+from bessemer.evaluate.stats import MISSING
 from bessemer.evaluate.submissions import submissions_of
 from bessemer.evaluate.tasks import METRICS_OF
 from bessemer.files import (
@@ -132,7 +135,9 @@ def create(
     control_seed = secrets.token_bytes(KEY_BYTES)
     wanted = Wanted(control, canary)
     items = with_controls([row for row, s in zip(rows, chosen, strict=True) if s], spec, wanted, control_seed)
-    _need_classes(kind, [item for item in items if "control" not in item], "sealed")
+    sealed = [item for item in items if "control" not in item]
+    _need_classes(kind, sealed, "sealed")
+    _need_interval(spec, sealed)
     salts = [secrets.token_bytes(merkle.SALT_BYTES) for _ in items]
     records = [{"salt": salt.hex(), "item": item} for salt, item in zip(salts, items, strict=True)]
     leaves = [merkle.leaf_of(salt, item) for salt, item in zip(salts, items, strict=True)]
@@ -408,6 +413,28 @@ def _need_classes(kind: str, rows: Sequence[Row], part: str) -> None:
             where="items",
             fix="give more items of the other answers, in groups of their own, or another share or seed",
         )
+
+
+def _need_interval(spec: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Raises BessemerError for so few of an answer that the sealed part would have no interval: see `stats._spread`.
+
+    Once it is opened, it is too late to say so.
+    """
+    metric = METRICS.get(str(spec.get("metric")))
+    if metric is None or not metric.by_class:
+        return
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        clusters[str(row.get("answer"))].add(str(row.get("group") or row["id"]))
+    n = len(set[str]().union(*clusters.values()))
+    for answer, own in clusters.items():
+        if (lost := (1 - len(own) / n) ** n) > MISSING:
+            raise BessemerError(
+                f"{len(own)} of {n} groups of the sealed part have the answer {answer!r}: {metric.name} would have no "
+                f"interval, since {lost:.0%} of the draws lack it",
+                where="items",
+                fix="give more items of that answer, in groups of their own, or seal a larger share",
+            )
 
 
 @contextlib.contextmanager
