@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,13 +131,24 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_record(path: Path, value: dict[str, Any]) -> None:
     """A JSON object with the sha256 of the rest of it: for results that a verdict hangs on."""
-    write_json(path, {"sha256": sha256_text(canonical_json(value)), **value})
+    write_json(path, {"sha256": record_digest(value), **value})
+
+
+def record_digest(value: Mapping[str, Any]) -> str:
+    """What a record says of itself."""
+    return sha256_text(canonical_json(value))
+
+
+def keep_record(path: Path, value: dict[str, Any]) -> None:
+    """`write_record`; under its digest, which others name, it stays when a newer one replaces it."""
+    for where in (path.with_stem(f"{path.stem}-{record_digest(value)[:16]}"), path):
+        write_record(where, value)
 
 
 def read_record(path: Path, fix: str = "--restart measures again") -> dict[str, Any]:
     """What `write_record` wrote. Raises BessemerError when a byte of it changed."""
     value: dict[str, Any] = read_json(path)
-    if value.pop("sha256", None) != sha256_text(canonical_json(value)):
+    if value.pop("sha256", None) != record_digest(value):
         raise BessemerError("its content changed since it was written", where=str(path), fix=fix)
     return value
 

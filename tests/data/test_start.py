@@ -301,6 +301,8 @@ def test_a_base_becomes_a_model_that_answers_and_stops(
 
     # Whoever starts from the plan's recipe finds the same base: merging and examining do.
     assert merge("story", [1.0], Screen(quiet=True))["best"] == 1.0
+    by_place = find_subject(str(bessemer_home / "releases/story/1"))  # an absolute path is no run's name
+    assert by_place.digest == find_subject("story").digest
     compared = base_of(find_subject("story"))
     assert compared is not None and compared.digest == plan["base"]["digest"]
     template.write_text(CHAT_TEMPLATE + "{{ '' }}")

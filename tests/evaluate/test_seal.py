@@ -293,6 +293,19 @@ def test_a_limit_is_for_models_not_for_tries() -> None:
         begin_opening("rules", model_digest=TWO, by="Ben")
 
 
+def test_a_ledger_of_more_models_than_were_allowed_is_no_seal_s() -> None:
+    """Its chain is sound: whoever owns the folder can write on."""
+    made = make(limit=1)
+    score()
+    opened, scored = ledger.read_ledger(made.folder / seal.LEDGER)[-2:]
+    assert (opened["event"], scored["event"]) == ("opened", "scored") and seal.load("rules").commitment["limit"] == 1
+    for entry in (opened, scored):
+        facts = {k: v for k, v in entry.items() if k not in ledger.RESERVED} | {"model": TWO}
+        ledger.append(made.folder / seal.LEDGER, entry["event"], lock=made.folder.parent / ".x.lock", **facts)
+    with pytest.raises(BessemerError, match="2 models were opened, but the commitment allows 1"):
+        seal.load("rules")
+
+
 def test_what_is_withdrawn_stays_listed_with_its_score() -> None:
     make()
     score()

@@ -250,6 +250,15 @@ def test_seeds_are_a_second_level() -> None:
     assert stats.estimate(SCORE, seeds).scope == "3 seeds"
 
 
+def test_what_every_item_of_every_seed_shows_is_certain() -> None:
+    """Without any spread there is no t; two clusters that moved alike are still little."""
+    for n, p, answer in ((100, 0.0, "WIN"), (2, 0.5, "INCONCLUSIVE")):
+        start, better = graded(np.zeros(n)), [graded(np.ones(n))] * 3
+        found = stats.difference(SCORE, start, better, margin=0.02)
+        assert found.p == pytest.approx(p, abs=1e-9) and found.answer == answer
+        assert stats.difference(SCORE, start, [start] * 3, margin=0.02).p == 1.0
+
+
 def test_equal_seeds_add_nothing() -> None:
     before, after = models(1.0)
     one = stats.difference(AUROC, before, after, margin=0.01, permutations=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def test_it_is_written_and_nothing_is_applied(tmp_path: Path, recipe: Path) -> N
     assert made["spec"]["entrypoint"] == "bessemer runs resume story --on ray --workers 2 --cpus 1"
     assert made["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team-a"}
     assert (tmp_path / "runs/story/plan.lock.json").exists()
+    command = ("run", str(recipe), "--on", "k8s:team-a", "--manifest")
+    again = bessemer(tmp_path, *command, str(file))
+    assert again.returncode == 4 and "the file exists" in again.stderr
+    told = bessemer(tmp_path, *command, str(tmp_path / "other.yaml"), "--json")
+    assert json.loads(told.stdout) == {
+        "name": "story", "release": None, "job": None, "manifest": str(tmp_path / "other.yaml")
+    }  # fmt: skip
     for options in (["--on", "sky"], ["--on", "local", "--manifest", str(file)]):
         refused = bessemer(tmp_path, "run", str(recipe), *options)
         assert refused.returncode == 4 and "a manifest goes with k8s and sky" in refused.stderr

@@ -9,16 +9,25 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bessemer.data.items import Item, Message
 from bessemer.errors import BessemerError
 from bessemer.families.fetch import resolve
 from bessemer.plan.estimate import context_of, size_of
-from bessemer.plan.resolve import prepare
+from bessemer.plan.resolve import held_out_tokens, prepare
 from bessemer.recipe.load import load_recipe
 from tests.story import write_story
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 FACTORS = {"long_factor": [2.0] * 12, "short_factor": [1.0] * 12}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512, **FACTORS}
+
+
+def test_documents_and_conversations_are_measured(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = load_recipe(write_story(tmp_path, tiny_model))
+    probes = sum(p.tokens for p in recipe.probes.values())
+    chat = Item("2", messages=(Message("user", "y" * 30), Message("assistant", "z" * 60)))
+    found = [held_out_tokens(recipe, {"t": [item]}) - probes for item in (Item("1", text="x" * 300), chat)]
+    assert found == [100, 30]
 
 
 @pytest.mark.parametrize(

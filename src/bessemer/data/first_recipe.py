@@ -50,8 +50,7 @@ def write_recipe(files: list[Path], out: Path, *, name: str, start: str) -> list
     Rows that look like conversations become chat, everything else documents; the parts are JSON lines.
     Raises BessemerError when a file cannot be used or `out` exists.
     """
-    if out.exists():
-        raise BessemerError("the file exists", where=str(out), fix="choose another name with --out")
+    need_new(out)
     folder = out.parent / f"{out.stem}-data"
     sources, tasks = "", ""
     kinds, sizes = dict[str, str](), dict[str, int]()

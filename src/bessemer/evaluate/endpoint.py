@@ -99,15 +99,12 @@ def _messages(item: TaskItem, options: Sequence[str] = ()) -> list[dict[str, str
 def logprobs_of(reply: Reply, options: Sequence[str]) -> list[float]:
     """A log-probability for each option: of the first token that begins it, else by what was said."""
     said, wanted = reply.text.strip().lower(), [option.strip().lower() for option in options]
-    begun = {t: [w.startswith(t) for w in wanted] for token in reply.top or () if (t := token.strip().lower())}
-    likely = sorted(reply.top.items(), key=lambda pair: -pair[1]) if reply.top else []
-    first = next((b for token, _ in likely if any(b := begun.get(token.strip().lower(), []))), [])
-    if sum(first) == 1:  # else "The" begins two options, and only what follows tells them apart
+    likely = sorted(reply.top.items(), key=lambda pair: -pair[1])
+    begins = [(p, [w.startswith(t) for w in wanted]) for token, p in likely if (t := token.strip().lower())]
+    begins = [(p, begun) for p, begun in begins if any(begun)]  # tokens that begin options, the likeliest first
+    if begins and sum(begins[0][1]) == 1:  # else "The" begins two, and only what follows tells them apart
         floor = min(reply.top.values()) - UNSAID
-        found = [
-            [p for token, p in likely if sum(b := begun.get(token.strip().lower(), [])) == 1 and b[place]]
-            for place in range(len(wanted))
-        ]
+        found = [[p for p, begun in begins if begun[place] and sum(begun) == 1] for place in range(len(wanted))]
         return [float(np.logaddexp.reduce(own)) if own else floor for own in found]
     longest = max((w for w in wanted if said.startswith(w)), key=len, default=None)  # "not sure" is no "no"
     return [0.0 if w == longest else -SAID for w in wanted]

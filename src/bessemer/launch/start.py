@@ -15,6 +15,7 @@ from bessemer.recipe.schema import Recipe
 from bessemer.run import Result, load_result, run_recipe
 from bessemer.track.screen import Screen
 from bessemer.track.trackers import check_trackers
+from bessemer.train.optimizers import need_whole_matrices
 
 
 def start(
@@ -41,12 +42,8 @@ def start(
         raise BessemerError("a manifest goes with k8s and sky, and with them alone", where="--manifest", fix=fix)
     if wait and place.kind != "slurm":
         raise BessemerError("only a job of Slurm is waited for", where="--wait", fix="leave it out")
-    muon = [n for n, stage in enumerate(recipe.stages) if stage.optimizer == "muon"]
-    if place.workers > 1 and muon:  # before anything is fetched and measured
-        raise BessemerError(
-            "muon needs whole matrices, and several processes share them by rows",
-            where=f"stages[{muon[0]}].optimizer", fix="optimizer: adamw, or one process",
-        )  # fmt: skip
+    for stage in recipe.stages:  # before anything is fetched and measured
+        need_whole_matrices(stage, alone=place.workers == 1)
     check_trackers(track)
     if place.kind == "slurm":
         os.environ["BESSEMER_TRACK"] = " ".join(track)

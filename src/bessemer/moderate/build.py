@@ -62,10 +62,7 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
         with screen.step("comments compared and split"):
             pooled = pool(cases, recipe.split, others_kept=recipe.others_kept, seed=recipe.seed, left_out=left_out)
         with screen.step("twins chosen"):
-            # Those that nobody names when a comment is judged.
-            nameless = {c.comment.community for c in cases if not c.declared} - {p.community for p in policies}
-            nameless -= {c.comment.community for c in cases if c.declared}
-            made = _parts(recipe, pooled, known, policies, nameless)
+            made = _parts(recipe, pooled, known, policies, _nameless(cases, policies))
             parts = {name: items for name, items in made.items() if items}
         if "train" not in parts:
             raise BessemerError(
@@ -164,6 +161,12 @@ def _wordings(policies: Sequence[Policy]) -> Mapping[Key, list[RuleText]]:
         for rule in policy.rules:
             found[policy.community or policy.name, rule.id].append(rule.read)
     return found
+
+
+def _nameless(cases: Sequence[Case], policies: Sequence[Policy]) -> set[str]:
+    """The communities that nobody names when a comment is judged: no row, no log and no policy declares them."""
+    declared = {p.community for p in policies} | {c.comment.community for c in cases if c.declared}
+    return {c.comment.community for c in cases} - declared
 
 
 def _by_id(cases: Sequence[Case], policies: Sequence[Policy]) -> list[Case]:

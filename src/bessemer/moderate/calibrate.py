@@ -22,7 +22,7 @@ from bessemer.data.moderation import clean
 from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns
 from bessemer.evaluate.stats import Interval, estimate
-from bessemer.files import canonical_json, home, read_record, sha256_text, write_record
+from bessemer.files import home, keep_record, read_record, record_digest, sha256_text
 from bessemer.moderate.decide import Decision, Known, Measured, Scale, decide
 from bessemer.moderate.drift import Reference
 from bessemer.moderate.labelled import Row, clusters
@@ -55,7 +55,7 @@ class Calibration:
     @property
     def digest(self) -> str:
         """With model and policy it decides what every answer says."""
-        return sha256_text(canonical_json(self.facts))
+        return record_digest(self.facts)
 
     @property
     def known(self) -> Known:
@@ -324,8 +324,7 @@ def save(policy: Policy, found: Calibration) -> Path:
     """Keep it beside the stored policy. A newer one replaces it; under its digest, which answers name, it stays."""
     store(policy)
     path = path_of(policy, found.facts["model"])
-    for where in (path.with_stem(f"{path.stem}-{found.digest[:16]}"), path):
-        write_record(where, found.facts)
+    keep_record(path, found.facts)
     return path
 
 

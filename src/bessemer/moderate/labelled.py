@@ -37,13 +37,10 @@ def clusters(rows: Sequence[Row]) -> list[str]:
 
     Copies in groups stay apart: "this" in every thread would make one of all threads.
     """
+    texts = [clean(row.comment.text).casefold() for row in rows]
     return [
-        f"group {row.group}"
-        if row.group not in ("", row.id)
-        else f"text {text}"
-        if (text := clean(row.comment.text).casefold())
-        else f"comment {row.id}"
-        for row in rows
+        f"group {row.group}" if row.group else f"text {text}" if text else f"comment {row.id}"
+        for row, text in zip(rows, texts, strict=True)
     ]
 
 
@@ -168,7 +165,7 @@ def _told(values: Mapping[str, Any], policy: Policy, place: str, wanted: bool) -
     identity = values.get("id")
     name = place if identity in (None, "") else str(identity)
     row = Row(
-        name, comment_of(dict(values)), group=str(values.get("group") or name), drawn=str(values.get("drawn") or "")
+        name, comment_of(dict(values)), group=str(values.get("group") or ""), drawn=str(values.get("drawn") or "")
     )
     return _Told(
         row,

@@ -210,34 +210,43 @@ def _yaml_of(text: str, where: str) -> str:
         head, _, body = text[4:].partition("\n---")
     rules: list[dict[str, Any]] = []
     fields: list[tuple[dict[str, Any], str, str]] = []  # rule, field, value
-    goes_on = False  # the line before belongs to the last field
+    place: Literal["before", "text", "field", "behind"] = "before"  # the first rule, of a rule, its fields
     for number, line in enumerate(body.splitlines(), 1):
-        words, of_last = line.strip(), bool(fields) and bool(rules) and fields[-1][0] is rules[-1]
+        words = line.strip()
         if found := _HEAD.fullmatch(line.rstrip()):
-            name, colon, rest = found[1].partition(":")
-            named = colon and re.fullmatch(_NAME, name.strip())
-            rules.append(
-                {"id": name.strip() if named else _slug(found[1]), "text": rest.strip() if named else found[1].strip()}
-            )
-        elif rules and (found := _FIELD.fullmatch(words)):
+            rules.append(_headed(found[1]))
+            place = "text"
+        elif place == "before":
+            continue
+        elif not words:
+            place = "text" if place == "text" else "behind"
+        elif found := _FIELD.fullmatch(words):
             fields.append((rules[-1], found[1].lower(), found[2].strip()))
-        elif rules and words and (_NO_TEXT.fullmatch(words) or (of_last and not goes_on)):
+            place = "field"
+        elif _NO_TEXT.fullmatch(words) or place == "behind":
             raise BessemerError(
                 f"{words[:60]!r} would be read as words of the rule {rules[-1]['id']!r}",
                 where=f"{where}, line {number} after the front matter",
                 fix="a rule is a heading `## id: text`, its text, then a list of fields such as `- Action: remove` "
                 f"({_FIELDS.replace('|', ', ')}); all else stands before the first rule",
             )
-        elif words and goes_on and of_last:
+        elif place == "field":
             fields[-1] = (*fields[-1][:2], f"{fields[-1][2]} {words}")
-        elif rules and words:
+        else:
             rules[-1]["text"] = f"{rules[-1]['text']} {words}".strip()
-        goes_on = bool(words) and bool(rules) and bool(fields) and fields[-1][0] is rules[-1]
     for rule, name, value in fields:
         _take(rule, name, value)
     if not rules:
         raise BessemerError("the policy has no rules", where=where, fix="write each one as a heading: ## id: text")
     return f"{head}\nrules: {canonical_json(rules)}\n"
+
+
+def _headed(heading: str) -> dict[str, Any]:
+    """`id: text`, or a text alone, of which an id is made."""
+    name, colon, rest = heading.partition(":")
+    if colon and re.fullmatch(_NAME, name.strip()):
+        return {"id": name.strip(), "text": rest.strip()}
+    return {"id": _slug(heading), "text": heading.strip()}
 
 
 def _take(rule: dict[str, Any], name: str, value: str) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bessemer.data.items import Item
 from bessemer.data.moderation import YES
 from bessemer.errors import BessemerError
-from bessemer.files import canonical_json, home, read_record, sha256_text, write_record
+from bessemer.files import home, keep_record, read_record, record_digest, sha256_text
 from bessemer.moderate.calibrate import FOLDS, fit_scale, load_calibration, share
 from bessemer.moderate.decide import Known, Scale
 from bessemer.moderate.policy import Policy
@@ -97,9 +97,8 @@ def path_of(model_digest: str) -> Path:
 
 def save(facts: dict[str, Any]) -> Path:
     """A newer one replaces it. Under its digest, which answers name, it stays."""
-    path, digest = path_of(facts["model"]), sha256_text(canonical_json(facts))
-    for where in (path.with_stem(f"{path.stem}-{digest[:16]}"), path):
-        write_record(where, facts)
+    path = path_of(facts["model"])
+    keep_record(path, facts)
     return path
 
 
@@ -111,7 +110,7 @@ def load_scale(model_digest: str) -> Known:
     facts = read_record(path, fix="bessemer moderate --scale DATASET")
     if facts["model"] != model_digest:
         return Known()
-    return Known(unlabelled=Scale(facts["temperature"], facts["bias"]), digest=sha256_text(canonical_json(facts)))
+    return Known(unlabelled=Scale(facts["temperature"], facts["bias"]), digest=record_digest(facts))
 
 
 def known_of(policy: Policy, model_digest: str) -> Known:

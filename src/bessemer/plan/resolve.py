@@ -7,7 +7,7 @@ when a run is resumed.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -183,17 +183,19 @@ def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> 
         training = [s * data.n_steps for s, data in zip(seconds, prepared.stages, strict=True)]
         tokens = recipe.stages[-1].rows * recipe.stages[-1].row_tokens
         per_token = seconds[-1] / tokens / estimate.EVALUATION_SPEEDUP
-        held_out = sum(p.tokens for p in recipe.probes.values()) + sum(
-            (len(i.text) + sum(len(m.content) for m in i.messages)) // 3
-            for items in prepared.tasks.values()
-            for i in items
-        )
-        evaluation = 2 * per_token * held_out
+        evaluation = 2 * per_token * held_out_tokens(recipe, prepared.tasks)
         found |= {
             "precision": precision,
             "step_seconds": [round(s, 3) for s in seconds],
             "minutes": round((sum(training) * 1.05 + evaluation) / 60, 1),
         }
+
+
+def held_out_tokens(recipe: Recipe, tasks: Mapping[str, Sequence[Item]]) -> int:
+    """About how many tokens are measured before and after: three characters are one."""
+    items = [item for own in tasks.values() for item in own]
+    characters = sum(len(item.text) + sum(len(m.content) for m in item.messages) for item in items)
+    return sum(p.tokens for p in recipe.probes.values()) + characters // 3
 
 
 def keep_estimate(old: Plan, new: Plan) -> None:

@@ -186,15 +186,15 @@ class Fleet:
 
     def _bring_back(self, earlier: list[str]) -> None:
         """Stable versions of before a restart stay for those who pinned them, as far as there is room: the next one."""
-        state = self._state
-        size = sum(p.nbytes for p in self.main.loaded.model.parameters())
-        while earlier and earlier[0] in state.ready:
-            earlier.pop(0)
-        if len(state.ready.keys() - self._stays) >= KEPT or available_memory() < SPARE * size:
-            earlier.clear()
         if not earlier or self._open is None:
             return
-        reference = earlier.pop(0)
+        reference, state = earlier.pop(0), self._state
+        size = sum(p.nbytes for p in self.main.loaded.model.parameters())
+        if len(state.ready.keys() - self._stays) >= KEPT or available_memory() < SPARE * size:
+            earlier.clear()
+            return
+        if reference in state.ready:
+            return
         try:
             loaded, release = self._open(reference)
             backend = Backend(loaded, release, self.main.max_waiting)

@@ -11,7 +11,7 @@ import jinja2
 from bessemer.data.items import Message
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import Token, generate, prompt_logprobs
-from bessemer.infer.model import Loaded, max_positions, scoring_limit
+from bessemer.infer.model import Loaded, max_positions, need_scoring_room
 from bessemer.infer.text import TextStream, vocabulary
 from bessemer.moderate.policy import Policy
 from bessemer.serve.problems import RequestError
@@ -140,9 +140,9 @@ def _need_room(loaded: Loaded, n_prompt: int, n_new: int, param: str, *, scored:
             f"{n_new} new ones were asked for; shorten the prompt or max_tokens"
         )
         raise RequestError(400, message, code="context_length_exceeded", param=param)
-    if scored and n_prompt > scoring_limit(loaded):
-        message = (
-            f"this model scores at most {scoring_limit(loaded)} tokens of a prompt, which its sliding window sees; the "
-            f"prompt has {n_prompt}; shorten it, or ask without echo or logprobs"
-        )
-        raise RequestError(400, message, code="context_length_exceeded", param=param)
+    if scored:
+        try:
+            need_scoring_room(loaded, n_prompt)
+        except BessemerError as error:
+            message = f"the prompt has {error.what}; shorten it, or ask without echo or logprobs"
+            raise RequestError(400, message, code="context_length_exceeded", param=param) from None

@@ -42,6 +42,16 @@ class Optimizers:
         self._of[id(master)].state[master] = state
 
 
+def need_whole_matrices(stage: Stage, *, alone: bool) -> None:
+    """Raises BessemerError for an optimizer that several processes cannot share."""
+    if stage.optimizer == "muon" and not alone:
+        raise BessemerError(
+            "muon needs whole matrices, and several processes share them by rows",
+            where="stages.optimizer",
+            fix="optimizer: adamw, or one process",
+        )
+
+
 def make_optimizer(trainable: Trainable, stage: Stage) -> Optimizers:
     """The stage's optimizer; weight decay on matrices only.
 
@@ -51,12 +61,7 @@ def make_optimizer(trainable: Trainable, stage: Stage) -> Optimizers:
     masters = trainable.masters
     if stage.optimizer == "adamw":
         return Optimizers([_adamw(masters.values(), stage)])
-    if not trainable.world.alone:
-        raise BessemerError(
-            "muon needs whole matrices, and several processes share them by rows",
-            where="stages.optimizer",
-            fix="optimizer: adamw, or one process",
-        )
+    need_whole_matrices(stage, alone=trainable.world.alone)
     outside = {id(p) for p in (trainable.loaded.model.get_input_embeddings().weight, trainable.loaded.head.weight)}
     matrices = [m for n, m in masters.items() if m.ndim == 2 and id(trainable.params[n]) not in outside]
     rest = [m for m in masters.values() if all(m is not x for x in matrices)]
