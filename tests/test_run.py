@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bessemer.errors import BessemerError
+from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import exclusive, read_json, write_json, write_record
 from bessemer.merging import merge
 from bessemer.recipe.load import load_recipe
@@ -59,6 +60,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> tuple[Pa
     done = bessemer(home, "run", str(recipe), "--json")
     assert done.returncode == 0, done.stderr
     return home, json.loads(done.stdout)
+
+
+def test_what_a_stopped_attempt_took_is_counted(tmp_path: Path, tiny_model: Path, bessemer_home: Path) -> None:
+    asked = count()
+    with pytest.raises(StoppedByUserError):
+        run_recipe(load_recipe(write_story(tmp_path, tiny_model)), Screen(quiet=True), lambda: next(asked) > 8)
+    seconds = read_json(bessemer_home / "runs" / "story" / "seconds.json")
+    assert list(seconds)[-1].startswith("train ") and seconds[list(seconds)[-1]] > 0
 
 
 def test_the_release_holds_everything_and_says_where_it_came_from(

@@ -472,6 +472,7 @@ def test_a_short_answer_into_a_closed_pipe_is_no_defect(bessemer_home: Path) -> 
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-c", "from bessemer.cli.main import main; main()", "releases", "--json"]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=buffered)
     os.close(write)
     assert done.returncode == 128 + signal.SIGPIPE and done.stderr == "", done

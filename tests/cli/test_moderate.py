@@ -114,6 +114,9 @@ def test_one_thing_at_a_time(place: Path, here: Here) -> None:
     done = here(*ask, "--drift", "x", "--dry-run", "y")
     assert done.code == EXIT_CODES["user"] and "2 things" in done.err
     past = comments(place / "p.jsonl", 60)
+    for column, what in (("titel=headline", "'titel' is no column that is read"), ("text", "'text' maps no column")):
+        done = here(*ask, "--dry-run", str(past), "--column", column)
+        assert done.code == EXIT_CODES["user"] and what in done.err
     done = here(*ask, "--drift", str(past))
     assert done.code == EXIT_CODES["user"] and "not calibrated" in done.err
 

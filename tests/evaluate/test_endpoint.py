@@ -238,6 +238,11 @@ def test_options_that_begin_alike_are_told_apart(
     assert [value == max(found) for value in found] == [place == right for place in range(len(options))]
 
 
+def test_a_token_that_begins_two_options_counts_for_neither() -> None:
+    reply = Reply("yes", {" Yes": -0.5, "n": -1.0})
+    assert logprobs_of(reply, ["yes", "no", "not sure"]) == pytest.approx([-0.5, -4.0, -4.0])
+
+
 def test_a_users_function_sees_the_whole_item_and_so_does_the_cache(tmp_path: Path) -> None:
     scorer = tmp_path / "scorer.py"
     scorer.write_text("def score(item, answer):\n    return float(str(item['meta']['expected']) == answer)\n")

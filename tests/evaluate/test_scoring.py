@@ -295,6 +295,23 @@ def test_answers_that_were_graded_are_not_written_again(
     assert len(said) == (n_kept + 1) + (5 - n_kept)
 
 
+@pytest.mark.parametrize("how", ["python", "exact"])
+def test_items_of_one_prompt_share_an_answer_unless_code_sees_what_else_they_say(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    match = {"how": how} | ({"scorer": "x.py"} if how == "python" else {})
+    task = task_of("generate", [{"prompt": "Say 1", "answer": "1"}] * 2, max_tokens=2, samples=1)
+    task = replace(task, task=task.task.model_copy(update={"match": Match.model_validate(match)}))
+    monkeypatch.setattr(LoadedTask, "spec", lambda _: {})
+    monkeypatch.setattr(answer, "_say", lambda *_: "1")
+    by_id = {item.id: float(n) for n, item in enumerate(task.items)}
+    monkeypatch.setattr(answer, "grade_texts", lambda _, items, *more: [by_id[i.id] for i in items])
+    kept = Kept.named("it", tmp_path)
+    for _ in range(2):
+        right = answer_task(loaded, task, kept=kept).values["right"].tolist()
+    assert right == ([[0.0], [1.0]] if how == "python" else [[1.0], [1.0]])
+
+
 @pytest.mark.parametrize(
     ("match", "wanted", "said", "right"),
     [

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from bessemer.files import exclusive, write_json
 from bessemer.launch import control
@@ -36,3 +39,19 @@ def test_a_request_that_a_beginning_run_takes_away_is_made_again(bessemer_home: 
     assert began.wait(10)
     assert control.stop("x")["state"] == "planned" and reached.is_set()
     thread.join()
+
+
+def test_slurm_is_asked_rarely_while_a_job_waits(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(bessemer_home / "runs" / "x" / PLAN, {"stages": []})
+    states, clock = iter(["queued"] * 3 + ["running"] * 2 + ["finished"]), [100.0]
+    asked: list[float] = []
+
+    def look(_: str) -> dict[str, str]:
+        asked.append(clock[0])
+        return {"state": next(states)}
+
+    monkeypatch.setattr(control, "look", look)
+    monkeypatch.setattr(control.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(control.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    assert list(control.logs("x", follow=True)) == []
+    assert [round(b - a) for a, b in pairwise(asked)] == [15, 15, 15, 0, 0]

@@ -14,9 +14,12 @@ import pytest
 from bessemer.errors import BessemerError
 from bessemer.launch import slurm as slurm_module
 from bessemer.launch.place import Place
-from bessemer.track.runs import STOP
+from bessemer.recipe.load import load_recipe
+from bessemer.track.runs import IDLE, STOP
+from bessemer.track.screen import Screen
 from tests.clusters import slurm  # noqa: F401
 from tests.launch.runs import begin, bessemer, log, reached, until, weights
+from tests.story import write_story
 
 full = pytest.mark.full
 
@@ -167,6 +170,21 @@ def test_a_busy_slurm_is_asked_again(
     done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 130, done
     assert len(calls.read_text().splitlines()) == requeued and said in done.stderr
+
+
+def test_who_submits_again_has_looked_at_what_ended_it(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    recipe = load_recipe(write_story(tmp_path / "story", tiny_model))
+    idle = tmp_path / "home" / "runs" / "story" / IDLE
+    for _ in range(2):
+        assert slurm_module.submit(recipe, Place("slurm", "small", 1), Screen(quiet=True)) == "7"
+        assert not idle.exists()
+        idle.write_text("3")
 
 
 def test_the_script_survives_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

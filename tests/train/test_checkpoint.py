@@ -221,3 +221,13 @@ def test_a_damaged_old_one_does_not_end_a_healthy_run(trained: tuple[Trainable, 
         writer.save(step, *trained, {"due": True})
     writer.wait()
     assert not said and [int(p.name[-1]) for p in checkpoint.complete(tmp_path)] == [4, 3]
+
+
+def test_what_is_newer_goes_but_for_what_is_pinned(tmp_path: Path) -> None:
+    for step in (4, 6, 8, 12):
+        (tmp_path / f"step-{step:07d}").mkdir()
+    (tmp_path / "step-0000008" / checkpoint.PINNED).touch()
+    checkpoint.remove_newer(tmp_path, tmp_path / "step-0000004")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000004", "step-0000008"]
+    checkpoint.remove_newer(tmp_path, None)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000008"]

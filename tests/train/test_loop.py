@@ -325,6 +325,18 @@ def test_less_memory_than_before_a_stop_counts(
     assert asked == [256, 256, 64, 64, 64, 64]  # more memory changes nothing: sums would be other ones
 
 
+def test_checkpoints_of_steps_that_no_longer_count_go(
+    recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop wrote one at 6; steps 7 to 9 are bad and lead back to 4."""
+    for stop_after in (6, 4):
+        data, trainable = data_of(recipe, start, 0)
+        spoil(monkeypatch, data, {6, 7, 8})
+        with pytest.raises(StoppedByUserError):
+            train_stage(stage_run(recipe, data, tmp_path), trainable, hooks(tmp_path, stop_after=stop_after))
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-0000010", "step-0000004"]
+
+
 def test_processes_that_see_different_checkpoints_do_not_go_on(
     recipe: Recipe, start: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
