@@ -343,6 +343,18 @@ def test_logs_of_inspect_are_compared_with_the_same_statistics(tmp_path: Path) -
         examine([better], [], [], Screen(quiet=True), against=f"inspect:{other}", by="Ada")
     with pytest.raises(BessemerError, match="logs are compared with logs only"):
         examine([better], [], [], Screen(quiet=True), against="clean", by="Ada")
+    for name in ("better", "worse"):  # a second scorer, by which the worse one is the better one
+        said = read_json(path := tmp_path / f"{name}.json")
+        for sample in said["samples"]:
+            right = sample["scores"]["match"]["value"] == "C"
+            sample["scores"]["model_graded"] = {"value": "I" if right else "C"}
+        path.write_text(json.dumps(said))
+    with pytest.raises(BessemerError, match="2 scorers.*") as refused:
+        examine([better], [], [], Screen(quiet=True), against=worse, by="Ada")
+    assert "LOG#match, LOG#model_graded" in refused.value.fix
+    ours, theirs, out = f"{better}#model_graded", f"{worse}#model_graded", tmp_path / "named"
+    named = examine([ours], [], [], Screen(quiet=True), against=theirs, by="Ada", out=out)
+    assert verify_evaluation(named)["tasks"]["arithmetic-hard"]["change"]["answer"] == "LOSS"
 
 
 def test_an_evaluation_that_was_killed_goes_on_with_the_same_opening(

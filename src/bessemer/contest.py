@@ -99,7 +99,7 @@ class Contestant(Strict):
 class Contest(Strict):
     """Who competes, on what, with how much."""
 
-    name: Name
+    name: Name = Field(description="Name of the contest")
     tasks: list[str] = Field(min_length=1, description="Sealed tasks (seal:NAME); the first one decides")
     keep: list[str] = Field(default_factory=list[str], description="Open tasks where nothing may be lost")
     data: dict[Name, str] = Field(min_length=1, description="Addresses of all that may be trained on")
@@ -107,7 +107,9 @@ class Contest(Strict):
         default_factory=list[str], description="What may be started from, where not all start from the same"
     )
     budget: Budget
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default_factory=lambda: [1], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        default_factory=lambda: [1], min_length=1, description="Every contestant trains once with each"
+    )
     contestants: dict[Name, Contestant] = Field(min_length=2)
 
     @model_validator(mode="after")

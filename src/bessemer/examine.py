@@ -216,8 +216,8 @@ def examine(
 ) -> Path:
     """Measure models on tasks; returns the folder of the evaluation.
 
-    targets: one model, the seeds of one recipe, or logs of Inspect (`inspect:LOG`, without tasks). tasks: where a gain
-    is wanted; keep: where nothing may be lost.
+    targets: one model, the seeds of one recipe, or logs of Inspect (`inspect:LOG` or `inspect:LOG#SCORER`, without
+    tasks). tasks: where a gain is wanted; keep: where nothing may be lost.
     against: what it is compared with; by default what the run started from. Raises BessemerError.
     """
     if out is not None and out.exists():
@@ -276,7 +276,10 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
         raise BessemerError(
             "logs are compared with logs only", where=", ".join(names), fix=f"{INSPECT}LOG for each one"
         )
-    logs = [open_inspect_log(n.removeprefix(INSPECT)) for n in names]
+    logs = [
+        open_inspect_log(log, scorer or None)
+        for log, _, scorer in (n.removeprefix(INSPECT).partition("#") for n in names)
+    ]
     if len({(log.task, log.scorer) for log in logs}) > 1:
         asked = "; ".join(
             f"{name}: task {log.task}, scorer {log.scorer}" for name, log in zip(names, logs, strict=True)

@@ -14,6 +14,7 @@ import pytest
 
 import bessemer as package
 from bessemer.cli.options import print_table
+from bessemer.cli.recipe import FILES
 from bessemer.errors import EXIT_CODES
 from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.track.runs import PLAN
@@ -183,6 +184,24 @@ def test_the_schema_describes_every_field() -> None:
         assert set(described.get("required", [])) == {n for n, f in fields.items() if f.is_required()}
     for ref in references(schema):
         assert ref.removeprefix("#/$defs/") in parts
+
+
+@pytest.mark.parametrize("of", FILES)
+def test_every_field_of_every_file_is_explained(of: str) -> None:
+    schema = json.loads(bessemer("recipe", "schema", of).out)
+    assert "name" in schema["properties"] and schema["additionalProperties"] is False
+    silent = [
+        f"{title}.{name}"
+        for title, part in [(of, schema), *schema.get("$defs", {}).items()]
+        for name, field in part.get("properties", {}).items()
+        if not field.get("description") and "$ref" not in json.dumps(field)  # those are explained themselves
+    ]
+    assert silent == []
+
+
+def test_a_schema_of_nothing_is_refused() -> None:
+    done = bessemer("recipe", "schema", "tasks")
+    assert done.code == 4 and "one of recipe, data, moderation, policy, task, contest" in done.err
 
 
 def references(node: Any) -> list[str]:

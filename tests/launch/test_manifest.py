@@ -10,9 +10,13 @@ import jsonschema
 import pytest
 import yaml
 
+from bessemer.launch import start as start_module
 from bessemer.launch.manifest import make_manifest
 from bessemer.launch.place import Place
+from bessemer.recipe.load import load_recipe
+from bessemer.track.screen import Screen
 from tests.launch.runs import bessemer
+from tests.story import write_story
 
 
 def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
@@ -69,10 +73,9 @@ RAY_JOB = closed(
 SKY_TASK = closed(
     {"run": TEXT},
     name=TEXT,
-    setup=TEXT,
     envs=TEXTS,
     volumes=TEXTS,
-    resources=closed({}, cpus=TEXT, memory=TEXT, accelerators=TEXT),
+    resources=closed({}, image_id=TEXT, cpus=TEXT, memory=TEXT, accelerators=TEXT),
 )
 
 
@@ -84,9 +87,27 @@ def test_manifests_have_the_documented_fields(kind: str, schema: dict[str, Any],
     assert ("nvidia.com/gpu" in str(made) or "H100:2" in str(made)) == gpus
 
 
+@pytest.mark.parametrize("kind", ["k8s", "sky"])
+def test_settings_of_the_run_travel(
+    kind: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_DTYPE", "bfloat16")
+    monkeypatch.setenv("BESSEMER_TOKEN", "a secret of this machine")
+    monkeypatch.setenv("BESSEMER_TRACK", "wandb")  # put back afterwards
+    monkeypatch.setattr(start_module, "check_trackers", lambda _: None)
+    made: list[str] = []
+    monkeypatch.setattr(
+        start_module, "write_manifest", lambda *_, **__: made.append(str(make_manifest("story", place)))
+    )
+    place, recipe = Place(kind, "team-a"), load_recipe(write_story(tmp_path, tiny_model))
+    start_module.start(recipe, place, Screen(quiet=True), lambda: False, manifest=tmp_path / "x", track=["mlflow"])
+    assert "BESSEMER_HOME" in made[0] and "bfloat16" in made[0] and "mlflow" in made[0] and "secret" not in made[0]
+
+
 def test_it_is_written_and_nothing_is_applied(tmp_path: Path, recipe: Path) -> None:
     file = tmp_path / "job.yaml"
-    done = bessemer(tmp_path, "run", str(recipe), "--on", "k8s:team-a", "--workers", "2", "--manifest", str(file))
+    asked = ("--on", "k8s:team-a", "--workers", "2", "--manifest", str(file))
+    done = bessemer(tmp_path, "run", str(recipe), *asked)
     assert done.returncode == 0, done.stderr
     for name in ("own.jsonl", "own-test.jsonl", "model"):  # what is not in the volume is said
         assert name in done.stderr.partition("those machines must have ")[2]

@@ -255,6 +255,9 @@ def test_a_column_of_another_meaning_is_not_read(tmp_path: Path) -> None:
         read(tmp_path / "log.jsonl", row)
     (found,), _ = read(tmp_path / "log.jsonl", row, columns={"group": None, "time": None})
     assert (found.group, found.time) == ("", None)
+    row = {"rule": "spam", "action": "removed", "policy": "strict"}  # a level, not whose rules they are
+    for columns, named in (({}, "strict"), ({"policy": None}, "log")):
+        assert read(tmp_path / "log.jsonl", row, columns=columns)[0][0].comment.community == named
 
 
 def test_a_rule_has_one_name_whether_a_log_names_or_quotes_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
-from bessemer.cli.run import Cpus, Gpus, On, Workers
+from bessemer.cli.run import Cpus, Gpus, OnHere, Workers
 from bessemer.units import show_count
 
 By = Annotated[str, typer.Option(help="Who does this, for the ledger. Default: user@host.", show_default=False)]
@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.command()
 def run(
     file: Annotated[Path, typer.Argument(metavar="CONTEST", help="The contest file.")],
-    on: On = "local",
+    on: OnHere = "local",
     workers: Workers = None,
     cpus: Cpus = None,
     gpus: Gpus = False,

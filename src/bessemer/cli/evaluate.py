@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from bessemer.evaluate.power import Noise
     from bessemer.evaluate.tasks import LoadedTask
 
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="A run, release or checkpoint; seeds of one recipe; inspect:LOG[#SCORER]."),
+]
+Gains = Annotated[
+    list[str] | None,
+    typer.Option(help="Where a gain is wanted: a task file, seal:NAME[/public], lm-eval:FILE; repeatable."),
+]
 By = Annotated[str, typer.Option(help="Who does this, for the ledger. Default: user@host.", show_default=False)]
 Evaluation = Annotated[str, typer.Argument(metavar="EVALUATION", help="Its folder, its scorecard.json, or its name.")]
 MEASURE = "measure"
@@ -36,9 +44,9 @@ app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=Fal
 
 @app.command(MEASURE)
 def measure(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="A run, a release, a checkpoint; or seeds.")],
-    tasks: Annotated[list[str] | None, typer.Option(help="Where a gain is wanted: a task file, seal:NAME.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Where nothing may be lost: a task file.")] = None,
+    models: Models,
+    tasks: Gains = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Where nothing may be lost: the same; repeatable.")] = None,
     against: Annotated[str, typer.Option(help="Default: what the run started from.", show_default=False)] = "",
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write the evaluation.")] = None,
     by: By = "",

@@ -61,7 +61,9 @@ app.command()(moderate.moderate)
 app.command()(evaluate.verdict)
 app.command()(evaluate.verify)
 app.command()(doctor.doctor)
-app.add_typer(runs.app, name="runs", help="List, show, stop and resume runs; read their logs.")
+app.add_typer(
+    runs.app, name="runs", help="List, show, stop and resume runs; read their logs; send metrics to a tracker."
+)
 app.add_typer(data.app, name="data", help="Prepare data and look at it.")
 app.add_typer(evaluate.app, name="eval", help="Measure models on tasks; how small an effect a task can show.")
 app.add_typer(families.app, name="families", help="Checkpoints known by name; grow a family of your own.")

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bessemer.cli.options import Json, RecipePath, Set, print_json
+from bessemer.errors import BessemerError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema, for editors (YAML language server)."""
-    from bessemer.recipe.schema import Recipe
+FILES = {  # every file that a user writes -> the model that reads it
+    "recipe": "bessemer.recipe.schema:Recipe",
+    "data": "bessemer.recipe.data_recipe:DataRecipe",
+    "moderation": "bessemer.recipe.moderation_recipe:ModerationRecipe",
+    "policy": "bessemer.moderate.policy:Policy",
+    "task": "bessemer.evaluate.tasks:Task",
+    "contest": "bessemer.contest:Contest",
+}
 
-    print_json(Recipe.model_json_schema(by_alias=True))
+
+@app.command()
+def schema(
+    of: Annotated[str, typer.Argument(metavar="FILE", help=f"What the file is: {', '.join(FILES)}.")] = "recipe",
+) -> None:
+    """Print every field of a recipe, or of another file, as JSON Schema: for you and for editors (YAML)."""
+    if of not in FILES:
+        raise BessemerError(f"no file that Bessemer reads is a {of!r}", where="FILE", fix=f"one of {', '.join(FILES)}")
+    module, _, name = FILES[of].partition(":")
+    print_json(getattr(import_module(module), name).model_json_schema(by_alias=True))
 
 
 @app.command()

@@ -20,6 +20,9 @@ On = Annotated[
         "--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT], k8s:QUEUE, sky."
     ),
 ]
+OnHere = Annotated[
+    str, typer.Option("--on", metavar="PLACE", help="local[:WORKERS], slurm[:PARTITION], ray[://HEAD:PORT].")
+]
 Workers = Annotated[int | None, typer.Option(help="Processes that train a stage together.")]
 Cpus = Annotated[int | None, typer.Option(help="Cores for each worker, asked of the cluster; else 1.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="Ask the cluster for one GPU for each worker.")]

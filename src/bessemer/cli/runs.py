@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bessemer.cli.options import Json, print_json, print_table, read_each, rows_of
-from bessemer.cli.run import Cpus, Gpus, On, Time, Track, Wait, Workers, launch
+from bessemer.cli.run import Cpus, Gpus, OnHere, Time, Track, Wait, Workers, launch
 
 Name = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
@@ -72,7 +72,7 @@ def stop(name: Name, json: Json = False) -> None:
 @app.command()
 def resume(
     name: Name,
-    on: On = "local",
+    on: OnHere = "local",
     workers: Workers = None,
     cpus: Cpus = None,
     gpus: Gpus = False,

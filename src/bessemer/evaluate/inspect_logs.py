@@ -117,7 +117,9 @@ def _scorer(scores: Mapping[Key, Mapping[str, Any]], wanted: str | None, path: P
     if wanted is not None and wanted in known:
         return wanted
     what = f"no scorer {wanted!r}" if wanted else f"{len(known)} scorers" if known else "no sample has a score"
-    raise BessemerError(what, where=str(path), fix=f"say which one: {', '.join(known)}" if known else "score the log")
+    raise BessemerError(
+        what, where=str(path), fix=f"say which one, as LOG#{', LOG#'.join(known)}" if known else "score the log"
+    )
 
 
 def _value(sample: Mapping[str, Any], scorer: str, key: Key, path: Path) -> float:

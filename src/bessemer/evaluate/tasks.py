@@ -96,7 +96,7 @@ class Judge(Strict):
 class Task(Strict):
     """A held-out measurement."""
 
-    name: Name
+    name: Name = Field(description="What results call it")
     kind: Kind = Field(
         description="classify: one of `answers`; choice: one of the item's `choices`; pairs: `good` against `bad`; "
         "generate: an answer that `match` checks; perplexity: bits per byte of `text`; judge: graded by a rubric"

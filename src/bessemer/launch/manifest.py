@@ -6,6 +6,7 @@ BESSEMER_HOME for all machines and holds the run's folder, so plan on a machine 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from bessemer.signatures import SIGNING_KEY, signing_key
 from bessemer.track.runs import lock_path
 from bessemer.track.screen import Screen
 
-IMAGE = "REGISTRY/bessemer"  # the user's own; the tag is ours
+IMAGE = f"REGISTRY/bessemer:{bessemer.__version__}"  # the user's own: no package index has this name yet
 VOLUME = "bessemer-home"  # a volume (claim) that every machine can write to, with the plan and its data
 HOME = "/bessemer"  # where it is mounted
+TRAVEL = ("BESSEMER_TRACK", "BESSEMER_DTYPE", "BESSEMER_COMPILE", "BESSEMER_HUNG_AFTER")  # settings of a run
 LONGEST = 47  # characters of a RayJob's name: KubeRay appends to it
 GPU = "H100"  # SkyPilot wants a name
 
@@ -63,6 +65,10 @@ def make_manifest(name: str, place: Place) -> dict[str, Any]:
     return _ray_job(name, place) if place.kind == "k8s" else _sky_task(name, place)
 
 
+def _environment() -> dict[str, str]:
+    return {"BESSEMER_HOME": HOME} | {key: value for key in TRAVEL if (value := os.environ.get(key))}
+
+
 def _command(name: str, on: str, place: Place) -> str:
     options = f" --workers {place.workers}" if place.workers > 1 or on == "ray" else ""
     options += f" --cpus {place.cpus}{' --gpus' * place.gpus}" if on == "ray" else ""
@@ -84,9 +90,9 @@ def _ray_job(name: str, place: Place) -> dict[str, Any]:
     def pod(resources: dict[str, str]) -> dict[str, Any]:
         container = {
             "name": "ray",
-            "image": f"{IMAGE}:{bessemer.__version__}",
+            "image": IMAGE,
             "resources": {"requests": resources, "limits": resources},
-            "env": [{"name": "BESSEMER_HOME", "value": HOME}],
+            "env": [{"name": key, "value": value} for key, value in _environment().items()],
             "volumeMounts": [{"name": "home", "mountPath": HOME}],
         }
         volume = {"name": "home", "persistentVolumeClaim": {"claimName": VOLUME}}
@@ -119,14 +125,13 @@ def _ray_job(name: str, place: Place) -> dict[str, Any]:
 
 def _sky_task(name: str, place: Place) -> dict[str, Any]:
     """https://docs.skypilot.co/en/latest/reference/yaml-spec.html; a volume, because buckets cannot rename or lock."""
-    resources: dict[str, Any] = {"cpus": f"{place.cpus * place.workers}+", "memory": "16+"}
+    resources = {"image_id": f"docker:{IMAGE}", "cpus": f"{place.cpus * place.workers}+", "memory": "16+"}
     if place.gpus:
         resources["accelerators"] = f"{GPU}:{place.workers}"
     return {
         "name": _dns(f"bessemer-{name}"),
         "resources": resources,
-        "envs": {"BESSEMER_HOME": HOME},
+        "envs": _environment(),
         "volumes": {HOME: VOLUME},
-        "setup": f"pip install 'bessemer[train]=={bessemer.__version__}'",
         "run": _command(name, "local", place),
     }

@@ -31,7 +31,7 @@ def start(
 ) -> Result | None:
     """Do whatever of the recipe's run is not done yet. wait: for a job of Slurm. manifest: where to write it.
 
-    track: trackers that follow the run; a job of Slurm finds them in its environment.
+    track: trackers that follow the run; a job of Slurm or of a manifest finds them in its environment.
 
     Returns None when the run was handed to a queue or only a manifest was written.
 
@@ -45,8 +45,9 @@ def start(
     for stage in recipe.stages:  # before anything is fetched and measured
         need_whole_matrices(stage, alone=place.workers == 1)
     check_trackers(track)
-    if place.kind == "slurm":
+    if place.kind in {"slurm", "k8s", "sky"}:  # the job finds them there, and so does a manifest
         os.environ["BESSEMER_TRACK"] = " ".join(track)
+    if place.kind == "slurm":
         job = slurm.submit(recipe, place, screen, restart=restart)
         screen.say(f"job {job} submitted: bessemer runs logs {recipe.name} -f; bessemer runs stop {recipe.name}")
         return _follow(recipe.name, screen) if wait else None

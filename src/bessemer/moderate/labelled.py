@@ -16,7 +16,7 @@ from bessemer.moderate.policy import Policy
 from bessemer.recipe.moderation_recipe import LogColumn
 from bessemer.units import parse_time
 
-COLUMNS = (*get_args(LogColumn), "label", "labels", "broken", "removed", "drawn")
+COLUMNS = (*(c for c in get_args(LogColumn) if c != "policy"), "label", "labels", "broken", "removed", "drawn")
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,14 @@ Listed = Annotated[
 
 
 class Example(Strict):
-    text: Sentence
-    broken: bool
+    text: Sentence = Field(description="A comment")
+    broken: bool = Field(description="Whether it breaks the rule")
 
 
 class Rule(Strict):
     """One thing that the community forbids."""
 
-    id: Named
+    id: Named = Field(description="What answers, logs and labels call it")
     text: Sentence = Field(description="As the community reads it")
     includes: Listed[Sentence] = Field(default_factory=list[str], description="What falls under it, too")
     excludes: Listed[Sentence] = Field(default_factory=list[str], description="What does not")
@@ -92,10 +92,10 @@ def _version(value: Any) -> Any:
 class Policy(Strict):
     """A community's rules. `name@version` is how it is asked for, `digest` what it is."""
 
-    name: Named
+    name: Named = Field(description="name@version is how it is asked for")
     version: Annotated[
         str, BeforeValidator(_version), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)
-    ] = "1"
+    ] = Field("1", description="A changed policy needs a new one")
     community: str = Field("", max_length=200, description="Its name, as the model may read it with every comment")
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.8, description="A rule counts as kept when it is kept with at least this probability; between: unsure"

@@ -79,8 +79,8 @@ class Presidio(Strict):
 class Pii(Strict):
     """Personal data and secrets. replace: by a placeholder; drop: the item; flag: note it in `meta`; keep: skip."""
 
-    email: Action = "replace"
-    phone: Action = "replace"
+    email: Action = Field("replace", description="Addresses of e-mail")
+    phone: Action = Field("replace", description="Telephone numbers")
     ip: Action = Field("replace", description="IPv4 and IPv6, public addresses only")
     card: Action = Field("replace", description="Card numbers whose Luhn check digit is right")
     iban: Action = Field("replace", description="Bank accounts whose check digits (modulo 97) are right")
@@ -134,7 +134,7 @@ class Split(Strict):
         default_factory=dict,
         description="by time: where each later part begins (ISO 8601, or seconds since 1970); before that is `train`",
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Of the hash that chooses an item's side")
 
     @model_validator(mode="after")
     def _cross_check(self) -> Split:

@@ -12,7 +12,7 @@ from bessemer.recipe.schema import Address, Name, Strict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 LogColumn = Literal[
-    "id", "text", "title", "parent", "community", "rule", "action", "decision", "appeal", "time", "group"
+    "id", "text", "title", "parent", "community", "policy", "rule", "action", "decision", "appeal", "time", "group"
 ]
 
 
@@ -40,7 +40,7 @@ class Comments(Strict):
     """Comments without labels: code knows the truth of computed rules; their texts are domain text."""
 
     from_: Address = Field(alias="from", description="A file, folder, glob or URL, as in any recipe")
-    columns: dict[LogColumn, str | None] = Field(default_factory=dict[LogColumn, str | None])
+    columns: dict[LogColumn, str | None] = Field(default_factory=dict[LogColumn, str | None], description="As in a log")
 
 
 class Computed(Strict):
@@ -84,7 +84,7 @@ class Parts(Strict):
 class ModerationRecipe(Strict):
     """A data set of twins, from logs to `name@version`."""
 
-    name: Name
+    name: Name = Field(description="Name of the data set")
     logs: dict[Name, Log] = Field(default_factory=dict[Name, Log])
     comments: dict[Name, Comments] = Field(default_factory=dict[Name, Comments])
     policies: list[str] = Field(
@@ -106,7 +106,7 @@ class ModerationRecipe(Strict):
     leak: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.55, description="A blind baseline whose whole interval of AUROC lies above this is an error"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Of sides, pairings and wordings")
 
     @model_validator(mode="after")
     def _cross_check(self) -> ModerationRecipe:

@@ -201,7 +201,7 @@ class Stage(Strict):
     )
     row_tokens: Annotated[int, Field(ge=32, le=131072)] = Field(512, description="Tokens in a packed row")
     rows: Annotated[int, Field(ge=1)] = Field(4, description="Rows in one optimizer step (the global batch)")
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Decoupled (AdamW's), of matrices")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest norm of the gradient")
     z_loss: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
@@ -243,13 +243,16 @@ class Recipe(Strict):
     """A run, from a start checkpoint to a release."""
 
     name: Name = Field(description="Name of the run and of the release")
-    start: Address = Field(description="family@stage, a Hugging Face hub id, or a local folder")
+    start: Address = Field(
+        description="family@stage or family@stage:STEP of the catalogue, a hub id (owner/name, owner/name@revision), "
+        "a folder, a GGUF file, or the URL of a folder (s3://...)"
+    )
     chat_template: str | None = Field(
         None,
         description="How conversations are written, for a start without a template or in place of its own: the path "
         "of a Jinja file, or family, the template of the start's family (SIZE@post); default: the start's own",
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(1, description="Of everything that is drawn: order, masks")
     retain: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.99, description="Retention budget: no probe may end above start bits per byte / this"
     )
