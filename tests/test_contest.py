@@ -159,6 +159,14 @@ def test_an_edited_card_is_found(held_here: Arena, tmp_path: Path) -> None:
     write_json(copy / "manifest.json", digest_files(copy))
     with pytest.raises(BessemerError, match="but the results give"):
         verify_contest(copy)
+    for role in ("keep", "gain"):  # what no code of ours writes: nothing to gain, an error rate of 3
+        for task in card["tasks"].values():
+            task["role"], task["spec"] = role, task["spec"] | {"alpha": 3}
+        write_json(copy / "contest.json", card)
+        (copy / "manifest.json").unlink()
+        write_json(copy / "manifest.json", digest_files(copy))
+        with pytest.raises(BessemerError):
+            verify_contest(copy)
 
 
 def test_unfair_contestants_are_refused_together(held_here: Arena, tmp_path: Path) -> None:

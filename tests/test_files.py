@@ -271,3 +271,31 @@ def test_who_would_make_the_same_waits_and_is_told_for_whom(tmp_path: Path) -> N
         assert holder.wait() == 0 and f"it is being made by pid {holder.pid}" in told[0]
     with files.exclusive(tmp_path / "lock", "it", wait=told.append):  # nobody to wait for
         assert len(told) == 1
+
+
+@pytest.mark.parametrize("full_after", [0, 2])
+def test_a_full_disk_under_a_checkpoint_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_after: int
+) -> None:
+    """And not a complaint about memory that is still looked at."""
+    real, written = os.write, list[int]()
+
+    def write(fd: int, data: memoryview) -> int:
+        written.append(len(data))
+        if len(written) > full_after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space left") as failed:
+        files.write_hashed(tmp_path / "file", [memoryview(b"x" * (3 * files.DIRECT_BYTES + 5))])
+    assert failed.value.errno == errno.ENOSPC
+
+
+def test_a_full_disk_under_arrays_has_its_number(tmp_path: Path) -> None:
+    """numpy's own words; without the number it would be a defect of ours."""
+    with pytest.raises(OSError, match="No space left.*8388608 requested") as failed, files.saving_arrays(tmp_path):
+        raise OSError("8388608 requested and 4096 written")
+    assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(PermissionError), files.saving_arrays(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")

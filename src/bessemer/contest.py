@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from bessemer.errors import BessemerError
-from bessemer.evaluate import ledger, seal
+from bessemer.evaluate import seal
 from bessemer.evaluate.answer import Kept
 from bessemer.evaluate.card import GAIN, KEEP
 from bessemer.evaluate.client import ChatClient
@@ -55,7 +55,7 @@ from bessemer.registry.contest import Contested, Entrant, write_contest
 from bessemer.run import plan_run
 from bessemer.track.runs import PLAN, runs_folder
 from bessemer.track.screen import Screen
-from bessemer.units import show_count
+from bessemer.units import now, show_count
 
 OPEN_DATA = "open data"
 SAME_DATA = "same data"
@@ -179,7 +179,7 @@ def run_contest(path: Path, place: Place, screen: Screen, stop_asked: StopAsked,
             start(recipe, place, screen, stop_asked, wait=wait)
     entrants = [_measure(contest, one, asked, screen, by) for one in entered]
     tasks = [Contested(a.name, a.role, spec_as_dict(a), seal_facts(a)) for a in asked]
-    return write_contest(contest.model_dump(mode="json"), tasks, entrants, created=ledger.now(), by=by)
+    return write_contest(contest.model_dump(mode="json"), tasks, entrants, created=now(), by=by)
 
 
 def _enter(contest: Contest, name: str, entry: Contestant, folder: Path) -> Entered:

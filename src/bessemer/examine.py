@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
-from bessemer.evaluate import ledger, seal
+from bessemer.evaluate import seal
 from bessemer.evaluate.adapt import InspectLog, load_any, open_inspect_log
 from bessemer.evaluate.answer import Kept, answer_task
 from bessemer.evaluate.card import GAIN, KEEP, Block, order_fault, primary_metric
@@ -45,6 +45,7 @@ from bessemer.run import need_measured
 from bessemer.signatures import MANIFEST
 from bessemer.track.runs import BEGUN, PLAN, run_names, runs_folder
 from bessemer.track.screen import Screen
+from bessemer.units import now
 
 if TYPE_CHECKING:
     from bessemer.infer.model import Loaded
@@ -257,7 +258,7 @@ def examine(
         for a in asked
     ]
     facts = {
-        "created": ledger.now(),
+        "created": now(),
         "by": by,
         "code": seal.code_digests(),
         "models": [s.facts() for s in subjects],
@@ -291,7 +292,7 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
     task = re.sub(r"[^a-z0-9._-]+", "-", logs[0].task.lower()).strip("-._") or "log"
     spec = Task.model_validate({"name": task, "kind": "generate", "items": "log"})
     facts = {
-        "created": ledger.now(),
+        "created": now(),
         "by": by,
         "code": seal.code_digests(),
         "models": models[:after],
@@ -366,7 +367,7 @@ def _ordered(facts: dict[str, Any], subjects: Sequence[Subject]) -> dict[str, An
 
 
 def ask(subject: Subject, asked: Sequence[Asked], screen: Screen, *, by: str) -> dict[str, TaskResult]:
-    """{task: result}; the model is loaded only if there is something that it was not asked yet."""
+    """{task: result}. Only sealed tasks that were scored already need no model."""
     model = _Model(subject)
     with screen.step(f"ask {subject.name}") as advance:
 

@@ -49,6 +49,11 @@ def sha256_folder(files: dict[str, str]) -> str:
     return sha256_text(canonical_json(files))
 
 
+def digest_of_files(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same from what `digest_files` gives."""
+    return sha256_folder({name: facts["sha256"] for name, facts in files.items()})
+
+
 def read_json(path: Path) -> Any:
     """Raises BessemerError when the file is missing or no JSON."""
     try:
@@ -195,6 +200,17 @@ def saving_weights(where: Path) -> Generator[None]:
         ) from None  # fmt: skip
 
 
+@contextlib.contextmanager
+def saving_arrays(where: Path) -> Generator[None]:
+    """numpy tells of a full disk without the number of the error, which would look like a defect."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {error}", str(where)) from None
+
+
 def link_file(source: str | Path, target: str | Path) -> None:
     """The same bytes under a second name where the disk can do it, else a copy. A link is followed first."""
     source = Path(source).resolve()
@@ -224,22 +240,21 @@ def write_hashed(path: Path, pieces: Iterable[memoryview]) -> dict[str, Any]:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         _set_direct(fd, True)
-        with mmap.mmap(-1, DIRECT_BYTES) as block:  # aligned to pages, as direct writing demands
-            view = memoryview(block)
-            for piece in pieces:
-                whole = piece.cast("B")
-                digest.update(whole)
-                size += len(whole)
-                while len(whole):
-                    n = min(DIRECT_BYTES - used, len(whole))
-                    view[used : used + n] = whole[:n]
-                    used, whole = used + n, whole[n:]
-                    if used == DIRECT_BYTES:
-                        _write_all(fd, view)
-                        used = 0
-            _set_direct(fd, False)  # the rest is no whole number of blocks
-            _write_all(fd, view[:used])
-            view.release()
+        # Aligned to pages, as direct writing demands. Not closed here: an error's traceback still holds parts of it.
+        view = memoryview(mmap.mmap(-1, DIRECT_BYTES))
+        for piece in pieces:
+            whole = piece.cast("B")
+            digest.update(whole)
+            size += len(whole)
+            while len(whole):
+                n = min(DIRECT_BYTES - used, len(whole))
+                view[used : used + n] = whole[:n]
+                used, whole = used + n, whole[n:]
+                if used == DIRECT_BYTES:
+                    _write_all(fd, view)
+                    used = 0
+        _set_direct(fd, False)  # the rest is no whole number of blocks
+        _write_all(fd, view[:used])
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -24,10 +24,10 @@ from bessemer.evaluate.scorecard import build_scorecard, need_intervals
 from bessemer.evaluate.seal import commitments
 from bessemer.files import (
     digest_files,
+    digest_of_files,
     exclusive,
     read_json,
     read_record,
-    sha256_folder,
     write_json,
     write_record,
     write_text,
@@ -322,7 +322,7 @@ def need_signer(folder: Path) -> str | None:
 
 
 def digest_of(model: Path) -> str:
-    return sha256_folder({k: v["sha256"] for k, v in digest_files(model).items()})
+    return digest_of_files(digest_files(model))
 
 
 def need_measured(model: Path, measured: Mapping[str, Any]) -> None:

@@ -31,6 +31,11 @@ def parse_count(text: str | int) -> int:
     return int(value)
 
 
+def now() -> str:
+    """UTC, to the second, as every file of ours has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def parse_time(value: Any, where: str) -> float:
     """Seconds since 1970. Text is ISO 8601 (UTC when it names no zone) or a number.
 

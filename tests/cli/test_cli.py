@@ -16,6 +16,7 @@ import bessemer as package
 from bessemer.cli.options import print_table
 from bessemer.cli.recipe import FILES
 from bessemer.errors import EXIT_CODES
+from bessemer.files import write_json
 from bessemer.recipe.schema import Blend, Change, Probe, Recipe, Source, Stage, Task
 from bessemer.track.runs import PLAN
 from tests.cli.conftest import COMMAND, Done, bessemer
@@ -92,6 +93,17 @@ def test_what_is_damaged_hides_no_others(bessemer_home: Path, verb: str, papers:
     assert done.code == 0 and done.out.count("DAMAGED") == 2 and "second" in done.out, done
     told = json.loads(bessemer(*verb.split(), "--json").out)
     assert [bool(entry["fault"]["what"]) for entry in told] == [True, True]
+
+
+@pytest.mark.parametrize("line", [b"x", b"[1]", b"\0" * 40])
+def test_a_damaged_line_of_metrics_hides_no_other_run(bessemer_home: Path, line: bytes) -> None:
+    for name in ("first", "second"):
+        write_json(bessemer_home / "runs" / name / PLAN, {"stages": []})
+    (bessemer_home / "runs/first/metrics.jsonl").write_bytes(b'{"event": "step"}\n' + line + b"\n")
+    done = bessemer("runs")
+    assert done.code == 0 and done.out.count("DAMAGED") == 1 and "second" in done.out, done
+    shown = bessemer("runs", "show", "first")
+    assert shown.code == EXIT_CODES["user"] and "metrics.jsonl:2: the line is no event" in shown.err
 
 
 def test_all_that_a_recipe_names_and_is_not_there_is_told_at_once(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
-@pytest.mark.parametrize("stem", ["2024", "2024-06-01", "on", "null"])
+@pytest.mark.parametrize("stem", ["2024", "2024-06-01", "2024-02-30", "on", "null"])
 def test_names_that_yaml_reads_as_something_else(tmp_path: Path, stem: str) -> None:
     path, out = tmp_path / f"{stem}.jsonl", tmp_path / "recipe.yaml"
     path.write_text("".join(json.dumps({"text": f"post number {i} about steel"}) + "\n" for i in range(60)))

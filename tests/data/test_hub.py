@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bessemer.data.hub import _split_of, choose
+from bessemer.data.hub import _fits, _split_of, choose
 from bessemer.data.sources import Source, read_items
 from bessemer.errors import BessemerError
 from tests.hub import NEW, OLD, Hub, serve
@@ -258,6 +258,17 @@ def test_a_local_clone_has_the_same_splits_and_no_readme_among_its_documents(tmp
         read_items(str(folder / "dev"))
     one = clone(tmp_path / "one", f"---\n{patterns}---\n")
     assert [i.text for i in read_items(str(one))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("front", ["date: 2024-02-30", "configs: true", "configs: {a: 1}", "license: [mit"])
+def test_front_matter_that_means_nothing_stops_nobody(tmp_path: Path, front: str) -> None:
+    folder = clone(tmp_path / "posts", f"---\n{front}\n---\n# Posts\n")
+    assert len(Source(str(folder / "data")).files()) == 3
+    assert Source(str(folder)).files()
+
+
+def test_a_pattern_that_is_none_is_a_name() -> None:
+    assert not _fits("data/part-1.jsonl", "data/part-[9-1]*") and _fits("a[9-1]", "a[9-1]")
 
 
 def test_a_folder_whose_readme_says_nothing_is_a_folder(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from bessemer.data.items import Item, Message
 from bessemer.errors import BessemerError
 from bessemer.evaluate import inspect_logs
 from bessemer.evaluate.adapt import load_any, open_inspect_log, read_inspect_log
@@ -25,6 +26,7 @@ from bessemer.evaluate.metrics import METRICS
 from bessemer.evaluate.stats import difference
 from bessemer.evaluate.tasks import LoadedTask
 from bessemer.infer.model import Loaded, load
+from bessemer.moderate.dataset import add_version
 
 LOGS = Path(__file__).parent / "logs"
 CHOICES = "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: c\ndoc_to_target: right\n"
@@ -89,6 +91,10 @@ def write_task(folder: Path, text: str, rows: Sequence[Mapping[str, Any]], name:
         ),
         ("include: local.yaml", "it includes itself"),
         ("task: [a, b]", "a group of tasks is loaded task by task"),
+        ("metric_list: [{metric: [acc]}]", "lm-eval cannot read the task"),
+        ("filter_list: 3", "lm-eval cannot read the task"),
+        ("output_type: [x]", "lm-eval cannot read the task"),
+        ("dataset_kwargs: {data_files: 2024-02-30}", "no valid YAML"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, change: str, what: str) -> None:
@@ -131,6 +137,17 @@ def test_an_argument_without_a_prefix_is_a_task_of_ours(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text('{"id": "a", "good": "x", "bad": "y"}\n')
     (tmp_path / "t.yaml").write_text("name: t\nkind: pairs\nitems: items.jsonl\n")
     assert load_any(str(tmp_path / "t.yaml")).name == "t"
+
+
+def test_items_may_be_a_prepared_data_set(tmp_path: Path, bessemer_home: Path) -> None:
+    turns = [(Message("user", f"Is {n} hot?"), Message("assistant", ("yes", "no")[n % 2])) for n in range(4)]
+    parts = {"test": [Item(f"q{n}", messages=own) for n, own in enumerate(turns)], "texts": [Item("t", text="Hot.")]}
+    add_version("heat", parts, ingredients={}, recipe={}, report={})
+    (tmp_path / "t.yaml").write_text("name: t\nkind: classify\nitems: dataset:heat@1/test\nanswers: ['yes', 'no']\n")
+    task = load_any(str(tmp_path / "t.yaml"))
+    assert [(i.id, i.answer) for i in task.items] == [(f"q{n}", ("yes", "no")[n % 2]) for n in range(4)]
+    (tmp_path / "p.yaml").write_text("name: p\nkind: perplexity\nitems: dataset:heat@1/texts\n")
+    assert [i.text for i in load_any(str(tmp_path / "p.yaml")).items] == ["Hot."]
 
 
 # -- the same numbers as lm-eval ----------------------------------------------------------------------------------
@@ -429,6 +446,18 @@ def test_a_damaged_log(tmp_path: Path) -> None:
     (tmp_path / "log.eval").write_bytes(content)
     with pytest.raises(BessemerError, match="damaged|no log of Inspect|cannot be read"):
         read_inspect_log(tmp_path / "log.eval", "match")
+    path = tmp_path / "deflated.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as log:
+        for name in ("header.json", "summaries.json"):
+            log.writestr(name, json.dumps(log_of([sample(n, "C") for n in range(300)])))
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as log:
+        info = log.getinfo("summaries.json")
+    for place in range(info.header_offset + 60, info.header_offset + 90):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(BessemerError, match="no log of Inspect"):
+        read_inspect_log(path)
 
 
 @pytest.mark.full

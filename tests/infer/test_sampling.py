@@ -74,10 +74,10 @@ def test_two_turns_end_within_their_limit(
     """The end of the first turn, the tokens between (drawn in vain: 0) and the end of the second take a step each."""
     left = iter(drawn)
     read: list[list[int]] = []
-    real = sampling._Steps.read
+    real = sampling.Steps.read
     monkeypatch.setattr(sampling, "draw", lambda *_: torch.tensor([next(left)]))
     monkeypatch.setattr(
-        sampling._Steps, "read", lambda self, tokens_BT: read.append(tokens_BT[0].tolist()) or real(self, tokens_BT)
+        sampling.Steps, "read", lambda self, tokens_BT: read.append(tokens_BT[0].tolist()) or real(self, tokens_BT)
     )
     (row,) = sample_together(loaded, [[40, 41]], ends=frozenset({1}), then=[20, 21, 22], max_tokens=most, seed=0)
     assert (row.turns, row.finished) == (turns, finished)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from bessemer.data.items import Item
 from bessemer.data.moderation import Comment
 from bessemer.errors import BessemerError
+from bessemer.moderate.dataset import add_version
 from bessemer.moderate.labelled import Row, clusters, read_rows
 from bessemer.moderate.policy import Policy
 
@@ -139,3 +141,15 @@ def test_a_column_of_another_meaning_is_not_read(policy: Policy, path: Path) -> 
     rows = ({"id": i, "group": "premium", "parent": "t1_abc"} for i in range(2))
     found = read(path, policy, *rows, labels=False, columns={"group": None, "parent": None})
     assert [(r.group, r.comment.parent) for r in found] == [("", ""), ("", "")]
+
+
+def test_a_data_set_whose_bytes_changed_is_not_read(bessemer_home: Path, policy: Policy) -> None:
+    items = [Item(f"c{n}", text=f"Comment {n}") for n in range(9)]
+    made = add_version("comments", {"texts": items}, ingredients={}, recipe={}, report={})
+    assert len(read_rows("dataset:comments@1/texts", policy)) == 9
+    (part,) = made.folder.glob("texts/*.parquet")
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(BessemerError, match="bytes changed"):
+        read_rows("dataset:comments@1/texts", policy)

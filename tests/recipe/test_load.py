@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from bessemer.errors import BessemerError, RecipeError
-from bessemer.recipe.load import apply_overrides, dump_recipe, load_recipe, parse_recipe
+from bessemer.recipe.data_recipe import DataRecipe
+from bessemer.recipe.load import apply_overrides, dump_recipe, load_recipe, parse, parse_recipe
 from bessemer.recipe.schema import Source
 
 GOOD = """
@@ -180,3 +181,9 @@ def test_yes_is_no_number() -> None:
 def test_broken_yaml_in_an_override_says_so() -> None:
     (found,) = problems(GOOD, "name=[x").values()
     assert "YAML" in found
+
+
+def test_mistakes_of_a_training_recipe_are_not_looked_for_in_others() -> None:
+    text = "{name: x, sources: {a: {from: b.jsonl}}, stages: [{mixture: {a: much}}]}"
+    with pytest.raises(RecipeError, match="stages: unknown key"):
+        parse(DataRecipe, text, where="data.yaml")

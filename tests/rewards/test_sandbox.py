@@ -35,6 +35,8 @@ def test_values_come_back_in_order(tmp_path: Path) -> None:
         "__import__('socket').create_connection(('127.0.0.1', PORT), timeout=2)",
         "bytearray(2 << 30)",
         "__import__('os').environ['SECRET']",
+        "open('/x', 'w')",
+        "open('/dev/x', 'w')",
     ],
 )
 def test_nothing_of_the_host_is_reached(tmp_path: Path, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +59,13 @@ def test_nothing_of_the_host_is_reached(tmp_path: Path, attack: str, monkeypatch
         ("def other(): pass", "KeyError: 'score'"),
         ("def score(:", "SyntaxError"),
         ("import os\ndef score(item, answer): os._exit(3)", "ended after 0 of 1 calls"),
+        ("import os\ndef score(item, answer): os.write(2, b'\\xff gone'); os._exit(3)", "calls: \ufffd gone"),
+        ("import os\ndef score(item, answer): os.write(3, b'[1]\\nx\\n')", "ended after 0 of 1 calls"),
+        ("def score(item, answer):\n    while True: print('x' * 100_000)", "File too large|ended after 0 of 1"),
+        (
+            "def score(item, answer):\n    for name in 'ab': open(name, 'wb').write(bytes(10 << 20))",
+            "No space left",
+        ),
     ],
 )
 def test_faults_are_named(tmp_path: Path, code: str, wanted: str) -> None:

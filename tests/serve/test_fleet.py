@@ -264,6 +264,7 @@ def test_routes(tiny_model: Path, bessemer_home: Path, tmp_path: Path, here: Cal
     assert "nothing to go back to" in here("route", "tiny", "--rollback").err
     for wrong in (("tiny@9",), ("tiny@1", "--canary", "0.1"), ("tiny@2", "--canary", "2"), ("other", "--rollback")):
         assert here("route", *wrong).code == 4, wrong
-    path_of("tiny").write_text('{"name": "tiny", "colour": 1}')
-    with pytest.raises(BessemerError, match="no route"):
-        read_route("tiny")
+    for content in ('{"name": "tiny", "colour": 1}', "[]"):
+        path_of("tiny").write_text(content)
+        with pytest.raises(BessemerError, match="no route"):
+            read_route("tiny")

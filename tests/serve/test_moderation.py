@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Iterator
@@ -488,3 +489,21 @@ def test_a_client_that_leaves_leaves_the_line(desk: Running, monkeypatch: pytest
         eventually(lambda: batcher.n_waiting == 0)
         go_on.set()
         assert first.result().status_code == 200
+
+
+def test_a_whole_policy_is_read_beside_the_event_loop(desk: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cleaning and hashing a large one takes seconds, in which nobody else would be answered."""
+    threads: list[str] = []
+    real = Policy.digest.func
+
+    def digest(self: Policy) -> str:
+        threads.append(threading.current_thread().name)
+        return real(self)
+
+    watched = functools.cached_property(digest)
+    watched.__set_name__(Policy, "digest")
+    monkeypatch.setattr(Policy, "digest", watched)
+    with desk.http() as http:
+        asked = {"input": TEXTS[0], "policy": {**INLINE, "name": "other"}}
+        assert http.post("/v1/moderations", json=asked).status_code == 200
+    assert threads and all("asyncio" in name for name in threads)  # of the pool

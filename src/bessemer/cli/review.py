@@ -110,11 +110,11 @@ def appeal(
     """Record what people found about a decision."""
     from bessemer.errors import BessemerError
     from bessemer.moderate.chain import ChainLog
-    from bessemer.moderate.decisions import OUTCOMES, appeals_folder, comment_key, decisions_folder
+    from bessemer.moderate.decisions import RULINGS, appeals_folder, comment_key, decisions_folder
     from bessemer.moderate.decisions import appeal as record
 
-    if outcome not in OUTCOMES:
-        raise BessemerError(f"{outcome!r} is no outcome", where="review appeal", fix=f"known: {', '.join(OUTCOMES)}")
+    if outcome not in RULINGS:
+        raise BessemerError(f"{outcome!r} is no outcome", where="review appeal", fix=f"known: {', '.join(RULINGS)}")
     log = ChainLog(appeals_folder(), "appeal")
     try:
         words = text.read_text() if text else ""

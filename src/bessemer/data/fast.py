@@ -17,6 +17,7 @@ Shapes: N tokens, B bytes, V vocabulary, U code points of Unicode.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from itertools import pairwise
@@ -165,7 +166,7 @@ class Spelling:
     def __init__(self, plain: Any) -> None:
         added = {i: token.content.encode() for i, token in plain.get_added_tokens_decoder().items()}
         vocabulary = plain.get_vocab()
-        byte_of = _bytes_of_characters()
+        byte_of = bytes_of_characters()
         self.n_vocabulary = max(vocabulary.values()) + 1
         self._tokens = [b""] * self.n_vocabulary
         for token, i in vocabulary.items():
@@ -202,7 +203,8 @@ class Spelling:
         return True
 
 
-def _bytes_of_characters() -> dict[str, int]:
+@functools.cache
+def bytes_of_characters() -> dict[str, int]:
     """How byte-level vocabularies write bytes: a printable Latin-1 character is itself, the others follow from U+0100
     (GPT-2)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

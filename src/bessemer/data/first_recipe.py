@@ -130,13 +130,20 @@ def _yaml(text: str) -> str:
 
 
 def _key(text: str) -> str:
-    """What YAML reads as text: no year, no date, no `on`."""
-    return text if isinstance(yaml.safe_load(text), str) else json.dumps(text)
+    return text if _is_text(text) else json.dumps(text)
+
+
+def _is_text(word: str) -> bool:
+    """Whether YAML reads it as it stands: no year, no date, no `on`."""
+    try:
+        return yaml.safe_load(word) == word
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def _name(path: Path, taken: set[str]) -> str:
     base = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()).strip("-")[:60] or "data"
-    name = base if base != "docs" and isinstance(yaml.safe_load(base), str) else f"data-{base}"  # 2024, on, null
+    name = base if base != "docs" and _is_text(base) else f"data-{base}"  # 2024, on, null
     return name if name not in taken else f"{name}-{len(taken)}"
 
 

@@ -73,9 +73,12 @@ def _sample(names: list[str], sizes: dict[str, int], wanted: str, address: str) 
     if unknown := [n for n in names if n not in sizes]:
         raise BessemerError(f"the hub does not say how large {unknown[0]} is", where=address, fix="leave ?bytes= out")
     taken: list[str] = []
+    n_bytes = 0
     for name in sorted(names, key=sha256_text):
-        if not taken or sum(sizes[n] for n in taken) < int(wanted):
-            taken.append(name)
+        if taken and n_bytes >= int(wanted):
+            break
+        taken.append(name)
+        n_bytes += sizes[name]
     return sorted(taken)
 
 
@@ -95,9 +98,13 @@ def names_in_clone(folder: Path, rest: str, where: str) -> list[str]:
 
 def has_configuration(folder: Path, name: str) -> bool:
     """Whether the card of a local clone declares a configuration of this name."""
-    configs = _front_matter(folder / "README.md").get("configs")
-    entries = cast(list[Any], configs) if isinstance(configs, list) else []
-    return any(isinstance(entry, dict) and entry.get("config_name") == name for entry in entries)
+    return any(entry.get("config_name") == name for entry in _entries(_front_matter(folder / "README.md")))
+
+
+def _entries(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a card's `configs:` lists."""
+    configs = meta.get("configs")
+    return [entry for entry in cast(list[Any], configs) if isinstance(entry, dict)] if isinstance(configs, list) else []
 
 
 def choose(names: Iterable[str], meta: dict[str, Any], rest: str, address: str, where: str) -> list[str]:
@@ -149,8 +156,7 @@ def _configs(data: list[str], meta: dict[str, Any]) -> tuple[Configs, str]:
     """What there is, and which configuration is meant where none is named; "" where it must be named."""
     found: Configs = {}
     default = "default"
-    for raw in cast(list[Any], meta.get("configs") or []):
-        entry = cast(dict[str, Any], raw) if isinstance(raw, dict) else {}
+    for entry in _entries(meta):
         name = str(entry.get("config_name") or "default")
         splits = _declared(data, entry.get("data_files"), str(entry.get("data_dir") or ""))
         if splits:
@@ -203,7 +209,10 @@ def _fits(name: str, pattern: str) -> bool:
     text = "".join(
         ways.get(p) or (p.replace("[!", "[^") if p[:1] == "[" and p[-1:] == "]" else re.escape(p)) for p in parts
     )
-    return re.fullmatch(text, name) is not None
+    try:
+        return re.fullmatch(text, name) is not None
+    except re.error:  # such as [9-1]
+        return name == pattern
 
 
 def _front_matter(readme: Path | None) -> dict[str, Any]:
@@ -214,6 +223,6 @@ def _front_matter(readme: Path | None) -> dict[str, Any]:
     match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         found = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a value: such as the 30th of February
         found = None
     return cast(dict[str, Any], found) if isinstance(found, dict) else {}

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.errors import BessemerError
-from bessemer.files import check_files, digest_files, new_folder, read_json, sha256_text, write_json
+from bessemer.files import check_files, digest_files, new_folder, read_json, saving_arrays, sha256_text, write_json
 
 Long = Literal["split", "drop", "truncate", "fail"]
 WINDOW = 1 << 16  # groups that are sorted and placed together: bounds memory, fills no worse
@@ -59,11 +59,6 @@ class Packed:
         return len(self.ends)
 
     @property
-    def fill(self) -> float:
-        """Share of the rows' places that hold a token."""
-        return self.counts.placed / (self.n_rows * self.row_tokens)
-
-    @property
     def digest(self) -> str:
         """sha256 over every place of every row."""
         return sha256_text(" ".join(hashlib.sha256(getattr(self, name).tobytes()).hexdigest() for name in ARRAYS))
@@ -81,7 +76,7 @@ class Packed:
         return sorted(set(np.searchsorted(self.ends, segments, side="right").tolist()))
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:
-        with new_folder(folder) as tmp:
+        with new_folder(folder) as tmp, saving_arrays(tmp):
             for name in ARRAYS:
                 np.save(tmp / f"{name}.npy", getattr(self, name))
             files = {"files": digest_files(tmp)}

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from bessemer.data.encode import Encoder
 from bessemer.data.items import Item, Message
-from bessemer.data.template import KEPT_VIEWS, ChatTemplate, Hidden, Hole, View, need_shown, with_fixed_date
+from bessemer.data.template import (
+    KEPT_CHARACTERS,
+    KEPT_VIEWS,
+    ChatTemplate,
+    Hidden,
+    Hole,
+    View,
+    need_shown,
+    with_fixed_date,
+)
 from bessemer.errors import BessemerError
 from bessemer.families.read import read_tokenizer
 from bessemer.files import canonical_json, sha256_file, sha256_text
@@ -88,6 +97,7 @@ class Renderer:
         self._folder = folder
         self._made: tuple[Any, ChatTemplate] | None = None
         self._programs: dict[Any, Program] = {}
+        self._kept = 0  # characters of their views
         self._encoder = Encoder(self._plain, self.control)
         self.special_ids = {i for i, t in self._with_special.get_added_tokens_decoder().items() if t.special}
 
@@ -254,26 +264,32 @@ class Renderer:
         writes after that (a newline) is no answer. Raises BessemerError when there is none.
         """
         key = (view.text, tuple((a.start, len(a.text), a in trained) for a in answers))
-        if key not in self._programs:
-            if len(self._programs) >= KEPT_VIEWS:
+        program = self._programs.get(key)  # other threads may empty it at any time
+        if program is None:
+            if len(self._programs) >= KEPT_VIEWS or self._kept + len(view.text) > KEPT_CHARACTERS:
                 self._programs.clear()
-            pieces = list(self._pieces(view, {a.start for a in answers}))
-            program: Program = [op for _, _, op in pieces]
-            for answer in reversed(answers):
-                inside = [k for k, (a, b, _) in enumerate(pieces) if answer.start <= a and b <= len(answer.text)]
-                ends = [k for k in inside if isinstance(program[k], int)]
-                if answer in trained:
-                    if not ends or any(isinstance(program[k], Hole) for k in inside if k > ends[-1]):
-                        raise BessemerError(
-                            "the end of the assistant's turn would never be trained: the chat template closes it "
-                            "with no special token",
-                            fix="use a template that ends a turn with a special token",
-                        )
-                    program.insert(ends[-1] + 1, END)
-                if inside:
-                    program.insert(inside[0], START if answer in trained else CUT)
-            self._programs[key] = program
-        return self._programs[key]
+                self._kept = 0
+            program = self._programs[key] = self._make_program(view, answers, trained)
+            self._kept += len(view.text)
+        return program
+
+    def _make_program(self, view: View, answers: Sequence[Answer], trained: Sequence[Answer]) -> Program:
+        pieces = list(self._pieces(view, {a.start for a in answers}))
+        program: Program = [op for _, _, op in pieces]
+        for answer in reversed(answers):
+            inside = [k for k, (a, b, _) in enumerate(pieces) if answer.start <= a and b <= len(answer.text)]
+            ends = [k for k in inside if isinstance(program[k], int)]
+            if answer in trained:
+                if not ends or any(isinstance(program[k], Hole) for k in inside if k > ends[-1]):
+                    raise BessemerError(
+                        "the end of the assistant's turn would never be trained: the chat template closes it "
+                        "with no special token",
+                        fix="use a template that ends a turn with a special token",
+                    )
+                program.insert(ends[-1] + 1, END)
+            if inside:
+                program.insert(inside[0], START if answer in trained else CUT)
+        return program
 
     def _pieces(self, view: View, cuts: set[int]) -> Iterator[tuple[int, int, int | str | Hole]]:
         """(start, end in the view's text, control token, other text, or hole)."""

@@ -24,7 +24,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -47,6 +47,7 @@ from bessemer.files import (
     home,
     new_folder,
     read_json,
+    saving_arrays,
     sha256_text,
     write_json,
 )
@@ -122,7 +123,6 @@ class TokenSet:
 
     folder: Path
     manifest: dict[str, Any]
-    _cache: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
 
     @property
     def reference(self) -> str:
@@ -425,7 +425,7 @@ class _Build:
         }
         if not mask.all():
             arrays["mask"] = np.packbits(mask)
-        with new_folder(self.folder / name) as tmp:
+        with new_folder(self.folder / name) as tmp, saving_arrays(tmp):
             for key, array in arrays.items():
                 np.save(tmp / f"{key}.npy", array)
             part = {

@@ -29,18 +29,6 @@ from bessemer.files import canonical_json, home, need_writable, sha256_text
 from bessemer.recipe.schema import DataSource, Recipe, is_family
 
 POLICIES = ("fail", "skip", "quarantine")
-LISTED = 1000  # refused rows of a file that are listed; all are counted
-
-
-@dataclass(frozen=True)
-class RefusedRow:
-    """A row that was left out. column 0: the row as a whole; line 0: the file as a whole."""
-
-    file: str
-    line: int
-    column: int
-    reason: str
-    detail: str = ""
 
 
 @dataclass
@@ -48,7 +36,6 @@ class Refused:
     """What a source left out, by file; reading a file again counts it again from nothing."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict[str, "Counter[str]"])  # file -> reason -> rows
-    rows: dict[str, list[RefusedRow]] = field(default_factory=dict[str, list[RefusedRow]])  # file -> the first LISTED
 
     @property
     def n(self) -> int:
@@ -61,13 +48,9 @@ class Refused:
 
     def begin(self, file: str) -> None:
         self.counts.pop(file, None)
-        self.rows.pop(file, None)
 
-    def add(self, row: RefusedRow) -> None:
-        self.counts.setdefault(row.file, Counter())[row.reason] += 1
-        listed = self.rows.setdefault(row.file, [])
-        if len(listed) < LISTED:
-            listed.append(row)
+    def add(self, file: str, reason: str) -> None:
+        self.counts.setdefault(file, Counter())[reason] += 1
 
 
 @dataclass(frozen=True)
@@ -208,6 +191,21 @@ class Source:
         return repr(id)
 
 
+def good_rows(address: str, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of every row behind an address, as the files have them; place is FILE:NUMBER.
+
+    Raises BessemerError for the first row that cannot be read, and where bytes are not what a manifest promises.
+    """
+    for file in list_files(address, where):
+        check_bytes(file)
+        with reading(file), open_file(file) as stream:
+            for row in rows(file.name, stream):
+                place = f"{file.name}:{row.number}"
+                if isinstance(row, BadRow):
+                    raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
+                yield place, row.values
+
+
 def look_of(address: str) -> str:
     """The kind of items that an address holds, by its first row. Raises BessemerError when nothing is there."""
     if collection := COLLECTIONS.get(address.removeprefix("bessemer:")) if address.startswith("bessemer:") else None:
@@ -283,7 +281,7 @@ class _Policy:
                 fix=row.fix
                 or ("make the file again, or leave it out: what stands behind cannot be read" if row.lost else fix),
             )
-        self._source.refused.add(RefusedRow(self._file.name, row.number, row.column, row.reason, row.detail))
+        self._source.refused.add(self._file.name, row.reason)
         if policy == "quarantine":
             self._keep(row)
 

@@ -19,6 +19,7 @@ from bessemer.errors import BessemerError
 from bessemer.families.fetch import Checkpoint, Files, resolve, tuned_papers
 from bessemer.files import (
     canonical_json,
+    digest_of_files,
     exclusive,
     home,
     link_file,
@@ -26,7 +27,6 @@ from bessemer.files import (
     new_folder,
     read_json,
     sha256_file,
-    sha256_folder,
     sha256_text,
     tell,
     write_json,
@@ -78,7 +78,7 @@ def resolve_start(start: str, chat_template: str | None) -> Checkpoint:
             where=str(folder),
             fix=f"remove {folder} and {manifest.name}; it is made again",
         )
-    digest = sha256_folder({name: facts["sha256"] for name, facts in files.items()})
+    digest = digest_of_files(files)
     return replace(found, path=folder, digest=digest, files=files, chat_template=template.said, original=found.path)
 
 

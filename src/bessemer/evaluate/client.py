@@ -54,7 +54,7 @@ class ChatClient:
             raise BessemerError(
                 f"no answer within {self.timeout_s:g} s", where=where, fix="raise timeout_s; the same command continues"
             ) from None
-        except (httpx2.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BessemerError(
                 f"the endpoint gave no answer ({reason})", where=where, fix="check the endpoint; the command continues"

@@ -67,7 +67,7 @@ def open_inspect_log(path: str | Path, scorer: str | None = None) -> InspectLog:
         raise BessemerError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
     except BessemerError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged, encrypted, of another shape
         raise BessemerError(
             f"no log of Inspect ({type(error).__name__}: {error})", where=str(path), fix="give a .eval or .json log"
         ) from None

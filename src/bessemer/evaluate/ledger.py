@@ -19,12 +19,12 @@ import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 from bessemer.errors import BessemerError
 from bessemer.files import canonical_json, exclusive, fsync_folder, need_writable, sha256_text
+from bessemer.units import now
 
 Entry = dict[str, Any]
 START = "0" * 64  # what the first entry holds as the hash of the one before
@@ -106,11 +106,6 @@ def read_ledger(path: Path, *, head: str = "", torn_ok: bool = False) -> list[En
             fix="restore the ledger from a copy that has it; results that need this entry are not backed by this one",
         )
     return entries
-
-
-def now() -> str:
-    """The time of an entry: UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _split(content: bytes) -> tuple[list[bytes], bytes]:

@@ -60,11 +60,10 @@ def load_lm_eval(path: str | Path) -> LoadedTask:
     """
     path = Path(path)
     config = read_config(path)
-    problems = list(_problems(config, path))
-    if problems:
-        raise RecipeError(str(path), problems)
-    need("lm_eval", str(path), "task files of lm-evaluation-harness", extra="lm-eval")
     try:
+        if problems := list(_problems(config, path)):
+            raise RecipeError(str(path), problems)
+        need("lm_eval", str(path), "task files of lm-evaluation-harness", extra="lm-eval")
         fields, rows = _convert(config, path)
     except BessemerError:
         raise
@@ -112,7 +111,7 @@ def read_config(path: Path, inside: Sequence[Path] = ()) -> Config:
     loader.name = str(path)
     try:
         config = loader.get_single_data()
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BessemerError(f"no valid YAML ({' '.join(str(error).split())})", where=str(path)) from None
     if not isinstance(config, dict):
         raise BessemerError("no mapping of keys to values", where=str(path))

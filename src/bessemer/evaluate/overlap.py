@@ -19,7 +19,7 @@ from datatrove.utils.batching import batched
 from numpy.typing import NDArray
 
 from bessemer.data.curate.decontaminate import Runs
-from bessemer.data.curate.near import I64, U64, Ragged, words_of
+from bessemer.data.curate.near import I64, U64, Ragged, ngrams_of, words_of
 
 LONG, COVERING, SHORTEST = 13, 8, 5  # words of a run
 COVERAGE_LIMIT = 0.5  # an item of which so much was fed is no longer held out
@@ -113,7 +113,7 @@ class Search:
 
     def _run(self, owner: int, own: U64, other: U64) -> int:
         """Words of the longest common run that holds a run of the field's own."""
-        mine = np.sort(self.shortest.hashes[self.shortest.owners == owner])
+        mine = self.shortest.hashes[self.shortest.owners == owner]
         is_own = np.isin(_grams(own, SHORTEST), mine)  # by where the run begins
         best = 0
         previous = np.zeros(len(other) + 1, np.int64)
@@ -145,8 +145,6 @@ def _only(words: Ragged, keep_F: NDArray[np.bool_]) -> Ragged:
 
 
 def _grams(words: U64, n: int) -> U64:
-    from bessemer.data.curate.near import ngrams_of
-
     if len(words) < n:
         return np.zeros(0, np.uint64)
     return ngrams_of(Ragged(words, np.array([0, len(words)])), n).hashes

@@ -45,6 +45,7 @@ from bessemer.files import (
     write_json,
     write_text,
 )
+from bessemer.units import now
 
 FORMAT = "bessemer.seal/1"
 COMMITMENT, LEDGER = "commitment.json", "ledger.jsonl"
@@ -157,7 +158,7 @@ def create(
             terms: dict[str, Any] = {
                 "format": FORMAT,
                 "name": name,
-                "created": ledger.now(),
+                "created": now(),
                 "by": by,
                 "task": spec,
                 "plan": {
@@ -444,7 +445,7 @@ def from_anyone(folder: Path, kind: str = "a seal", fix: str = RESTORE) -> Gener
         yield
     except BessemerError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except Exception as error:  # whatever our code trips over
         what = f"not in the form of {kind} ({type(error).__name__}: {error})"
         raise BessemerError(what, where=str(folder), fix=fix) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,9 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from bessemer.data.builtin import COLLECTIONS
-from bessemer.data.formats import BadRow, rows
 from bessemer.data.items import ROLES, Item, Message
-from bessemer.data.open import list_files, open_file, reading
+from bessemer.data.sources import Source, good_rows
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_file
 from bessemer.recipe.load import load
@@ -338,17 +337,10 @@ def _read(address: str, task: Task, where: str) -> list[tuple[str, Mapping[str, 
             known = ", ".join("bessemer:" + n for n in COLLECTIONS)
             raise BessemerError(f"{address!r} is no collection", where=where, fix=f"known: {known}")
         return [(item.id, row_of(item)) for item in COLLECTIONS[name][1]()]
-    return list(_rows(address, where))
-
-
-def _rows(address: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for file in list_files(address, where):
-        with reading(file), open_file(file) as stream:
-            for row in rows(file.name, stream):
-                place = f"{file.name}:{row.number}"
-                if isinstance(row, BadRow):
-                    raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
-                yield place, answered(row.values)
+    if address.startswith("dataset:"):  # its rows are items, not a task's
+        kind = "documents" if task.kind == "perplexity" else "chat"
+        return [(item.id, row_of(item)) for item in Source(address, kind, where=where)]
+    return [(place, answered(row)) for place, row in good_rows(address, where)]
 
 
 def answered(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -40,6 +40,11 @@ class _Findings:
         else:
             self.unclear.append(texts[1])
 
+    def verdict(self) -> Verdict:
+        if self.bad:
+            return Verdict("REJECT", self.bad + self.unclear)
+        return Verdict("HOLD", self.unclear) if self.unclear else Verdict("SHIP", self.good)
+
 
 def decide(tasks: dict[str, Any], probes: dict[str, Any]) -> Verdict:
     """tasks and probes as in the scorecard (docs/design/formats.md)."""
@@ -48,11 +53,7 @@ def decide(tasks: dict[str, Any], probes: dict[str, Any]) -> Verdict:
         _judge_probe(found, name, probe)
     for name, task in tasks.items():
         _judge_task(found, name, task)
-    if found.bad:
-        return Verdict("REJECT", found.bad + found.unclear)
-    if found.unclear:
-        return Verdict("HOLD", found.unclear)
-    return Verdict("SHIP", found.good)
+    return found.verdict()
 
 
 def _judge_probe(found: _Findings, name: str, probe: dict[str, Any]) -> None:
@@ -113,9 +114,7 @@ def judge_evaluation(tasks: dict[str, Any], probes: Mapping[str, Any], other_tha
     if other_than_base and "keep" in roles:
         (found.good if probes else found.unclear).append(f"{other_than_base}: kept means as good as that one")
     _judge_seals(found, tasks)
-    if found.bad:
-        return Verdict("REJECT", found.bad + found.unclear)
-    return Verdict("HOLD", found.unclear) if found.unclear else Verdict("SHIP", found.good)
+    return found.verdict()
 
 
 def _judge_seals(found: _Findings, tasks: Mapping[str, Any]) -> None:

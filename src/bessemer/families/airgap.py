@@ -19,13 +19,13 @@ from bessemer.families.imported import FORMAT, MANIFEST, Imported, place, read
 from bessemer.files import (
     check_files,
     digest_files,
+    digest_of_files,
     exclusive,
     fsync_folder,
     need_disk,
     need_writable,
     new_folder,
     read_record,
-    sha256_folder,
     write_record,
     write_text,
 )
@@ -73,7 +73,7 @@ def bring(folder: Path) -> Imported:
             fix="give a folder that `bessemer families export NAME --out FOLDER` made",
         )
     given = read(folder)
-    if given.digest != sha256_folder({name: facts["sha256"] for name, facts in given.files.items()}):
+    if given.digest != digest_of_files(given.files):
         raise BessemerError("its digest is not that of its files", where=str(folder / MANIFEST), fix=COPY_AGAIN)
     final = place(given.start)
     need_writable(final.parent)
@@ -151,7 +151,8 @@ def _licence(found: Checkpoint) -> str:
     entry = found.entry
     if entry and entry.sources.get("licence"):
         head += f"as stated by {entry.sources['licence']}\n"
-    texts = [(found.path / name).read_text() for name in found.files if name.startswith("LICENSE")]
+    names = (n for n in found.files if n.startswith("LICENSE") and not n.endswith(".pdf"))
+    texts = [(found.path / name).read_text(errors="replace") for name in names]
     if entry and entry.terms:
         head += f"{entry.terms.name}: {entry.terms.url}\n"
         texts.append(terms.text_of(entry.terms))

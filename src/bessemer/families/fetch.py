@@ -16,13 +16,13 @@ from bessemer.families.download import INDEX, WHOLE, RemoteFile, choose
 from bessemer.families.schema import Packages
 from bessemer.files import (
     digest_files,
+    digest_of_files,
     exclusive,
     home,
     need_disk,
     need_writable,
     read_json,
     sha256_file,
-    sha256_folder,
     sha256_text,
     tell,
     write_json,
@@ -161,7 +161,7 @@ def _pinned(folder: Path, *, name: str, origin: str, expected: Files | None = No
             raise BessemerError("its bytes changed since it was fetched", where=str(folder / file), fix=fix)
     if expected is not None and (added := sorted(files.keys() - expected.keys())):
         raise BessemerError("it was not there when the others were fetched", where=str(folder / added[0]), fix=fix)
-    digest = sha256_folder({k: v["sha256"] for k, v in files.items()})
+    digest = digest_of_files(files)
     return Checkpoint(name, "unknown", folder, digest, files, "unknown", "", origin)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.families.read import need_all_weights
-from bessemer.files import new_folder
+from bessemer.files import new_folder, saving_weights
 
 
 def convert_into(gguf: Path, folder: Path) -> None:
@@ -43,7 +43,8 @@ def convert(gguf: Path, out: Path) -> None:
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(out)
+    with saving_weights(out):
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 

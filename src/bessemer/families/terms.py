@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from bessemer.families import package
 from bessemer.families.catalogue import Entry
 from bessemer.families.schema import Terms
 from bessemer.files import home, read_json, sha256_text, write_json, write_text
+from bessemer.units import now
 
 
 def need_accepted(entry: Entry) -> None:
@@ -31,11 +31,10 @@ def is_accepted(terms: Terms) -> bool:
 def accept(terms: Terms, text: str) -> Path:
     """Write down that they were accepted; text: what was shown ("" = the address only). Returns the record."""
     record = _record(terms)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     shown = {"text_sha256": sha256_text(text)} if text else {}
     if text:
         write_text(record.with_suffix(".txt"), text)
-    write_json(record, {"name": terms.name, "url": terms.url, "accepted": now, **shown})
+    write_json(record, {"name": terms.name, "url": terms.url, "accepted": now(), **shown})
     return record
 
 

@@ -124,15 +124,15 @@ def _tokens(
     cancelled: Callable[[], bool] | None,
 ) -> Iterator[Token]:
     """The plain loop, before stop strings."""
-    steps = _Steps(loaded)
+    steps = Steps(loaded)
     words, stream = vocabulary(loaded.renderer), TextStream()
     pieces = [ids[i : i + PREFILL_TOKENS] for i in range(0, len(ids), PREFILL_TOKENS)]
     for n in range(max_tokens):
         for piece in pieces:
             if cancelled is not None and cancelled():
                 return
-            steps.read(piece)
-        logits_V = steps.logits()
+            steps.read(torch.tensor([piece]))
+        logits_V = steps.logits()[0]
         logprobs_V = torch.log_softmax(logits_V, dim=-1)
         token = draw(logits_V)
         ended = token in loaded.eos
@@ -148,33 +148,39 @@ def _tokens(
         pieces = [[token]]
 
 
-class _Steps:
-    """The model's keys and values so far, and the hidden state of the last token."""
+class Steps:
+    """Keys and values of rows of one length so far, and their last hidden states."""
 
     def __init__(self, loaded: Loaded) -> None:
         from transformers import DynamicCache
 
-        self._loaded = loaded
-        twin = twin_of(loaded.model)
-        self._base = twin.base_model
-        self._cache = DynamicCache(config=twin.config)
+        self._loaded, self._twin = loaded, twin_of(loaded.model)
+        self._cache = DynamicCache(config=self._twin.config)
         self._n_read = 0
-        self._last_C: Tensor | None = None
+        self._last_BC: Tensor | None = None
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int]) -> None:
-        device = self._loaded.machine.device
-        tokens_1T = torch.tensor([list(ids)], device=device)
-        positions_1T = torch.arange(self._n_read, self._n_read + len(ids), device=device)[None]
-        out = self._base(input_ids=tokens_1T, position_ids=positions_1T, past_key_values=self._cache, use_cache=True)
-        self._n_read += len(ids)
-        self._last_C = out.last_hidden_state[0, -1]
+    def read(self, tokens_BT: Tensor) -> None:
+        device, n = self._loaded.machine.device, tokens_BT.shape[1]
+        positions_1T = torch.arange(self._n_read, self._n_read + n, device=device)[None]
+        out = self._twin.base_model(
+            input_ids=tokens_BT.to(device),
+            position_ids=positions_1T.expand(len(tokens_BT), n),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._n_read += n
+        self._last_BC = out.last_hidden_state[:, -1]
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """What comes next. [V], fp32, on the CPU, where the draw is the same on every machine."""
-        assert self._last_C is not None
-        return self._loaded.head(self._last_C).float().cpu()
+        """What comes next in every row. [B, V], fp32, on the CPU, where the draw is the same on every machine."""
+        assert self._last_BC is not None
+        return self._loaded.head(self._last_BC).float().cpu()
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        self._cache.batch_select_indices(torch.tensor(list(places), device=self._loaded.machine.device))
 
 
 class _Draw:

@@ -6,14 +6,14 @@ rows, P tokens of a prompt, V vocabulary, K likeliest tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from bessemer.errors import BessemerError
-from bessemer.infer.generate import need_room, twin_of
+from bessemer.infer.generate import Steps, need_room
 from bessemer.infer.model import Loaded
 
 LIKELIEST = 1024  # tokens among which one is drawn; their rest holds next to nothing of the probability
@@ -38,13 +38,11 @@ def sample_together(
     temperature: float = 1.0,
     top_p: float = 0.95,
     seed: int,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> list[Row]:
     """Continue prompts of one length, each until it draws one of `ends` (or `max_tokens` are drawn).
 
     then: given, a row has two turns; after the first one ends it reads these tokens and draws the second (a question
-    and its answer). The same seed draws the
-    same rows on the same machine. progress: tokens drawn since the last call.
+    and its answer). The same seed draws the same rows on the same machine.
 
     Raises BessemerError when prompts differ in length or leave no room.
     """
@@ -55,7 +53,7 @@ def sample_together(
     random = torch.Generator().manual_seed(seed)
     rows = [Row() for _ in prompts]
     given: list[list[int]] = [[] for _ in prompts]  # tokens that a row still has to read
-    steps = _Steps(loaded)
+    steps = Steps(loaded)
     alive, drawn = list(range(len(rows))), torch.tensor([list(p) for p in prompts])
     steps.read(drawn)
     for _ in range(n_steps):
@@ -75,7 +73,6 @@ def sample_together(
                 going.append(place)
             else:
                 rows[r].finished = True
-        progress(len(alive))
         if not going:
             break
         if len(going) < len(alive):
@@ -88,42 +85,9 @@ def sample_together(
 @torch.inference_mode()
 def next_logits(loaded: Loaded, ids: Sequence[int]) -> Tensor:
     """What may come after these tokens. [V], fp32, on the CPU."""
-    steps = _Steps(loaded)
+    steps = Steps(loaded)
     steps.read(torch.tensor([list(ids)]))
     return steps.logits()[0]
-
-
-class _Steps:
-    """Keys and values of all rows so far, and their last hidden states."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        from transformers import DynamicCache
-
-        self._loaded, self._twin = loaded, twin_of(loaded.model)
-        self._cache = DynamicCache(config=self._twin.config)
-        self._n_read = 0
-        self._last_BC: Tensor | None = None
-
-    def read(self, tokens_BT: Tensor) -> None:
-        device, n = self._loaded.machine.device, tokens_BT.shape[1]
-        positions_1T = torch.arange(self._n_read, self._n_read + n, device=device)[None]
-        out = self._twin.base_model(
-            input_ids=tokens_BT.to(device),
-            position_ids=positions_1T.expand(len(tokens_BT), n),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        self._n_read += n
-        self._last_BC = out.last_hidden_state[:, -1]
-
-    def logits(self) -> Tensor:
-        """What comes next in every row. [B, V], fp32, on the CPU, where the draw is the same on every machine."""
-        assert self._last_BC is not None
-        return self._loaded.head(self._last_BC).float().cpu()
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        self._cache.batch_select_indices(torch.tensor(list(places), device=self._loaded.machine.device))
 
 
 def draw(logits_BV: Tensor, temperature: float, top_p: float, random: torch.Generator) -> Tensor:

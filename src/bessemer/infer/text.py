@@ -10,10 +10,10 @@ import codecs
 import json
 import re
 import weakref
-from functools import cache
 
 from tokenizers import Tokenizer
 
+from bessemer.data.fast import bytes_of_characters
 from bessemer.data.render import Renderer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -46,7 +46,7 @@ class Vocabulary:
         if token in self._added:
             return name.encode()
         if self._kind == "bytes":
-            table = _byte_of_character()
+            table = bytes_of_characters()
             return bytes(table[c] for c in name) if all(c in table for c in name) else name.encode()
         if self._kind == "pieces":
             match = _BYTE_TOKEN.fullmatch(name)
@@ -92,13 +92,3 @@ def _decoder_kind(tokenizer: Tokenizer) -> str:
     if "ByteLevel" in kinds:
         return "bytes"
     return "pieces" if kinds & {"ByteFallback", "Metaspace"} else "other"
-
-
-@cache
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for the code points from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(b): b for b in printable}
-    others = (b for b in range(256) if b not in set(printable))
-    table.update({chr(256 + i): b for i, b in enumerate(others)})
-    return table

@@ -62,8 +62,8 @@ def build(recipe: ModerationRecipe, screen: Screen) -> Built:
         with screen.step("comments compared and split"):
             pooled = pool(cases, recipe.split, others_kept=recipe.others_kept, seed=recipe.seed, left_out=left_out)
         with screen.step("twins chosen"):
-            made = _parts(recipe, pooled, known, policies, _nameless(cases, policies))
-            parts = {name: items for name, items in made.items() if items}
+            by_side = _parts(recipe, pooled, known, policies, _nameless(cases, policies))
+            parts = {name: items for name, items in by_side.items() if items}
         if "train" not in parts:
             raise BessemerError(
                 f"no twins for training out of {len(cases)} rows", where=recipe.name,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from bessemer.moderate.drift import Reference
 from bessemer.moderate.labelled import Row, clusters
 from bessemer.moderate.policy import Policy, store
 from bessemer.moderate.review import UNSURE
+from bessemer.units import now
 
 FORMAT = "bessemer.calibration/1"
 FOLDS = 5
@@ -129,7 +129,7 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
     volumes = {o: share([d.outcome == o for d in decisions], groups).as_dict() for o in OUTCOMES}
     facts = {
         "format": FORMAT,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "model": model_digest,
         "policy": {"reference": policy.reference, "digest": policy.digest},
         "n_comments": len(rows),

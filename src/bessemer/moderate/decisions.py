@@ -12,9 +12,8 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bessemer.data.moderation import MAX_CHARACTERS, Comment, clean
 from bessemer.errors import BessemerError
@@ -22,9 +21,10 @@ from bessemer.files import home, make_secret
 from bessemer.moderate.chain import ChainLog, Entry, find_entry, read_entries
 from bessemer.moderate.decide import Decision
 from bessemer.moderate.policy import Policy
+from bessemer.units import now
 
-Outcome = Literal["overturned", "upheld", "missed"]
-OUTCOMES = ("overturned", "upheld", "missed")
+Ruling = Literal["overturned", "upheld", "missed"]
+RULINGS: tuple[Ruling, ...] = get_args(Ruling)
 KEY_BYTES = 32
 
 
@@ -62,7 +62,7 @@ def decision_entry(
 ) -> Entry:  # fmt: skip
     """decision None: the comment could not be judged, for the reason `error`. calibration: its digest, or empty."""
     entry: Entry = {
-        "at": _now(),
+        "at": now(),
         "release": release,
         "digest": digest,
         "canary": canary,
@@ -101,7 +101,7 @@ def appeal(
     log: ChainLog,
     decisions: Path,
     identity: str,
-    outcome: Outcome,
+    outcome: Ruling,
     *,
     rules: Sequence[str] = (),
     text: str = "",
@@ -152,7 +152,7 @@ def appeal(
     was = {name: str(decision.get(name, "")) for name in ("text", "title", "parent")}
     comment = Comment(text or was["text"], title or was["title"], parent or was["parent"])
     entry: Entry = {
-        "at": _now(),
+        "at": now(),
         "decision": identity,
         "outcome": outcome,
         "labels": dict.fromkeys(meant, outcome != "overturned"),
@@ -162,11 +162,12 @@ def appeal(
     return _kept(log, entry, comment, note)
 
 
-def suggestion(log: ChainLog, comment: Comment, policy: Policy, labels: Mapping[str, bool], *, digest: str, key: bytes,
-               note: str = "") -> Entry:  # fmt: skip
+def suggestion(
+    log: ChainLog, comment: Comment, policy: Policy, labels: Mapping[str, bool], *, digest: str, key: bytes
+) -> Entry:
     """Labels for a comment without a decision, as Perspective's `suggestscore` brings them."""
     entry: Entry = {
-        "at": _now(),
+        "at": now(),
         "outcome": "suggested",
         "labels": dict(labels),
         "teaches": bool(clean(comment.text)),
@@ -176,10 +177,10 @@ def suggestion(log: ChainLog, comment: Comment, policy: Policy, labels: Mapping[
         "community": _storable(comment.community or policy.community),
         "comment": hash_comment(comment.text, key),
     }
-    return _kept(log, entry, comment, note)
+    return _kept(log, entry, comment)
 
 
-def _kept(log: ChainLog, entry: Entry, comment: Comment, note: str) -> Entry:
+def _kept(log: ChainLog, entry: Entry, comment: Comment, note: str = "") -> Entry:
     if clean(comment.text):
         entry |= _texts(comment)
     if note:
@@ -219,7 +220,3 @@ def training_rows(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
 def read_appeals() -> Iterator[Entry]:
     """Every appeal and suggestion. Raises BessemerError where the log was changed."""
     return read_entries(appeals_folder(), "appeal") if appeals_folder().exists() else iter(())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
-from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, clean, comment_of
-from bessemer.data.open import list_files, open_file, reading
+from bessemer.data.sources import good_rows
 from bessemer.errors import BessemerError
 from bessemer.moderate.logs import APPROVED, DELETED, GONE, REMOVED, Renamed, final, outcome, rules_of
 from bessemer.moderate.policy import Policy
@@ -121,23 +120,18 @@ def _read(
     address: str, policy: Policy, columns: Mapping[str, str | None], wanted: bool, skipped: Counter[str]
 ) -> Iterator[_Told]:
     renamed = Renamed(columns)
-    for file in list_files(address):
-        with reading(file), open_file(file) as stream:
-            for row in rows(file.name, stream):
-                place = f"{file.name}:{row.number}"
-                if isinstance(row, BadRow):
-                    raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
-                values = renamed.read(row.values)
-                if "text" not in values or isinstance(values["text"], list | dict | bytes):
-                    raise BessemerError(
-                        f"the row has no text; its columns are {', '.join(map(repr, row.values))}",
-                        where=place,
-                        fix="name its column: --column text=NAME",
-                    )
-                if clean(str(values["text"] or "")).lower() in GONE:
-                    skipped[DELETED] += 1
-                    continue
-                yield _told(values, policy, place, wanted)
+    for place, row in good_rows(address):
+        values = renamed.read(row)
+        if "text" not in values or isinstance(values["text"], list | dict | bytes):
+            raise BessemerError(
+                f"the row has no text; its columns are {', '.join(map(repr, row))}",
+                where=place,
+                fix="name its column: --column text=NAME",
+            )
+        if clean(str(values["text"] or "")).lower() in GONE:
+            skipped[DELETED] += 1
+            continue
+        yield _told(values, policy, place, wanted)
     if renamed.known:
         renamed.refuse_absent(address)
 

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
 
-from bessemer.data.formats import BadRow, rows
 from bessemer.data.moderation import Comment, clean, comment_of
-from bessemer.data.open import list_files, open_file, reading
+from bessemer.data.sources import good_rows
 from bessemer.errors import BessemerError
 from bessemer.recipe.moderation_recipe import Comments, Log
 from bessemer.units import parse_time
@@ -114,24 +113,19 @@ def read_cases(name: str, source: Log | Comments, skipped: Counter[str], *, need
     kind = "logs" if log else "comments"
     renamed = Renamed({str(ours): theirs for ours, theirs in source.columns.items()})
     n_rows = 0
-    for file in list_files(source.from_, f"{kind}.{name}.from"):
-        with reading(file), open_file(file) as stream:
-            for row in rows(file.name, stream):
-                n_rows += 1
-                place = f"{file.name}:{row.number}"
-                if isinstance(row, BadRow):
-                    raise BessemerError(f"{row.reason} {row.detail}".strip(), where=place, fix=row.fix or "repair it")
-                values = renamed.read(row.values)
-                text = clean(str(values.get("text") or ""))
-                if not text or text.lower() in GONE:
-                    skipped[DELETED] += 1
-                    continue
-                if log and _word(values.get("action")) in {w.lower() for w in log.ignored}:
-                    skipped["an action that says nothing of the comment"] += 1
-                    continue
-                identity = values.get("id")
-                identity = f"{name}:{row.number if identity in (None, '') else identity}"
-                yield from _cases(identity, values, text, log, name, place, needs_time)
+    for place, row in good_rows(source.from_, f"{kind}.{name}.from"):
+        n_rows += 1
+        values = renamed.read(row)
+        text = clean(str(values.get("text") or ""))
+        if not text or text.lower() in GONE:
+            skipped[DELETED] += 1
+            continue
+        if log and _word(values.get("action")) in {w.lower() for w in log.ignored}:
+            skipped["an action that says nothing of the comment"] += 1
+            continue
+        identity = values.get("id")
+        identity = f"{name}:{place.rpartition(':')[2] if identity in (None, '') else identity}"
+        yield from _cases(identity, values, text, log, name, place, needs_time)
     if not n_rows:
         raise BessemerError("there are no rows", where=f"{kind}.{name}.from", fix="check the address")
     renamed.refuse_absent(f"{kind}.{name}.columns")

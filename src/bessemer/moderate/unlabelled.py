@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bessemer.files import home, keep_record, read_record, record_digest, sha256
 from bessemer.moderate.calibrate import FOLDS, fit_scale, load_calibration, share
 from bessemer.moderate.decide import Known, Scale
 from bessemer.moderate.policy import Policy
+from bessemer.units import now
 
 FORMAT = "bessemer.scale/1"
 SIDE = "validation-rules"
@@ -55,7 +55,7 @@ def measure_scale(items: Sequence[Item], odds: Sequence[float], model_digest: st
     final = fit_scale(scores, broken)
     return {
         "format": FORMAT,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "model": model_digest,
         "source": source,
         "rules": sorted(set(rules)),

@@ -223,7 +223,7 @@ def parse(model: type[Model], text: str, *, where: str, overrides: Sequence[str]
         recipe = model.model_validate(recipe_raw)
     except ValidationError as error:
         problems += _problems(error, recipe_raw, model)
-        if any(p.where for p in problems):
+        if model is Recipe and any(p.where for p in problems):
             known = {(p.where, p.what) for p in problems}
             extra = _independent_cross_checks(recipe_raw, {p.where for p in problems})
             problems += [p for p in extra if (p.where, p.what) not in known]

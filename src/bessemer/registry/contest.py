@@ -23,8 +23,10 @@ from bessemer.registry.papers import (
     check_papers,
     check_seal,
     compare,
+    find_papers,
     finish_papers,
     need_models,
+    next_folder,
     read_results,
     write_papers,
 )
@@ -80,8 +82,7 @@ def write_contest(
     card = build_contest(facts, tasks, entrants)
     root = contests_folder()
     with exclusive(root / ".lock", "the list of contests"):
-        numbers = [p.name.rpartition("-")[2] for p in root.glob(f"{contest['name']}-*")]
-        folder = root / f"{contest['name']}-{max((int(n) for n in numbers if n.isdigit()), default=0) + 1}"
+        folder = next_folder(root, contest["name"])
         with new_folder(folder) as tmp:
             results = [r for e in entrants for side in (e.before, e.after) for rs in side.values() for r in rs]
             write_papers(tmp, results, {t.seal["name"]: t.seal["head"] for t in tasks if t.seal})
@@ -98,12 +99,7 @@ def is_contest(path: Path) -> bool:
 
 def find_contest(name: str) -> Path:
     """The folder of a contest: a path to it or to its card, or its name in our home. Raises BessemerError."""
-    for path in (Path(name), contests_folder() / name):
-        folder = path.parent if path.name == CARD else path
-        if (folder / CARD).is_file():
-            return folder
-    known = ", ".join(names()) or "none yet"
-    raise BessemerError(f"there is no contest {name!r}", where=str(contests_folder()), fix=f"here: {known}")
+    return find_papers(name, contests_folder(), CARD, "contest")
 
 
 def verify_contest(folder: Path, *, head: str = "") -> dict[str, Any]:

@@ -27,8 +27,10 @@ from bessemer.registry.papers import (
     check_papers,
     check_seal,
     compare,
+    find_papers,
     finish_papers,
     need_models,
+    next_folder,
     read_results,
     write_papers,
 )
@@ -52,7 +54,7 @@ def write_evaluation(
     card = build_card(blocks, facts, probes, retain)
     name = str(facts["models"][0]["name"]).replace("/", "-").replace("@", "-")
     with exclusive(evaluations_folder() / ".lock", "the list of evaluations"):
-        folder = out or _next(name)
+        folder = out or next_folder(evaluations_folder(), name)
         with new_folder(folder) as tmp:
             results = [r for b in blocks for r in (*b.before, *b.after)]
             write_papers(tmp, results, {b.seal["name"]: b.seal["head"] for b in blocks if b.seal})
@@ -62,19 +64,9 @@ def write_evaluation(
     return folder
 
 
-def _next(name: str) -> Path:
-    numbers = [p.name.rpartition("-")[2] for p in evaluations_folder().glob(f"{name}-*")]
-    return evaluations_folder() / f"{name}-{max((int(n) for n in numbers if n.isdigit()), default=0) + 1}"
-
-
 def find_evaluation(name: str) -> Path:
     """The folder of an evaluation: a path to it or to its scorecard, or its name in our home. Raises BessemerError."""
-    for path in (Path(name), evaluations_folder() / name):
-        folder = path.parent if path.name == CARD else path
-        if (folder / CARD).is_file():
-            return folder
-    known = ", ".join(p.parent.name for p in sorted(evaluations_folder().glob(f"*/{CARD}"))) or "none yet"
-    raise BessemerError(f"there is no evaluation {name!r}", where=str(evaluations_folder()), fix=f"here: {known}")
+    return find_papers(name, evaluations_folder(), CARD, "evaluation")
 
 
 def verify_evaluation(folder: Path, *, head: str = "") -> dict[str, Any]:

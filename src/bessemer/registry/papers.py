@@ -24,6 +24,22 @@ MANIFEST, RESULTS, SEALS = "manifest.json", "results", "seals"
 RESTORE = "ask for it again, or restore the folder from a copy"
 
 
+def next_folder(root: Path, name: str) -> Path:
+    """root/NAME-N with the next number."""
+    known = (p.name.removeprefix(f"{name}-") for p in root.iterdir() if p.name.startswith(f"{name}-"))
+    return root / f"{name}-{max((int(n) for n in known if n.isdecimal()), default=0) + 1}"
+
+
+def find_papers(name: str, root: Path, card: str, what: str) -> Path:
+    """A folder: by its path, the path of its card, or its name below root. Raises BessemerError."""
+    for path in (Path(name), root / name):
+        folder = path.parent if path.name == card else path
+        if (folder / card).is_file():
+            return folder
+    known = ", ".join(p.parent.name for p in sorted(root.glob(f"*/{card}"))) or "none yet"
+    raise BessemerError(f"there is no {what} {name!r}", where=str(root), fix=f"here: {known}")
+
+
 def write_papers(folder: Path, results: Iterable[TaskResult], heads: Mapping[str, str]) -> None:
     """Results and seals into a folder that is being made. heads: of each seal the last entry that the card knows; what
     others wrote into its ledger since then is left out."""

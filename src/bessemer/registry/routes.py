@@ -7,13 +7,13 @@ A server that serves a name looks at this file; promoting, a canary share and go
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
 from bessemer.files import exclusive, home, read_json, write_json
 from bessemer.registry.store import find_release, open_release
+from bessemer.units import now
 
 FORMAT = "bessemer.route/1"
 MOST_BEFORE = 20
@@ -52,7 +52,7 @@ def read_route(name: str) -> Route | None:
         found = Route(**{**fields, "before": tuple(fields.get("before", ()))})
         if fields["name"] != name:
             raise TypeError(f"it is that of {fields['name']}")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise BessemerError(
             f"no route ({error})", where=str(path), fix="remove it, or `bessemer route` again"
         ) from None
@@ -114,6 +114,6 @@ def roll_back(name: str, trusted: Path | None = None) -> Route:
 
 def _change(name: str, change: Any) -> Route:
     with exclusive(path_of(name).with_suffix(".lock"), f"the route {name}"):
-        new: Route = replace(change(read_route(name)), changed=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        new: Route = replace(change(read_route(name)), changed=now())
         write_json(path_of(name), {"format": FORMAT, **asdict(new)})
     return new

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError
-from bessemer.files import check_files, digest_files, exclusive, home, new_folder, read_json, sha256_folder, write_json
+from bessemer.files import (
+    check_files,
+    digest_files,
+    digest_of_files,
+    exclusive,
+    home,
+    new_folder,
+    read_json,
+    write_json,
+)
 from bessemer.signatures import (
     MANIFEST,
     RELEASE_FORMAT,
@@ -149,7 +158,7 @@ def _read(name: str, version: int) -> StoredRelease:
     path = folder() / name / str(version)
     manifest = read_json(path / MANIFEST)
     try:
-        digest = sha256_folder({k: v["sha256"] for k, v in manifest["files"].items()})
+        digest = digest_of_files(manifest["files"])
         _ = manifest["name"], manifest["version"]
     except (AttributeError, KeyError, TypeError):
         raise BessemerError(

@@ -12,14 +12,16 @@ import math
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from bessemer.errors import BessemerError
 
 MEMORY_BYTES = 1 << 30
-FILE_BYTES = 1 << 24
+FILE_BYTES = 1 << 24  # of each file that it writes, what it prints included, and of all in /tmp
+TOLD_BYTES = 10_000  # of what it printed last
 START_S = 10.0  # given to the interpreter on top of the calls' own time
 
 # Runs inside. What the user's code prints goes to stderr, so that results are the only thing on stdout.
@@ -62,26 +64,45 @@ def call_function(
     asked = {"code": file.read_text(), "file": file.name, "function": function, "calls": [list(c) for c in calls]}
     command = [*_bubblewrap(file), sys.executable, "-I", "-c", _DRIVER]
     command += [str(n) for n in (MEMORY_BYTES, limit_s, FILE_BYTES)]
-    try:
-        given = json.dumps(asked)
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        text = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        raise BessemerError(
-            f"call {text.count(chr(10)) + 1} of {len(calls)} did not end (limit {limit_s} s in all)",
-            where=str(file),
-            fix="make the function faster; it must not wait for anything",
-        ) from None
-    lines = done.stdout.splitlines()
-    if len(lines) < len(calls) and not (lines and "error" in json.loads(lines[0])):
-        reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        raise BessemerError(
-            f"the sandbox ended after {len(lines)} of {len(calls)} calls: {reason}",
-            where=str(file),
-            fix=f"the function may use {MEMORY_BYTES >> 30} GiB of memory and needs user namespaces "
-            "(sysctl kernel.unprivileged_userns_clone=1)",
-        )
-    return [_value(json.loads(line), i, len(calls), file) for i, line in enumerate(lines)]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:  # through a pipe it could fill our memory
+        try:
+            given = json.dumps(asked).encode()
+            code = subprocess.run(
+                command, input=given, stdout=out, stderr=said, timeout=limit_s, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            n_done = len(_answers(out))
+            raise BessemerError(
+                f"call {n_done + 1} of {len(calls)} did not end (limit {limit_s} s in all)",
+                where=str(file),
+                fix="make the function faster; it must not wait for anything",
+            ) from None
+        answers = _answers(out)
+        if len(answers) < len(calls) and not (answers and "error" in answers[0]):
+            said.seek(max(0, said.seek(0, 2) - TOLD_BYTES))
+            reason = (said.read().decode(errors="replace").strip().splitlines() or [f"exit {code}"])[-1]
+            raise BessemerError(
+                f"the sandbox ended after {len(answers)} of {len(calls)} calls: {reason}",
+                where=str(file),
+                fix=f"the function may use {MEMORY_BYTES >> 30} GiB of memory, print {FILE_BYTES >> 20} MiB, and needs "
+                "user namespaces (sysctl kernel.unprivileged_userns_clone=1) and bubblewrap 0.7 or newer",
+            )
+    return [_value(answer, i, len(calls), file) for i, answer in enumerate(answers[: len(calls)])]
+
+
+def _answers(out: IO[bytes]) -> list[dict[str, Any]]:
+    """The lines that are answers, up to the first that is none."""
+    out.seek(0)
+    found: list[dict[str, Any]] = []
+    for line in out:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(answer, dict):
+            break
+        found.append(cast(dict[str, Any], answer))
+    return found
 
 
 def _value(answer: dict[str, Any], i: int, n: int, file: Path) -> float:
@@ -108,7 +129,8 @@ def _bubblewrap(file: Path) -> list[str]:
     seen = ["/usr", sys.base_prefix, *(str(p) for p in map(Path, ("/lib", "/lib64", "/bin")) if p.exists())]
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
     command += ["--cap-drop", "ALL"]  # as root it would keep them all, and could mount what is read-only anew
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - first: a venv may lie in /tmp
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    command += ["--size", str(FILE_BYTES), "--tmpfs", "/tmp"]  # noqa: S108 - first: a venv may lie in /tmp
     for path in dict.fromkeys(seen):
         command += ["--ro-bind", path, path]
     inside = Path(sys.prefix)
@@ -116,4 +138,5 @@ def _bubblewrap(file: Path) -> list[str]:
         command += ["--ro-bind", str(inside / "bin"), str(inside / "bin")]
         if (inside / "pyvenv.cfg").exists():
             command += ["--ro-bind", str(inside / "pyvenv.cfg"), str(inside / "pyvenv.cfg")]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/"]  # they lie in memory, too
     return [*command, "--chdir", "/tmp"]  # noqa: S108

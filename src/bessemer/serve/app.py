@@ -170,7 +170,7 @@ def _add_routes(app: FastAPI, served: Served) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         backend = fleet.pick(body.model, body.messages[-1].content)
-        policy = served.desk.policy(body.policy) if body.policy is not None else None
+        policy = None if body.policy is None else await asyncio.to_thread(served.desk.policy, body.policy)
         job, ticket = await served.prepare(backend, partial(chat_job, policy=policy), body)
         answer = Answer(backend.loaded, backend.release.reference, "chat", job, body.logprobs)
         return await served.respond(request, body, answer, ticket)

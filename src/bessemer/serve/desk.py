@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +51,8 @@ class Desk:
         self._lock = threading.Lock()
         self._key = b""
         self._logs: dict[Path, ChainLog] = {}
-        self._policies: OrderedDict[str, Policy] = OrderedDict()
-        self._known: OrderedDict[tuple[str, ...], tuple[int, Known]] = OrderedDict()
+        self._policies: dict[str, Policy] = {}
+        self._known: dict[tuple[str, ...], tuple[int, Known]] = {}
 
     # The key and the logs come with the first request that needs them; requests run in several threads.
 
@@ -80,7 +79,8 @@ class Desk:
     def policy(self, asked: Any) -> Policy:
         """A stored one by `name@version` or `name`, one given whole, or the default.
 
-        Raises RequestError when there is none, or it is no policy.
+        Of a large one reading takes seconds: call it beside the event loop. Raises RequestError when there is none, or
+        it is no policy.
         """
         try:
             if asked is None:
@@ -94,7 +94,9 @@ class Desk:
                 return self.default
             if isinstance(asked, str):
                 return self._stored(asked)
-            return policy_of(asked)
+            found = policy_of(asked)
+            _ = found.digest  # cleans every text, so it is computed here, where nobody else waits for it
+            return found
         except BessemerError as error:
             known = isinstance(asked, str)
             raise RequestError(
@@ -105,11 +107,11 @@ class Desk:
             ) from None
 
     def _stored(self, name: str) -> Policy:
-        if name in self._policies:
-            return self._policies[name]
-        found = stored(name)
-        if "@" in name:  # a version never changes; what a bare name means may
-            _remember(self._policies, name, found)
+        found = self._policies.get(name)
+        if found is None:
+            found = stored(name)
+            if "@" in name:  # a version never changes; what a bare name means may
+                self._remember(self._policies, name, found)
         return found
 
     def known(self, policy: Policy, backend: Backend) -> Known:
@@ -134,8 +136,14 @@ class Desk:
         known = self._known.get(key)
         if known is None or known[0] != changed:
             known = (changed, read())
-            _remember(self._known, key, known)
+            self._remember(self._known, key, known)
         return known[1]
+
+    def _remember(self, known: dict[Any, Any], key: Any, value: Any) -> None:
+        with self._lock:
+            known[key] = value
+            if len(known) > KNOWN:
+                del known[next(iter(known))]
 
     async def judge(
         self, backend: Backend, policy: Policy, comments: Sequence[Comment | RequestError], *, private: bool = False
@@ -148,7 +156,7 @@ class Desk:
         if not backend.batcher.has_room(len(comments)):  # before anything is computed for them
             raise _busy(backend)
         with stored_for_good("the decision"):
-            log, key, known = self.log, self.key, self.known(policy, backend)
+            log, key, known = self.log, self.key, await asyncio.to_thread(self.known, policy, backend)
         prepared = await asyncio.to_thread(self._prepare, backend, policy, comments)
         questions = [p for p in prepared if isinstance(p, Question)]
         try:
@@ -239,9 +247,3 @@ def _busy(backend: Backend) -> RequestError:
         code="rate_limit_exceeded", kind="rate_limit_error",
         headers={"Retry-After": str(backend.batcher.retry_after_s)},
     )  # fmt: skip
-
-
-def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    known[key] = value
-    if len(known) > KNOWN:
-        known.popitem(last=False)

@@ -18,7 +18,7 @@ from bessemer.data.moderation import YES, Comment, ask, clean
 from bessemer.errors import BessemerError
 from bessemer.infer.generate import generate
 from bessemer.moderate.decide import Decision
-from bessemer.moderate.decisions import Outcome, appeal
+from bessemer.moderate.decisions import Ruling, appeal
 from bessemer.moderate.policy import CATEGORIES, Policy
 from bessemer.serve.desk import Desk, Verdict, stored_for_good
 from bessemer.serve.fleet import Backend
@@ -49,7 +49,7 @@ class ModerationRequest(Strict):
 
 class AppealRequest(Strict):
     decision: Annotated[str, Field(max_length=200)]
-    outcome: Outcome
+    outcome: Ruling
     rules: list[str] = Field(default_factory=list[str], max_length=200)
     text: str = ""
     title: str = ""
@@ -60,7 +60,7 @@ class AppealRequest(Strict):
 def add_moderation(app: FastAPI, desk: Desk, worker: Worker) -> None:
     @app.post("/v1/moderations")
     async def moderations(body: ModerationRequest, request: Request) -> Response:
-        policy = desk.policy(body.policy)
+        policy = await asyncio.to_thread(desk.policy, body.policy)
         comments = read_inputs(body.input)
         first = next((c.text for c in comments if isinstance(c, Comment)), "")
         backend = desk.fleet.pick(body.model, first)

@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from bessemer.errors import BessemerError
 
 
 class MetricsFile:
@@ -43,10 +45,23 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole events of a file, also of a run that is going on; an absent file has none."""
+    """All whole events of a file, also of a run that is going on; an absent file has none.
+
+    Raises BessemerError naming a line that is no event.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # an id may hold other line separators
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # an id may hold other line separators
+        try:
+            event: Any = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            fix = "take the line out; a run that goes on cuts the file where its checkpoint stood"
+            raise BessemerError("the line is no event", where=f"{path}:{number}", fix=fix)
+        found.append(cast(dict[str, Any], event))
+    return found
 
 
 class Tail:

@@ -40,7 +40,6 @@ class Guard:
     norms: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(_history))
     in_a_row: int = 0
     roll_backs: int = 0
-    left_out: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # steps [from, to) that never count
     reason: str = ""
 
     def judge(self, loss: float, norm: float, sources: Mapping[str, float]) -> Decision:
@@ -69,9 +68,8 @@ class Guard:
                 return f"{what} {value:.4g}, {(value - mean) / deviation:.0f} standard deviations above {mean:.4g}"
         return ""
 
-    def leave_out(self, first: int, end: int) -> bool:
-        """Note steps [first, end) as left out; whether another roll-back was still allowed."""
-        self.left_out.append((first, end))
+    def roll_back(self) -> bool:
+        """Count one; whether it was still allowed."""
         self.roll_backs += 1
         self.in_a_row = 0
         return self.roll_backs <= ROLL_BACKS
@@ -82,7 +80,6 @@ class Guard:
             "norms": {name: list(seen) for name, seen in self.norms.items()},
             "in_a_row": self.in_a_row,
             "roll_backs": self.roll_backs,
-            "left_out": self.left_out,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -91,4 +88,3 @@ class Guard:
             for name, values in told.items():
                 seen[name].extend(values)
         self.in_a_row, self.roll_backs = state["in_a_row"], state["roll_backs"]
-        self.left_out = [(first, end) for first, end in state["left_out"]]

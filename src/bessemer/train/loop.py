@@ -258,9 +258,8 @@ class _Stage:
             raise self.give_up(step, batch)
         self.forget_newer(path)
         state = checkpoint.restore(path, self.trainable, self.optimizer)
-        left_out, roll_backs = self.guard.left_out, self.guard.roll_backs
-        self.guard.load(state["guard"] | {"left_out": left_out, "roll_backs": roll_backs})
-        if not self.guard.leave_out(state["step"], step + 1):
+        self.guard.load(state["guard"] | {"roll_backs": self.guard.roll_backs})
+        if not self.guard.roll_back():
             raise self.give_up(step, batch)
         if self.hooks.metrics is not None:
             self.hooks.metrics.rewind(state["metrics_offset"])  # what was undone was not trained on

@@ -126,6 +126,16 @@ def test_without_the_extra_the_command_to_install_it_is_named(model: Path, monke
         presidio.ingredients(settings(model))
 
 
+def test_examples_of_earlier_steps_name_nobody(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "posts.jsonl").write_text('{"text": "Ada Lovelace!"}\n{"text": "%s"}\n' % ("steel is hot " * 20))
+    text = f"{{name: talk, sources: {{posts: {{from: {tmp_path}/posts.jsonl}}}}, steps: {{quality: "
+    text += "{mean_line: null, characters: 20}, "
+    text += f"pii: {{presidio: {{model: {model}, entities: {{PERSON: replace}}}}}}}}}}"
+    made = prepare(parse(DataRecipe, text, where=""), Screen(quiet=True))
+    report = (made.folder / "report.json").read_text()
+    assert "[person]!" in report and "Lovelace" not in report
+
+
 def test_another_model_makes_another_version(tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl").write_text('{"text": "Ada Lovelace wrote to Grace Hopper, who lives in London."}\n')
     model = make_tiny_names(tmp_path / "model")

@@ -127,6 +127,9 @@ def test_personal_data_is_replaced_dropped_flagged_or_kept() -> None:
     assert out.text == "[email] wrote to u/someone from 8.8.8.8"
     assert out.meta == {"pii": {"user": 1}}
     assert step.counts.did == {"email replaced": 1, "user flagged": 1}
+    step = PiiStep(Pii())
+    (out,) = through(step, Item("x", "plain", meta={"author": "a@b.org", "n": 3}))
+    assert out.meta["author"] == "a@b.org" and step.counts.did == {"email left in the column author": 1}
     assert through(dropper := PiiStep(Pii(email="drop")), Item("x", text)) == []
     assert dropper.counts.why == {"holds email": 1}
     (out,) = through(PiiStep(Pii()), chat("mail a@b.org", "ok, a@b.org"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,8 @@ EXCERPT = 120  # characters
 
 @dataclass
 class Counts:
-    """The record of one step. Records of parts add up in the order of the parts."""
+    """The record of one step. Records of parts add up in the order of the parts. mask: takes personal data out of
+    examples."""
 
     step: str
     items_in: int = 0
@@ -26,6 +28,7 @@ class Counts:
     why: Counter[str] = field(default_factory=Counter[str])  # reason -> items dropped
     did: Counter[str] = field(default_factory=Counter[str])  # what was changed or marked -> times
     examples: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    mask: Callable[[str], str] = mask_all
 
     def take(self, tokens: int) -> None:
         self.items_in += 1
@@ -37,7 +40,11 @@ class Counts:
 
     def drop(self, item: Item, reason: str, note: str = "") -> None:
         self.why[reason] += 1
-        self.show(reason, f"{excerpt(item)}{note}")
+        self.show_item(reason, item, note)
+
+    def show_item(self, reason: str, item: Item, note: str = "") -> None:
+        if len(self.examples.get(reason, ())) < EXAMPLES:  # else nobody masks what nobody sees
+            self.show(reason, f"{excerpt(item, self.mask)}{note}")
 
     def show(self, reason: str, text: str) -> None:
         shown = self.examples.setdefault(reason, [])
@@ -57,11 +64,11 @@ class Counts:
                 self.show(reason, text)
 
     def as_json(self) -> dict[str, Any]:
-        values = dict(vars(self))
+        values = {name: value for name, value in vars(self).items() if name != "mask"}
         return values | {"why": dict(sorted(self.why.items())), "did": dict(sorted(self.did.items()))}
 
 
-def excerpt(item: Item) -> str:
+def excerpt(item: Item, mask: Callable[[str], str] = mask_all) -> str:
     """The item's first words, with personal data masked: reports are passed around more freely than data."""
-    text = " ".join(mask_all(whole_text(item)[: 4 * EXCERPT]).split())
+    text = " ".join(mask(whole_text(item)[: 4 * EXCERPT]).split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"

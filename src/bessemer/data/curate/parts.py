@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bessemer.data.columns import Columns, Unusable, row_of
+from bessemer.data.columns import NESTED, Columns, Unusable, row_of
 from bessemer.data.items import KINDS, Item
 from bessemer.errors import BessemerError
 from bessemer.files import finish_folder, write_bytes
 
 FULL_DISK = "free some disk and run the same command again; what is finished stays"
-NESTED = ("messages", "prompt", "chosen", "rejected", "tools", "meta")  # as JSON text: rows differ in what is in them
+# NESTED as JSON text: rows differ in what is in them
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "group", "text", *NESTED[:4], "reference", *NESTED[4:])])
 
 

@@ -213,7 +213,10 @@ def _steps(recipe: DataRecipe, evaluation: dict[str, list[Path]]) -> list[Step]:
     if asked.decontaminate:
         steps.append(DecontaminateStep(evaluation, asked.decontaminate, RepairStep() if asked.repair else None))
     if asked.pii:
-        steps.append(PiiStep(asked.pii))
+        masking = PiiStep(asked.pii)
+        for step in steps:  # examples of earlier steps hold names, too
+            step.counts.mask = masking.mask
+        steps.append(masking)
     return steps
 
 

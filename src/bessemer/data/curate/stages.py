@@ -24,7 +24,7 @@ from bessemer.data.curate.steps import Step
 from bessemer.data.curate.texts import answer_of, calls_in, n_tokens, own_text, question_of, texts_in
 from bessemer.data.items import Item
 from bessemer.errors import BessemerError
-from bessemer.files import canonical_json, write_json
+from bessemer.files import canonical_json, saving_arrays, write_json
 from bessemer.recipe.data_recipe import Split
 from bessemer.units import parse_time
 
@@ -127,7 +127,7 @@ class CleanStage(Stage):
         if final.exists():
             return
         items = list(data)
-        with whole_folder(final) as folder:
+        with whole_folder(final) as folder, saving_arrays(final):
             write_part(folder / "items.parquet", items)
             np.savez(folder / "facts.npz", **facts_of(items, self.wanted))  # type: ignore[arg-type]
             if self.wanted.jaccard is not None:

@@ -13,7 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.formatters import FTFYFormatter
 
 from bessemer.data.curate import pii, presidio, quality
-from bessemer.data.curate.counts import Counts, excerpt
+from bessemer.data.curate.counts import Counts
 from bessemer.data.curate.texts import n_tokens, own_text, texts_in, with_texts
 from bessemer.data.items import Item
 from bessemer.recipe.data_recipe import Language, Pii, Quality
@@ -77,7 +77,7 @@ class RepairStep(Step):
         if any(text.strip() and not better.strip() for text, better in zip(before, after, strict=True)):
             return self.drop(item, "nothing but control characters")
         self.counts.did["items repaired"] += 1
-        self.counts.show("items repaired", excerpt(repaired))
+        self.counts.show_item("items repaired", repaired)
         return repaired
 
 
@@ -146,6 +146,9 @@ class PiiStep(Step):
         self.actions: dict[str, str] = {kind: action for kind, action in actions.items() if action != "keep"}
 
     def look(self, item: Item) -> Item | None:
+        for name, value in item.meta.items():
+            for kind in {f.kind for f in pii.find(value, self.actions)} if isinstance(value, str) else ():
+                self.counts.did[f"{kind} left in the column {name}"] += 1
         texts = texts_in(item)
         found = [self.find(text) for text in texts]
         seen = Counter(f.kind for finds in found for f in finds)
@@ -157,11 +160,16 @@ class PiiStep(Step):
                 return self.drop(item, f"holds {kind}", shown=masked)
         for kind, n in seen.items():
             self.counts.did[f"{kind} {'flagged' if self.actions[kind] == 'flag' else 'replaced'}"] += n
-            self.counts.show(kind, excerpt(masked))
+            self.counts.show_item(kind, masked)
         if flagged := {kind: n for kind, n in seen.items() if self.actions[kind] == "flag"}:
             item = dataclasses.replace(item, meta={**item.meta, "pii": dict(sorted(flagged.items()))})
         replaced = [[f for f in finds if self.actions[f.kind] == "replace"] for finds in found]
         return with_texts(item, list(map(pii.replace, texts, replaced)))
+
+    def mask(self, text: str) -> str:
+        """The text without anything that looks like personal data, whatever this step leaves in."""
+        found = pii.find(text, pii.KINDS)
+        return pii.replace(text, pii.add(found, self.names.find(text), text) if self.names else found)
 
     def find(self, text: str) -> list[pii.Find]:
         """Shapes are surer than a model, so they come first."""
