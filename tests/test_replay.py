@@ -73,6 +73,17 @@ def test_loops_and_repeats_are_dropped(home: Path, tiny_model: Path) -> None:
     assert kept["items_out"] > 0.9 * kept["items_in"]
 
 
+def test_what_a_document_may_begin_with_is_looked_up_once(
+    home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vocabulary is decoded for it, or a whole file read: seconds, for each of thousands of batches."""
+    asked: list[int] = []
+    real = replay.next_logits
+    monkeypatch.setattr(replay, "next_logits", lambda loaded, ids: asked.append(1) or real(loaded, ids))
+    sample(str(tiny_model), "twice", Asked(tokens=9000, longest=48), Screen(quiet=True))
+    assert len(asked) == 1 and len(list((home / "cache/samples").glob("*/part-*.drawn"))) > 1
+
+
 def test_openings_begin_the_documents(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     words = "country problem hand part place case week company system program"
     (tmp_path / "first.jsonl").write_text(json.dumps({"text": words}) + "\n")

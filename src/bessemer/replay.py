@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -89,13 +89,15 @@ def _filters(name: str, folder: Path, asked: Asked) -> DataRecipe:
 def _parts(base: Checkpoint, asked: Asked, folder: Path) -> Generator[int]:
     """Batch after batch, a file each; yields the tokens that each one drew. What is there is not drawn again."""
     loaded: Loaded | None = None
+    begin: Callable[[int], list[list[int]]] | None = None
     for n in count():
         path = folder / f"part-{n:05d}.jsonl"
         drawn = path.with_suffix(".drawn")
         empty = folder / f"empty-{n:05d}"
         if not path.exists() and not empty.exists():
             loaded = loaded or load(base.path, digest=base.digest, end_of_text=base.end_of_text)
-            rows = _draw(loaded, asked, asked.seed * 1_000_003 + n)
+            begin = begin or _openings(loaded, asked)
+            rows = _draw(loaded, asked, asked.seed * 1_000_003 + n, begin)
             lines = "".join(_lines(loaded, base, asked, rows, n))
             write_text(drawn, str(sum(len(turn) for row in rows for turn in row.turns)))
             write_text(path if lines else empty, lines)  # a file without rows would be refused as a source
@@ -106,7 +108,7 @@ def _parts(base: Checkpoint, asked: Asked, folder: Path) -> Generator[int]:
         yield tokens
 
 
-def _draw(loaded: Loaded, asked: Asked, seed: int) -> list[Row]:
+def _draw(loaded: Loaded, asked: Asked, seed: int, openings: Callable[[int], list[list[int]]]) -> list[Row]:
     settings: dict[str, Any] = {
         "max_tokens": asked.longest,
         "temperature": asked.temperature,
@@ -119,32 +121,37 @@ def _draw(loaded: Loaded, asked: Asked, seed: int) -> list[Row]:
     end = loaded.renderer.end_of_text_id
     assert end is not None
     begin = [*loaded.renderer.opening] or [end]  # as a document begins, or what stands before the next one
-    prompts = [[*begin, *words] for words in _openings(loaded, asked, seed)]
+    prompts = [[*begin, *words] for words in openings(seed)]
     rows = sample_together(loaded, prompts, ends=loaded.eos | {end}, **settings)
     for row, prompt in zip(rows, prompts, strict=True):
         row.turns[0][:0] = prompt[len(begin) :]  # the opening is part of the document
     return rows
 
 
-def _openings(loaded: Loaded, asked: Asked, seed: int) -> list[list[int]]:
-    """The first tokens of the documents of one batch: a word that may begin one, or first words of given texts.
+def _openings(loaded: Loaded, asked: Asked) -> Callable[[int], list[list[int]]]:
+    """Seed -> the first tokens of the documents of one batch: a word that may begin one, or first words of given texts.
 
     A tuned model hardly knows documents and begins most of them alike. So the first token is drawn, at temperature 2,
     among those that are a capitalised word.
     """
+    if asked.kind == "chat":
+        return lambda _: []
     if not asked.openings:
         first_V = next_logits(loaded, [*loaded.renderer.opening] or [loaded.renderer.end_of_text_id or 0])
         words = [i for i in range(loaded.renderer.n_vocabulary) if WORD.match(loaded.renderer.decode([i]))]
-        random = torch.Generator().manual_seed(seed)
-        places_B = draw(first_V[words].expand(ROWS, -1), 2.0, 1.0, random)
-        return [[words[place]] for place in places_B.tolist()]
+
+        def word(seed: int) -> list[list[int]]:
+            random = torch.Generator().manual_seed(seed)
+            places_B = draw(first_V[words].expand(ROWS, -1), 2.0, 1.0, random)
+            return [[words[place]] for place in places_B.tolist()]
+
+        return word
     items = read_items(asked.openings, where="--openings")
     first = [ids[:OPENING] for ids in loaded.renderer.encode_texts([i.text[:400] for i in items])]
     first = [ids for ids in first if len(ids) == OPENING]
     if not first:
         raise BessemerError(f"no text has {OPENING} tokens", where="--openings", fix="give longer texts")
-    at = seed * ROWS
-    return [first[(at + n) % len(first)] for n in range(ROWS)]
+    return lambda seed: [first[(seed * ROWS + n) % len(first)] for n in range(ROWS)]
 
 
 def user_turn(loaded: Loaded) -> tuple[list[int], list[int]]:

@@ -90,3 +90,10 @@ def test_what_was_kept_is_said_against_another_than_the_start(base: str, said: b
     card = build_card([block("t", GAIN), block("k", KEEP)], facts(base), {}, None)
     reasons = " ".join(card["verdict"]["reasons"])
     assert ("compared with other, not with what mine started from" in reasons) == said
+
+
+@pytest.mark.parametrize(("n_gains", "alpha"), [(1, 0.0004), (3, 0.001), (21, 0.01)])
+def test_a_sure_gain_is_a_win_however_strict_and_many_the_tasks(n_gains: int, alpha: float) -> None:
+    """Of 1,999 permutations no p is smaller than .0005, and Holm's rule multiplies it by the number of tasks."""
+    card = build_card([block(f"t{n}", GAIN, alpha=alpha) for n in range(n_gains)], facts("o"), {}, None)
+    assert {t["change"]["answer"] for t in card["tasks"].values()} == {"WIN"}

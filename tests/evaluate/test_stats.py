@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -326,3 +327,24 @@ def test_what_two_judges_graded_is_not_compared() -> None:
     assert Columns.from_json(json.loads(json.dumps(first.as_json()))) == first != second
     with pytest.raises(BessemerError, match="two judges graded: judge-1/ and judge-2/"):
         stats.difference(SCORE, first, second, margin=0.02)
+
+
+def test_a_cluster_may_have_a_long_name() -> None:
+    """Comments are clusters' names; an array of them would be as wide as the longest."""
+    names = ["x" * 100_000, *(f"comment {n}" for n in range(2000))]
+    tracemalloc.start()
+    drawn = stats.Draws.of(names)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000 and drawn.n_clusters == 2001
+    tracemalloc.stop()
+
+
+def test_many_shares_at_once_are_what_each_is_alone() -> None:
+    rng = np.random.default_rng(1)
+    groups = [f"g{n}" for n in rng.integers(0, 30, 90)]
+    values = (rng.random((90, 4)) < [0.1, 0.5, 0.9, 1.0]).astype(float)
+    for column, found in zip(values.T, stats.shares(values, groups), strict=True):
+        ids = tuple(map(str, range(90)))
+        alone = Columns("judge", ids, tuple(groups), ("",) * 90, {"right": column[:, None]})
+        assert found == stats.estimate(METRICS["score"], alone).result
+    with pytest.raises(BessemerError, match="no interval"):
+        stats.shares(values, ["one"] * 90)

@@ -310,3 +310,15 @@ def test_too_long_and_empty_prompts_are_refused(loaded: Loaded) -> None:
     with pytest.raises(BessemerError, match="no tokens"):
         prompt_logprobs(loaded, [])
     need_room(loaded, MAX_TOKENS - 1, 1)
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.999999])
+def test_the_likeliest_are_those_of_a_whole_sort(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate_module, "LIKELY", 4)
+    drawn: list[torch.Tensor] = []
+    monkeypatch.setattr(torch, "multinomial", lambda probs, *_, **__: drawn.append(probs) or torch.tensor([0]))
+    logits = torch.randn(300, generator=torch.Generator().manual_seed(3))
+    generate_module._Draw(1.0, top_p, 1)(logits)
+    probs, order = torch.softmax(logits.double(), 0).sort(descending=True)
+    kept = order[probs.cumsum(0) - probs < top_p]
+    assert set(drawn[0].nonzero()[:, 0].tolist()) == set(kept.tolist())

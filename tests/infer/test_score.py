@@ -115,3 +115,32 @@ def test_what_several_prompts_begin_with_is_read_once(
     prompts = [[*comment, 100 + rule, 99] for rule in range(3) for comment in comments]
     branch_logprobs(loaded, prompts, [[[7], [8]]] * 12)
     assert sum(lengths) == 4 * (30 + 3 * 2)
+
+
+def test_no_token_is_likelier_than_one(tiny_model: Path) -> None:
+    """A chosen token in full precision over a sum in bf16, whose numbers near 40 lie a quarter apart, would be."""
+    half = load(tiny_model, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(1)
+    hidden_NC = torch.randn(64, half.head.weight.shape[1], generator=generator).bfloat16()
+    with torch.no_grad():
+        half.head.weight.mul_(40 / half.head(hidden_NC).float().amax(-1).median())
+        exact_NV = torch.log_softmax(hidden_NC.float() @ half.head.weight.float().T, dim=-1)
+        best_N = exact_NV.argmax(-1)
+        targets = [*best_N.tolist(), *exact_NV.topk(5).indices[:, 4].tolist()]
+        found = torch.tensor(score._chosen_logprobs(half, hidden_NC, [*range(64)] * 2, targets))
+    assert found.max() <= 1e-6 and exact_NV[range(64), best_N].max() > -0.01  # some are nearly sure
+    wanted = exact_NV[[*range(64)] * 2, targets].double()
+    assert (found - wanted).abs().max() < 2e-3
+
+
+def test_a_long_shared_beginning_is_repeated_for_few_at_once() -> None:
+    assert score._batch_tokens([]) == score.BATCH_TOKENS
+    assert score._batch_tokens([1] * 100) == score.BATCH_TOKENS and score._batch_tokens([1] * 1000) == 4000
+    assert score._batch_tokens([1] * 10_000) == score.CELLS // 10_000 and score._batch_tokens([1] * 10**6) == 256
+
+
+@pytest.mark.parametrize(("n_shared", "length", "shares"), [(3, 9, 0), (4, 9, 4), (40, 1200, 0), (75, 1200, 75)])
+def test_long_prompts_share_only_what_is_worth_it(n_shared: int, length: int, shares: int) -> None:
+    """With something before them they are read without the fused kernel."""
+    prompts = [[7] * n_shared + [n] * (length - n_shared) for n in (1, 2)]
+    assert len(score._common_prefix(prompts)) == shares

@@ -50,7 +50,7 @@ def test_slurm_is_asked_rarely_while_a_job_waits(bessemer_home: Path, monkeypatc
         asked.append(clock[0])
         return {"state": next(states)}
 
-    monkeypatch.setattr(control, "look", look)
+    monkeypatch.setattr(control, "glance", look)
     monkeypatch.setattr(control.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(control.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
     assert list(control.logs("x", follow=True)) == []

@@ -27,6 +27,8 @@ def test_documents_and_conversations_are_measured(tmp_path: Path, tiny_model: Pa
     probes = sum(p.tokens for p in recipe.probes.values())
     chat = Item("2", messages=(Message("user", "y" * 30), Message("assistant", "z" * 60)))
     found = [held_out_tokens(recipe, {"t": [item]}) - probes for item in (Item("1", text="x" * 300), chat)]
+    texts = next(name for name, task in recipe.tasks.items() if task.metric == "bits_per_byte")
+    assert held_out_tokens(recipe, {texts: [Item("1", text="x" * 300_000)]}) == probes + 16_384  # some windows of it
     assert found == [100, 30]
 
 

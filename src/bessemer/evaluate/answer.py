@@ -26,7 +26,7 @@ from bessemer.infer.generate import generate, need_room
 from bessemer.infer.model import Loaded, need_scoring_room, scoring_limit
 from bessemer.infer.score import Progress, branch_logprobs, n_same
 
-SCORING = "scoring/4"  # changed when the same model would score differently
+SCORING = "scoring/5"  # changed when the same model would score differently
 TOGETHER = 64  # items whose answers a user's scorer grades in one go
 WINDOW = 2048  # tokens of a document that are scored together
 Value = list[float]

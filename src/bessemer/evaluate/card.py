@@ -50,8 +50,9 @@ def build_card(
     names = [b.name for b in blocks]
     if len(set(names)) < len(names):
         raise BessemerError("two tasks have one name", where=", ".join(names), fix="rename one of them")
-    tasks = {b.name: _task(b, retain) for b in blocks}
-    _adjust([tasks[b.name] for b in blocks if b.role == GAIN and b.before])
+    gains = [b.name for b in blocks if b.role == GAIN and b.before]
+    tasks = {b.name: _task(b, retain, len(gains)) for b in blocks}
+    _adjust([tasks[name] for name in gains])
     verdict = judge_evaluation(tasks, probes, _other_than_base(facts))
     return {
         "format": FORMAT,
@@ -95,7 +96,7 @@ def primary_metric(spec: Mapping[str, Any]) -> Metric:
     return metric_named(name, precision=spec["precision"], k=spec["k"])
 
 
-def _task(block: Block, retain: float | None) -> dict[str, Any]:
+def _task(block: Block, retain: float | None, n_gains: int) -> dict[str, Any]:
     spec, primary = block.spec, primary_metric(block.spec)
     after = [r.columns for r in block.after]
     before = [r.columns for r in block.before]
@@ -115,7 +116,10 @@ def _task(block: Block, retain: float | None) -> dict[str, Any]:
         "metrics": _metrics(block, primary, before, after),
     }
     if before:
-        changed = stats.difference(primary, before, after, margin=margin, alpha=spec["alpha"], relative=relative)
+        changed = stats.difference(
+            primary, before, after, margin=margin, alpha=spec["alpha"], relative=relative,
+            permutations=stats.enough_permutations(n_gains, spec["alpha"]),
+        )  # fmt: skip
         card["change"] = changed.as_dict() | {"relative": relative}
         card["slices"] = _slices(before[0], after[0])
         if spec["kind"] != "perplexity" and len(before) == len(after) == 1:

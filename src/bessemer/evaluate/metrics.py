@@ -358,7 +358,8 @@ def _accuracy_norm(columns: Columns) -> Weighted:
 def _both_right(columns: Columns) -> Weighted:
     """Share of groups whose items are all answered rightly."""
     right_I = rightness(columns)
-    _, group_I = np.unique(np.asarray(columns.clusters), return_inverse=True)
+    place = {name: c for c, name in enumerate(dict.fromkeys(columns.clusters))}
+    group_I = np.array([place[name] for name in columns.clusters])
     wrong_C = np.bincount(group_I, weights=right_I < 1 - NEAR)
     size_C = np.bincount(group_I)
     part_I = 1 / size_C[group_I]  # a group counts once, however many items it has

@@ -70,6 +70,9 @@ class Search:
         group_F = np.array([groups[f.group] for f in fields], np.int64)
         # The shortest runs find candidates; a field of fewer words than COVERING is covered by all of its own words.
         self.shortest = _own(Runs.of(self.words, SHORTEST), group_F)
+        # The same by field, so that a field's own are a slice: there may be ten million fields.
+        self._by_field = self.shortest.hashes[np.argsort(self.shortest.owners, kind="stable")]
+        self._ends = np.cumsum(np.bincount(self.shortest.owners, minlength=len(fields)))
         self.covering = {n: _own(Runs.of(_only(self.words, lengths == n), n), group_F) for n in range(3, COVERING)}
         self.covering[COVERING] = _own(Runs.of(self.words, COVERING), group_F)
         self.n_covering = np.zeros(len(fields), np.int64)
@@ -113,7 +116,7 @@ class Search:
 
     def _run(self, owner: int, own: U64, other: U64) -> int:
         """Words of the longest common run that holds a run of the field's own."""
-        mine = self.shortest.hashes[self.shortest.owners == owner]
+        mine = self._by_field[self._ends[owner - 1] if owner else 0 : self._ends[owner]]
         is_own = np.isin(_grams(own, SHORTEST), mine)  # by where the run begins
         best = 0
         previous = np.zeros(len(other) + 1, np.int64)

@@ -7,7 +7,6 @@ pairs are looked at together, so their p values are adjusted by Holm's rule.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -56,8 +55,7 @@ def standings(metric: Metric, sides: Sides, *, margin: float, alpha: float) -> t
     """Every contestant, the best estimate first, and every pair. Raises BessemerError as `stats.difference`."""
     relative = metric.name == "bits_per_byte"
     pairs = list(combinations(sides, 2))
-    # So many that the smallest p, after the adjustment for all pairs, can be below alpha.
-    permutations = max(stats.PERMUTATIONS, math.ceil(2 * len(pairs) / alpha))
+    permutations = stats.enough_permutations(len(pairs), alpha)
     found = {
         (a, b): stats.difference(
             metric, sides[a], sides[b], margin=margin, alpha=alpha, relative=relative, permutations=permutations

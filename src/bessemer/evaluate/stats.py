@@ -76,8 +76,10 @@ class Draws:
 
     @staticmethod
     def of(clusters: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Draws:
-        _, cluster_I = np.unique(np.asarray(clusters), return_inverse=True)
-        return Draws(cluster_I, int(cluster_I.max()) + 1, draws, seed)
+        # An array of texts would be as wide as the longest: a comment may be a cluster's name.
+        place = {name: c for c, name in enumerate(sorted(set(clusters)))}
+        cluster_I = np.fromiter((place[name] for name in clusters), np.int64, len(clusters))
+        return Draws(cluster_I, len(place), draws, seed)
 
     def parts(self) -> Iterator[Floats]:
         """Weights of the items, first of the sample itself, then of draws; a part at a time. [b, I]"""
@@ -264,6 +266,21 @@ def estimate(
     scope = THIS_ONLY if len(several) == 1 else f"{len(several)} seeds"
     n_items = len(several[0])
     return Estimate(metric.name, interval, spread.error, 1 - alpha, n_items, drawn.n_clusters, effect, scope)
+
+
+def shares(values_IM: Floats, clusters: Sequence[str], *, alpha: float = 0.05) -> list[Interval]:
+    """The mean of each column of 0s and 1s (or what lies between) with its interval, all from the same draws.
+
+    What `estimate` of their mean gives, one column at a time. Raises BessemerError for fewer than two clusters.
+    """
+    drawn = Draws.of(clusters)
+    means_BM = np.concatenate([(w @ values_IM) / w.sum(axis=1, keepdims=True) for w in drawn.parts()])
+    return [_spread(means_B, drawn.n_clusters, "a share").interval(alpha, share=True) for means_B in means_BM.T]
+
+
+def enough_permutations(n_tests: int, alpha: float) -> int:
+    """So many that the smallest p, after Holm's adjustment for all tests, can be below alpha."""
+    return max(PERMUTATIONS, math.ceil(2 * n_tests / alpha))
 
 
 def _several(models: Columns | Sequence[Columns]) -> list[Columns]:

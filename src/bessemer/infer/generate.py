@@ -23,6 +23,7 @@ from bessemer.errors import BessemerError
 from bessemer.infer.model import Loaded, max_positions, need_scoring_room
 from bessemer.infer.text import TextStream, vocabulary
 
+LIKELY = 1024  # tokens that together are nearly always as likely as `top_p` asks
 PREFILL_TOKENS = 512  # a prompt is read in pieces of this size; a stop request is heard between them
 ATTENTION = "sdpa"
 
@@ -202,9 +203,11 @@ class _Draw:
         # The likeliest is moved to 0 first: a tiny temperature then stays finite.
         probs_V = torch.softmax((logits_V.double() - logits_V.max()) / self._temperature, dim=-1)
         if self._top_p < 1:
-            sorted_V, order_V = probs_V.sort(descending=True, stable=True)
-            before_V = sorted_V.cumsum(0) - sorted_V
-            probs_V = torch.zeros_like(probs_V).scatter(0, order_V, sorted_V.where(before_V < self._top_p, 0.0))
+            few = min(LIKELY, len(probs_V))
+            while (best := probs_V.topk(few)).values.sum() < self._top_p and few < len(probs_V):
+                few = min(4 * few, len(probs_V))
+            before_K = best.values.cumsum(0) - best.values
+            probs_V = torch.zeros_like(probs_V).scatter(0, best.indices, best.values.where(before_K < self._top_p, 0.0))
         return int(torch.multinomial(probs_V, 1, generator=self._random))
 
 

@@ -19,6 +19,7 @@ from bessemer.data.items import Message
 from bessemer.data.render import Example, Renderer, Tools
 from bessemer.errors import BessemerError
 from bessemer.files import sha256_text
+from bessemer.infer.attention import FUSED_FROM
 from bessemer.infer.model import Loaded, need_scoring_room, scoring_limit
 
 BATCH_TOKENS = 2048
@@ -26,6 +27,8 @@ HEAD_ROWS = 512  # positions that go through the head together
 SMALLEST = 16  # tokens of a window
 SMALLEST_PREFIX = 4  # tokens that prompts must share to be worth a prefix
 SMALLEST_SHARED = 8  # tokens that some of them must share to be read together
+EXACT = 8  # of the likeliest tokens of a place whose logits are computed in fp32
+CELLS = 1 << 24  # tokens times the shared ones before them: bounds the copies of their keys and the scores
 MAX_BRANCHES = 1024  # tokens of the branches of one stem that are read together: bounds the mask
 Progress = Callable[[float], None]  # share done, 0..1
 
@@ -164,7 +167,7 @@ def branch_logprobs(
     sizes = [n + sum(len(fed[p]) - n for p in members) for members, n in groups]
     scores: list[list[float]] = [[] for _ in prompts]
     order = sorted(range(len(groups)), key=lambda g: (sizes[g], groups[g][0][0]))
-    for chunk in _chunks(order, [sizes[g] for g in order], max(BATCH_TOKENS, 4 * len(prefix))):
+    for chunk in _chunks(order, [sizes[g] for g in order], _batch_tokens(prefix)):
         documents: list[list[int]] = []
         forks: list[list[int]] = []
         places: list[int] = []  # of the hidden states that predict, by token of every branch
@@ -256,7 +259,7 @@ def branch_odds(
     bias: torch.Tensor | None = loaded.head.bias
     odds = [[0.0] * len(prompts) for prompts in questions]
     order = sorted(range(len(fed)), key=lambda d: (len(fed[d]), d))
-    for chunk in _chunks(order, [len(fed[d]) for d in order], max(BATCH_TOKENS, 4 * len(prefix))):
+    for chunk in _chunks(order, [len(fed[d]) for d in order], _batch_tokens(prefix)):
         forks = [[*(len(t) for t in tails[d]), idle[d]] for d in chunk]
         hidden_NC, _ = _forward(loaded, [fed[d] for d in chunk], prefix, forks)
         at = len(prefix)
@@ -295,7 +298,8 @@ def _chosen_logprobs(
     """Log-probability of targets[i] at place places[i]; a place that stands twice goes through the head once.
 
     What is asked for is multiplied in fp32, as in `branch_odds`: two answers of nearly one logit would be equal in
-    bf16, whose numbers between 16 and 32 lie an eighth apart.
+    bf16, whose numbers between 16 and 32 lie an eighth apart. So are the likeliest tokens of a place, of which its sum
+    is made: a token's logit would else exceed the sum that holds it, and a sure one be likelier than 1.
     """
     unique_R, rows_S = torch.tensor(places).unique(return_inverse=True)
     device, found = hidden_NC.device, list[torch.Tensor]()
@@ -306,12 +310,17 @@ def _chosen_logprobs(
     weight_VC, bias_V = loaded.head.weight, loaded.head.bias
     for rows_R, count_R, target_S in zip(unique_R.split(HEAD_ROWS), counts, parts, strict=True):
         hidden_RC, chosen_S = hidden_NC[rows_R.to(device)], target_S.to(device)
-        total_R = loaded.head(hidden_RC).float().logsumexp(-1)
+        logits_RV = loaded.head(hidden_RC).float()
+        best_RK = logits_RV.topk(min(EXACT, logits_RV.shape[1]), dim=-1).indices
+        exact_RK = (weight_VC[best_RK].float() @ hidden_RC.float()[:, :, None])[:, :, 0]
         at_S = torch.repeat_interleave(count_R).to(device)
         logits_S = (hidden_RC[at_S].float() * weight_VC[chosen_S].float()).sum(-1)
         if bias_V is not None:
             logits_S = logits_S + bias_V[chosen_S].float()
-        found.append((logits_S - total_R[at_S]).double().cpu())
+            exact_RK = exact_RK + bias_V[best_RK].float()
+        logits_RV.scatter_(1, best_RK, exact_RK)
+        logits_RV[at_S, chosen_S] = logits_S
+        found.append((logits_S - logits_RV.logsumexp(-1)[at_S]).double().cpu())
     logprobs_S = torch.empty(len(targets), dtype=torch.double)
     logprobs_S[order_S] = torch.cat(found)
     return logprobs_S.tolist()
@@ -331,6 +340,12 @@ def _chunks(order: list[int], lengths: list[int], size: int | None = None) -> li
     return chunks
 
 
+def _batch_tokens(prefix: Sequence[int]) -> int:
+    """Tokens of a batch: enough to make the prefix cheap, and so few that its keys, repeated for each, have room."""
+    most = max(BATCH_TOKENS, 4 * len(prefix))
+    return max(256, min(most, CELLS // len(prefix))) if prefix else most
+
+
 def n_same(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids two texts have in common at their beginnings."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -348,9 +363,10 @@ def _stem(branches: Branches) -> list[int]:
 
 
 def _common_prefix(ids: Sequence[Sequence[int]]) -> list[int]:
-    """What all prompts begin with, to be computed once a batch; empty when it is short or would be a whole prompt."""
-    n = _n_shared(ids) if len(ids) > 1 else 0
-    return list(ids[0][:n]) if n >= SMALLEST_PREFIX else []
+    """What all prompts begin with, to be computed once a batch; empty when it is short or would be a whole prompt, and
+    when long prompts share little, which would read them without the fused kernel for next to nothing."""
+    n, longest = _n_shared(ids) if len(ids) > 1 else 0, max(map(len, ids), default=0)
+    return [] if n < SMALLEST_PREFIX or (longest >= FUSED_FROM and n < longest // 16) else list(ids[0][:n])
 
 
 def _forward(

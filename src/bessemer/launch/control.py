@@ -83,7 +83,7 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
     ended, again = not follow, 0.0
     while True:
         if follow and time.monotonic() >= again:
-            state = look(name)["state"]
+            state = glance(name)["state"]
             ended = state not in {"running", "queued"}
             again = time.monotonic() + (QUEUE_S if state == "queued" else POLL_S)  # Slurm is asked each time
         for path in (folder / LOG, folder / "slurm.log", *sorted(folder.glob(f"*/{WORKERS_LOG}"))):

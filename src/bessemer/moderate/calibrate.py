@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bessemer.data.moderation import clean
 from bessemer.errors import BessemerError
 from bessemer.evaluate.metrics import METRICS, Columns
-from bessemer.evaluate.stats import Interval, estimate
+from bessemer.evaluate.stats import Interval, estimate, shares
 from bessemer.files import home, keep_record, read_record, record_digest, sha256_text
 from bessemer.moderate.decide import Decision, Known, Measured, Scale, decide
 from bessemer.moderate.drift import Reference
@@ -36,6 +36,7 @@ MIN_FLAGGED = 10  # comments above a threshold: below, its precision is luck
 MIN_FLAGGED_FOLD = MIN_FLAGGED * (FOLDS - 1) // FOLDS  # in a fold, which has that share of the comments
 SMALLEST_SLOPE = 0.02  # of a model that knows nothing of a rule, or has it the wrong way round
 OUTCOMES = ("remove", "queue", "allow")
+WORDS = ("broken", "unsure", "kept")
 Floats = NDArray[np.float64]
 
 
@@ -120,13 +121,17 @@ def calibrate(policy: Policy, rows: Sequence[Row], odds: Sequence[Sequence[float
     if dropped:  # what follows is about the thresholds that will be used
         final = _without(final, dropped)
         decisions = _held_out(policy, table, fold, [_without(fitted, dropped) for fitted in folds])
+    words_IRW = np.array([[[f.word == w for w in WORDS] for f in d.findings] for d in decisions], np.float64)
+    words = iter(shares(words_IRW.reshape(len(rows), -1), groups))
     rules = {
         rule.id: _rule_facts(policy, r, final[rule.id], marks, decisions, groups)
+        | {"words": {w: next(words).as_dict() for w in WORDS}}
         | {"precision": precision[rule.id]}
         | ({"why": dropped[rule.id]} if rule.id in dropped else {})
         for r, rule in enumerate(policy.rules)
     }
-    volumes = {o: share([d.outcome == o for d in decisions], groups).as_dict() for o in OUTCOMES}
+    acted = shares(np.array([[d.outcome == o for o in OUTCOMES] for d in decisions], np.float64), groups)
+    volumes = {o: found.as_dict() for o, found in zip(OUTCOMES, acted, strict=True)}
     facts = {
         "format": FORMAT,
         "created": now(),
@@ -261,7 +266,7 @@ def _rule_facts(
     decisions: Sequence[Decision],
     groups: Sequence[str],
 ) -> dict[str, Any]:
-    """words: the shares of broken, unsure and kept among all comments; recall among the labelled."""
+    """recall among the labelled."""
     rule = policy.rules[r]
     words = [d.findings[r].word for d in decisions]
     labelled = [i for i in range(len(words)) if marks[i, r] >= 0]
@@ -276,7 +281,6 @@ def _rule_facts(
         "n_broken": len(positive),
         "recall": _among(positive, lambda i: words[i] == "broken", groups),
         "seen_by_people_or_acted_on": _among(positive, lambda i: words[i] != "kept", groups),
-        "words": {w: share([x == w for x in words], groups).as_dict() for w in ("broken", "unsure", "kept")},
         "calibration_error": _error(np.array([held_out[i] for i in labelled]), marks[labelled, r] == 1),
     }
     if final.threshold is None:

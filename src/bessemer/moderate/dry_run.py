@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bessemer.errors import BessemerError
+from bessemer.evaluate.stats import Interval, shares
 from bessemer.infer.score import Progress
-from bessemer.moderate.calibrate import OUTCOMES, share
+from bessemer.moderate.calibrate import OUTCOMES, WORDS
 from bessemer.moderate.decide import Decision, Known
 from bessemer.moderate.decide import decide as decide_one
 from bessemer.moderate.judge import Judge
@@ -61,24 +64,24 @@ def dry_run(policy: Policy, judged: Judged, known: Known) -> dict[str, Any]:
         )
     decisions = [decide_one(policy, odds, known) for odds in judged.odds]
     outcomes = [*(d.outcome for d in decisions), *("queue" for _ in judged.refused)]  # nobody could judge those
+    volumes = shares(np.array([[outcome == o for o in OUTCOMES] for outcome in outcomes], np.float64), everyone)
+    words_IRW = np.array([[[f.word == w for w in WORDS] for f in d.findings] for d in decisions], np.float64)
+    words = iter(shares(words_IRW.reshape(len(rows), -1), groups))
     return {
         "policy": {"reference": policy.reference, "digest": policy.digest},
         "calibration": known.digest or None,
         "n_comments": len(rows) + len(judged.refused),
         "refused": [{"id": row.id, "why": why} for row, why in judged.refused],
-        "volumes": {
-            o: {
-                "n": outcomes.count(o),
-                **share([outcome == o for outcome in outcomes], everyone).as_dict(),
-            }
-            for o in OUTCOMES
+        "volumes": {o: {"n": outcomes.count(o), **v.as_dict()} for o, v in zip(OUTCOMES, volumes, strict=True)},
+        "rules": {
+            rule.id: _rule(policy, r, rows, decisions, {w: next(words) for w in WORDS}, known)
+            for r, rule in enumerate(policy.rules)
         },
-        "rules": {rule.id: _rule(policy, r, rows, decisions, groups, known) for r, rule in enumerate(policy.rules)},
     }
 
 
 def _rule(
-    policy: Policy, r: int, rows: Sequence[Row], decisions: Sequence[Decision], groups: Sequence[str],
+    policy: Policy, r: int, rows: Sequence[Row], decisions: Sequence[Decision], words: Mapping[str, Interval],
     known: Known,
 ) -> dict[str, Any]:  # fmt: skip
     rule = policy.rules[r]
@@ -92,10 +95,7 @@ def _rule(
         "action": rule.action,
         "calibrated": rule.id in known.rules,
         "threshold": found[0].threshold,
-        "words": {
-            w: {"n": sum(f.word == w for f in found), **share([f.word == w for f in found], groups).as_dict()}
-            for w in ("broken", "unsure", "kept")
-        },
+        "words": {w: {"n": sum(f.word == w for f in found), **share.as_dict()} for w, share in words.items()},
         "expected_false_positives": round(sum(1 - found[i].score for i in broken), 2),
         "approved_by_moderators": len(approved),
         "likely_false_positives": [

@@ -179,16 +179,19 @@ def _mark_hard(comments: Sequence[Pooled]) -> None:
 
     labelled = [c for c in comments if c.labelled]
     of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    kept_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, comment in enumerate(labelled):
         for key in comment.broken:
             of[key].append(i)
+        for key in comment.kept:
+            kept_of[key].append(i)
     if not any(len(own) >= FEWEST for own in of.values()):
         return
     texts = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=50_000).fit_transform(
         [c.text for c in labelled]
     )
     for key, own in of.items():
-        candidates = [i for i, c in enumerate(labelled) if key in c.kept]
+        candidates = kept_of.get(key, [])
         if len(own) < FEWEST or not candidates:
             continue
         mean = np.asarray(texts[own].mean(axis=0)).ravel()

@@ -7,6 +7,7 @@ calibration they are drawn at random instead, because thresholds need comments a
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import json
 import random
@@ -17,8 +18,8 @@ from typing import Any, cast
 
 from bessemer.data.moderation import clean
 from bessemer.errors import BessemerError
-from bessemer.files import read_json, write_text
-from bessemer.moderate.decide import Decision
+from bessemer.files import canonical_json, read_json, sha256_text, write_text
+from bessemer.moderate.decide import Decision, Finding
 from bessemer.moderate.labelled import Row
 from bessemer.moderate.logs import APPROVED, REMOVED
 from bessemer.moderate.policy import Policy
@@ -67,34 +68,36 @@ def questions(
     """The `n` questions to ask: the least sure first, each text once, or drawn at random (then whole comments, at most
     `n` questions unless one comment has more). People read of a rule what the model reads."""
     text_of = {rule.id: "\n".join(rule.read.lines()).removeprefix("Rule: ") for rule in policy.rules}
-    found = [
-        {
-            "comment_id": row.id,
-            "text": row.comment.text,
-            "title": row.comment.title,
-            "parent": row.comment.parent,
-            "community": row.comment.community or policy.community,
+
+    def question(i: int, finding: Finding) -> Question:
+        comment = rows[i].comment
+        return {
+            "comment_id": rows[i].id,
+            "text": comment.text,
+            "title": comment.title,
+            "parent": comment.parent,
+            "community": comment.community or policy.community,
             "rule": finding.rule,
             "rule_text": text_of[finding.rule],
             "score": round(finding.score, 6),
             "suggestion": BROKEN if finding.score >= 0.5 else KEPT,
             "drawn": RANDOM if at_random else UNSURE,
-            "group": row.group,
+            "group": rows[i].group,
             "label": "",
         }
-        for row, decision in zip(rows, decisions, strict=True)
-        for finding in decision.findings
-    ]
+
     if at_random:
-        size = len(policy.rules)
-        comments = [found[i : i + size] for i in range(0, len(found), size)]
-        random.Random(seed).shuffle(comments)
-        return [question for comment in comments[: max(1, n // size)] for question in comment]
-    once: dict[tuple[str, ...], Question] = {}
-    for question in found:
-        texts = (clean(question[name]).casefold() for name in ("text", "title", "parent"))
-        once.setdefault((question["rule"], *texts), question)
-    return sorted(once.values(), key=lambda q: abs(q["score"] - 0.5))[:n]  # stable: equals in the order they came
+        drawn = list(range(len(rows)))
+        random.Random(seed).shuffle(drawn)
+        comments = drawn[: max(1, n // len(policy.rules))]
+        return [question(i, finding) for i in comments for finding in decisions[i].findings]
+    once: dict[str, int] = {}  # of many comments and rules only what is asked is written out
+    for i, row in enumerate(rows):
+        texts = (clean(text).casefold() for text in (row.comment.text, row.comment.title, row.comment.parent))
+        once.setdefault(sha256_text(canonical_json(list(texts))), i)
+    pairs = ((i, finding) for i in once.values() for finding in decisions[i].findings)
+    unsure = heapq.nsmallest(n, pairs, key=lambda pair: abs(round(pair[1].score, 6) - 0.5))
+    return [question(i, finding) for i, finding in unsure]  # equals in the order they came
 
 
 def form_of(path: Path) -> str:

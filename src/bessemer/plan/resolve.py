@@ -25,7 +25,7 @@ from bessemer.data.sources import need_found
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.data.start import resolve_start
 from bessemer.errors import BessemerError
-from bessemer.evaluate.measure import read_held_out, refuse_long_items
+from bessemer.evaluate.measure import TASK_TOKENS, read_held_out, refuse_long_items
 from bessemer.families.check import check_tokenizer
 from bessemer.families.fetch import Checkpoint
 from bessemer.families.own_data import with_family_data
@@ -192,10 +192,12 @@ def add_estimate(prepared: Prepared, *, measured: bool, needs: Needs | None) -> 
 
 
 def held_out_tokens(recipe: Recipe, tasks: Mapping[str, Sequence[Item]]) -> int:
-    """About how many tokens are measured before and after: three characters are one."""
-    items = [item for own in tasks.values() for item in own]
-    characters = sum(len(item.text) + sum(len(m.content) for m in item.messages) for item in items)
-    return sum(p.tokens for p in recipe.probes.values()) + characters // 3
+    """About how many tokens are measured before and after: three characters are one. Of texts some windows are."""
+    found = sum(p.tokens for p in recipe.probes.values())
+    for name, items in tasks.items():
+        n = sum(len(item.text) + sum(len(m.content) for m in item.messages) for item in items) // 3
+        found += min(n, TASK_TOKENS) if name in recipe.tasks and recipe.tasks[name].metric == "bits_per_byte" else n
+    return found
 
 
 def keep_estimate(old: Plan, new: Plan) -> None:

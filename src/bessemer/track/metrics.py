@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from bessemer.errors import BessemerError
 
+BLOCK = 1 << 16  # bytes
+
 
 class MetricsFile:
     """Append events; remember the offset so that a resumed run forgets what came after its checkpoint."""
@@ -51,17 +53,39 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # an id may hold other line separators
-        try:
-            event: Any = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            fix = "take the line out; a run that goes on cuts the file where its checkpoint stood"
-            raise BessemerError("the line is no event", where=f"{path}:{number}", fix=fix)
-        found.append(cast(dict[str, Any], event))
-    return found
+    lines = path.read_bytes().split(b"\n")[:-1]  # an id may hold other line separators
+    return [_event(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def last_step(path: Path) -> dict[str, Any] | None:
+    """The newest event "step", looked for from the file's end: a long run has millions of them.
+
+    Raises BessemerError for a line that is no event on the way there.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        size, n = file.seek(0, os.SEEK_END), 0
+        while n < size:
+            n = min(size, max(BLOCK, 4 * n))
+            file.seek(size - n)
+            lines = file.read(n).split(b"\n")[:-1]
+            for line in reversed(lines if n == size else lines[1:]):  # the first one may be cut
+                event = _event(line, str(path))
+                if event["event"] == "step":
+                    return event
+    return None
+
+
+def _event(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        event: Any = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or "event" not in event:
+        fix = "take the line out; a run that goes on cuts the file where its checkpoint stood"
+        raise BessemerError("the line is no event", where=where, fix=fix)
+    return cast(dict[str, Any], event)
 
 
 class Tail:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import home, lock_holder, read_json, write_json
-from bessemer.track.metrics import read_metrics
+from bessemer.track.metrics import last_step
 
 PLAN = "plan.lock.json"
 METRICS = "metrics.jsonl"
@@ -104,7 +104,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
     state: planned, running, stopped, failed, interrupted (killed: the same command continues) or finished.
     """
-    steps = [e for e in read_metrics(folder / METRICS) if e["event"] == "step"]
+    step = last_step(folder / METRICS)
     told = {name: read_json(folder / name) for name in ("result.json", STOPPED, ERROR, JOB) if (folder / name).exists()}
     result = told.get("result.json", {})
     holder = lock_holder(lock_path(folder.name))
@@ -122,7 +122,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.name,
         "state": state,
-        "last": f"{steps[-1]['stage']} step {steps[-1]['step']}" if steps else "",
+        "last": f"{step['stage']} step {step['step']}" if step else "",
         "verdict": result.get("verdict", ""),
         "release": result.get("release") or "",
         "folder": str(folder),
