@@ -299,3 +299,25 @@ def test_a_full_disk_under_arrays_has_its_number(tmp_path: Path) -> None:
     assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, str(tmp_path))
     with pytest.raises(PermissionError), files.saving_arrays(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with pytest.raises(BessemerError, match="this file system has no locks"), files.exclusive(tmp_path / "l", "it"):
+        pass
+
+
+def test_a_disk_that_syncs_no_folders_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    number = errno.EINVAL
+    files.fsync_folder(tmp_path)
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.fsync_folder(tmp_path)

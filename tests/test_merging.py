@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bessemer.errors import BessemerError
+from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.files import read_json, read_record
 from bessemer.merging import Point, choose, merge
 from bessemer.recipe.load import load_recipe
 from bessemer.registry.store import open_release
 from bessemer.run import run_recipe
+from bessemer.track.runs import STOP
 from bessemer.track.screen import Screen
 from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.story import write_story
@@ -151,3 +152,18 @@ def test_a_run_that_was_only_planned_stays_so(
 def test_shares_that_would_share_a_folder_are_refused(told: Path) -> None:
     with pytest.raises(BessemerError, match="0.3334 is finer than a thousandth"):
         merge("story", [0.333, 0.3334], Screen(quiet=True))
+
+
+def test_measuring_stops_when_it_is_asked_to(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (told / STOP).touch()  # of before: it asks nobody
+
+    class Asking(Screen):
+        def step(self, title: str) -> Any:
+            if title.startswith("measure"):
+                (told / STOP).touch()
+            return super().step(title)
+
+    with pytest.raises(StoppedByUserError, match="stopped while measuring"):
+        merge("story", [0.25], Asking(quiet=True))
+    assert not (told / STOP).exists() and not (told / "merge/0.250/measured.json").exists()
+    assert merge("story", [0.25], Screen(quiet=True))["best"] == 0.25

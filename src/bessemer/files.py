@@ -68,6 +68,9 @@ def fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know it of files only
+            raise
     finally:
         os.close(handle)
 
@@ -122,6 +125,7 @@ def make_secret(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
+        fsync_folder(path.parent)  # what it hashes or signs may be on the disk a moment later
     finally:
         made.unlink(missing_ok=True)
 
@@ -355,7 +359,16 @@ def _lock(file: IO[str], kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise _no_locks(error, file.name) from None
     return True
+
+
+def _no_locks(error: OSError, path: str) -> Exception:
+    if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}:
+        return error
+    fix = "mount it with flock (Lustre: -o flock), or set BESSEMER_HOME to another disk"
+    return BessemerError("this file system has no locks", where=path, fix=fix)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.data.start import resolve_start
-from bessemer.errors import BessemerError
+from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.measure import Measured, cut_probes, measure, need_one_precision, read_held_out
 from bessemer.evaluate.scorecard import build_scorecard
 from bessemer.families.fetch import Checkpoint, resolve
@@ -23,7 +23,7 @@ from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
 from bessemer.run import Plan, digest_of, need_measured, need_signer, release_model
 from bessemer.stage import overlay_of
-from bessemer.track.runs import DONE, PLAN, lock_path, run_folder
+from bessemer.track.runs import DONE, PLAN, STOP, lock_path, run_folder
 from bessemer.track.screen import Screen
 from bessemer.train.export import Difference, export_model
 
@@ -78,6 +78,7 @@ def merge(
         need_signer(folder)
     added = Added(resolve(add[0]), resolve(add[1])) if add else None
     with exclusive(lock_path(run), f"the run {run}"):
+        (folder / STOP).unlink(missing_ok=True)  # `runs stop` asks for one from now on
         plan: Plan = read_json(folder / PLAN)
         recipe = Recipe.model_validate(plan["recipe"])
         if left := [s["name"] for s in plan["stages"] if not (folder / s["name"] / DONE).exists()]:
@@ -137,7 +138,14 @@ def _measured(folder: Path, plan: Plan, recipe: Recipe, share: float, added: Add
         with screen.step(f"measure at {share:g}") as advance:
             loaded = load(model, digest=digest_of(model), end_of_text=plan["base"]["end_of_text"])
             windows = cut_probes(loaded, recipe, probes)
-            write_record(record, dict(measure(loaded, recipe, tasks, windows, lambda part: advance(part, ""))))
+
+            def progress(part: float) -> None:
+                advance(part, "")
+                if (folder / STOP).exists():
+                    (folder / STOP).unlink(missing_ok=True)
+                    raise StoppedByUserError("stopped while measuring", fix="the same command goes on")
+
+            write_record(record, dict(measure(loaded, recipe, tasks, windows, progress)))
     before: Measured = read_record(folder / "measured" / "before.json")
     after: Measured = read_record(record)
     need_measured(model, after)

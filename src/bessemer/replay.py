@@ -81,7 +81,7 @@ def _filters(name: str, folder: Path, asked: Asked) -> DataRecipe:
     """Small models fall into loops: repetition is judged more strictly than in text that people wrote."""
     quality: dict[str, Any] = {"word_repetition": 0.2, "ngram": 5, "character_repetition": None, "mean_line": None}
     quality["characters"] = 80 if asked.kind == "documents" else 20
-    source = {"from": str(folder / "part-*.jsonl"), "kind": asked.kind}
+    source = {"from": str(folder / "part-*.jsonl"), "kind": asked.kind, "on_error": "skip"}  # it may draw a NUL
     steps = {"repair": {}, "quality": quality, "duplicates": {}, "near_duplicates": {"jaccard": 0.7}}
     return DataRecipe.model_validate({"name": name, "sources": {"sampled": source}, "steps": steps})
 

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.evaluate.ledger import now
 from bessemer.evaluate.measure import cut_probes, measure, need_one_precision
 from bessemer.evaluate.scorecard import build_scorecard, need_intervals
 from bessemer.evaluate.seal import commitments
@@ -41,11 +40,11 @@ from bessemer.registry.report import build_report
 from bessemer.signatures import SIGNING_KEY, signer_id, signer_of, signing_key
 from bessemer.stage import Training
 from bessemer.track.metrics import read_metrics
-from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PLAN, STOP, ending, is_begun, lock_path, runs_folder
+from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PLAN, STOP, alone, ending, is_begun, lock_path, runs_folder
 from bessemer.track.screen import Screen, See
 from bessemer.track.trackers import following
 from bessemer.train.export import export_model
-from bessemer.units import show_bytes, show_count
+from bessemer.units import now, show_bytes, show_count
 
 TrainStage = Callable[[int, See], None]  # number of the stage from 0; what is told of every event
 
@@ -95,12 +94,11 @@ def make_plan(
         if old.get("identity") == prepared.identity:
             keep_estimate(old, prepared.plan)
     if restart and folder.exists():  # away in one step: half of an old run must never look like one
-        for left in folder.parent.glob(f".restarted-{recipe.name}-*"):  # of a restart that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        gone = folder.with_name(f".restarted-{recipe.name}-{os.getpid()}")
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        folder.rename(folder.with_name(f".restarted-{recipe.name}-{os.getpid()}"))
     write_json(folder / PLAN, prepared.plan)
+    for left in folder.parent.glob(f".restarted-{recipe.name}-*"):  # also of a restart that was killed
+        if left.name.rpartition("-")[0] == f".restarted-{recipe.name}":  # else it is another run's
+            shutil.rmtree(left, ignore_errors=True)
     return prepared
 
 
@@ -262,7 +260,11 @@ class _Story:
         if self.elsewhere:
             self.training.forget_weights()
         with self.screen.stage(name, self.plan["stages"][n]["steps"], 1 / self.recipe.retain - 1) as see:
-            (self.elsewhere or self.training.train)(n, see)
+            if self.elsewhere:
+                self.elsewhere(n, see)
+            else:
+                with alone(self.folder / name):
+                    self.training.train(n, see)
 
     # -- results ----------------------------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class Training:
             optimizer_state=self._optimizer_state(n),
             final_lr=planned["final_lr"],
             keep_all=self.recipe.keep_checkpoints == "all",
+            plan=self.plan["identity"],
         )
         metrics = MetricsFile(self.folder / METRICS, see) if self.world.leads else None
         hooks = Hooks(

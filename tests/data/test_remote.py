@@ -25,6 +25,7 @@ import pytest
 
 from bessemer.data.sources import Source, read_items
 from bessemer.errors import BessemerError
+from bessemer.families.store import storage_options
 
 ROWS = [{"text": f"text {i}", "year": 1850 + i} for i in range(3)]
 JSONL = "".join(json.dumps(r) + "\n" for r in ROWS).encode()
@@ -192,6 +193,34 @@ def test_files_of_a_web_server(web: tuple[str, Path]) -> None:
 
 def test_parquet_of_a_web_server_whether_it_answers_ranges_or_not(web: tuple[str, Path]) -> None:
     check(f"{web[0]}/b/c.parquet", ["c.parquet"])
+
+
+def test_a_long_file_is_read_to_its_end(web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the server gives parts of it or not, and for as long as it takes: aiohttp ends a transfer after five
+    minutes; here after one second."""
+    import aiohttp
+    from aiohttp import client
+
+    monkeypatch.setattr(client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=1))
+    fsspec.get_filesystem_class("http").clear_instance_cache()
+    url, folder = web
+    (folder / "long.jsonl").write_bytes(b"".join(b'{"text": "%s %d"}\n' % (b"x" * 1000, n) for n in range(12_000)))
+    items = iter(Source(f"{url}/long.jsonl"))
+    next(items)
+    time.sleep(1.5)
+    assert sum(1 for _ in items) == 11_999
+    assert storage_options("s3://x") == {} and storage_options(url)["client_kwargs"]["timeout"].total is None
+
+
+def test_a_long_parquet_file_needs_a_server_that_gives_parts(web: tuple[str, Path]) -> None:
+    url, folder = web
+    rows = [{"text": os.urandom(6000).hex()} for _ in range(1200)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "long.parquet")
+    if "Ranged" in os.environ["PYTEST_CURRENT_TEST"]:
+        assert len(read_items(f"{url}/long.parquet")) == 1200
+    else:
+        with pytest.raises(BessemerError, match="the server gives no parts of files.*parquet"):
+            read_items(f"{url}/long.parquet")
 
 
 def test_a_missing_page_and_a_dead_server(web: tuple[str, Path]) -> None:

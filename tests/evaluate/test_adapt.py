@@ -385,7 +385,7 @@ def test_two_logs_are_compared_like_anything_else(tmp_path: Path) -> None:
             log_of([{"id": 1, "epoch": 1, "error": {"message": "x"}}, sample(2, "C")]),
             "sample 1.*: the sample has an error",
         ),
-        (log_of([sample(1, "C"), sample(2, "C", scorer="model")]), r"2 scorers(.|\n)*match, model"),
+        (log_of([sample(1, "C"), sample(2, "C", scorer="model")]), r"2 scorers(.|\n)*LOG#match, LOG#model"),
         (log_of([{"id": 1, "epoch": 1}]), "no sample has a score"),
         (log_of([]), "no sample has a score"),
         ({"version": 2}, "no log of Inspect"),

@@ -97,3 +97,11 @@ def test_a_sure_gain_is_a_win_however_strict_and_many_the_tasks(n_gains: int, al
     """Of 1,999 permutations no p is smaller than .0005, and Holm's rule multiplies it by the number of tasks."""
     card = build_card([block(f"t{n}", GAIN, alpha=alpha) for n in range(n_gains)], facts("o"), {}, None)
     assert {t["change"]["answer"] for t in card["tasks"].values()} == {"WIN"}
+
+
+def test_clocks_do_not_undo_an_order_that_the_run_wrote_down() -> None:
+    late = {"created": "2026-11-20T10:05:00Z", "name": "s", "commitment": "d"}
+    model = {"name": "m", "begun": "2026-11-20T10:01:00Z"}
+    assert order_fault(late, {**model, "seals": {"s": "d"}}) == ""
+    assert "after m began" in order_fault(late, {**model, "seals": {}})
+    assert "after m began" in order_fault(late, {**model, "seals": {"s": "other"}})

@@ -52,7 +52,8 @@ def other_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exported(tiny_model: Path, tmp_path: Path) -> tuple[Path, Checkpoint]:
     """A private family's checkpoint in a folder, and what it is."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    (model / "LICENSE").write_bytes("You may use it, d'après.".encode("latin-1"))
+    (model / "LICENSE").write_text("You may use it.")
+    (model / "LICENSE.old").write_bytes("Before, d'après.".encode("latin-1"))
     add_private(model)
     return tmp_path / "out", airgap.export("mine-tiny@pre", tmp_path / "out")
 

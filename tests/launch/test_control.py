@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bessemer.errors import BessemerError
 from bessemer.files import exclusive, write_json
 from bessemer.launch import control
+from bessemer.track import runs
 from bessemer.track.runs import PLAN, STOP, lock_path
 
 
@@ -55,3 +57,46 @@ def test_slurm_is_asked_rarely_while_a_job_waits(bessemer_home: Path, monkeypatc
     monkeypatch.setattr(control.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
     assert list(control.logs("x", follow=True)) == []
     assert [round(b - a) for a, b in pairwise(asked)] == [15, 15, 15, 0, 0]
+
+
+def test_who_follows_outlasts_what_does_not_answer(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's controller changes, another machine's disk still lists a file that is gone."""
+    write_json(bessemer_home / "runs" / "x" / PLAN, {"stages": []})
+    states = iter(["queued", BessemerError("Slurm does not say"), OSError("stale"), "finished"])
+
+    def look(_: str) -> dict[str, str]:
+        if isinstance(state := next(states), Exception):
+            raise state
+        return {"state": state}
+
+    monkeypatch.setattr(control, "glance", look)
+    monkeypatch.setattr(control.time, "sleep", lambda _: None)
+    monkeypatch.setattr(control, "QUEUE_S", 0.0)
+    assert list(control.logs("x", follow=True)) == []
+    assert next(states, None) is None
+
+
+def test_a_paper_that_goes_while_it_is_read_is_none(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bessemer_home / "runs" / "x"
+    write_json(folder / PLAN, {"stages": []})
+    write_json(folder / "stopped.json", {"what": "stopped"})
+    assert control.glance("x")["state"] == "stopped"
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # as a disk says that is shared
+    (folder / "stopped.json").unlink()
+    assert runs._read_if_there(folder / "stopped.json") is None
+
+
+def test_what_a_restart_takes_away_is_no_run(bessemer_home: Path) -> None:
+    for name in ("x", ".restarted-x-7"):
+        write_json(bessemer_home / "runs" / name / PLAN, {"stages": []})
+    assert runs.run_names() == ["x"]
+
+
+def test_one_stage_has_one_writer(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that outlived their supervisor may still write when the run goes on elsewhere."""
+    stage = bessemer_home / "runs" / "x" / "01-cpt"
+    monkeypatch.setattr(runs, "LEFTOVER_S", 0.3)
+    with runs.alone(stage), pytest.raises(BessemerError, match="stage 01-cpt is in use"), runs.alone(stage):
+        pass
+    with runs.alone(stage):
+        pass

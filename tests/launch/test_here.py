@@ -25,6 +25,19 @@ def test_a_request_counts_even_where_it_cannot_be_said() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_terminal_that_goes_asks_for_a_stop_unless_nobody_minds() -> None:
+    with stop_requests(lambda *_: None) as asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert asked()
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with stop_requests(lambda *_: None) as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     screen = Screen(quiet=True, log=tmp_path / "log.txt")
     screen.say("one")

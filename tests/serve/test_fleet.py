@@ -17,7 +17,7 @@ from bessemer.moderate.policy import parse_policy
 from bessemer.registry.routes import path_of, promote, read_route, roll_back, set_canary
 from bessemer.registry.store import MANIFEST, StoredRelease, open_release, sign_release
 from bessemer.serve.app import create_app
-from bessemer.serve.fleet import KEPT
+from bessemer.serve.fleet import KEPT, Backend, Fleet
 from bessemer.serve.problems import RequestError
 from bessemer.serve.server import open_model
 from tests.cli.conftest import Done, here
@@ -268,3 +268,52 @@ def test_routes(tiny_model: Path, bessemer_home: Path, tmp_path: Path, here: Cal
         path_of("tiny").write_text(content)
         with pytest.raises(BessemerError, match="no route"):
             read_route("tiny")
+
+
+def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+    """What one might go back to next is loaded when clients are answered again; there may be no room for it."""
+    make_versions(tiny_model, bessemer_home, tmp_path, 3)
+    for version in (1, 2, 3):
+        promote(f"tiny@{version}")
+    loaded, release = open_model("tiny@3")
+    tried: list[tuple[str, int]] = []
+
+    def opener(reference: str) -> Any:
+        tried.append((reference, fleet.main.release.version))
+        return open_model(reference)
+
+    fleet = Fleet([Backend(loaded, release, 8)])
+    fleet._open, room = opener, [False]
+    fleet._has_room = lambda: room[0]  # type: ignore[method-assign]
+    roll_back("tiny")
+    fleet.look()
+    assert tried == [("tiny@2", 3)] and fleet.main.release.version == 2
+    room[0], fleet._seen = True, None
+    fleet.look()
+    assert tried[1:] == [("tiny@1", 2)]
+    fleet.close()
+
+
+def test_a_route_that_changes_while_a_model_loads_is_read_again(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path
+) -> None:
+    make_versions(tiny_model, bessemer_home, tmp_path, 3)
+    promote("tiny@1")
+    loaded, release = open_model("tiny@1")
+    answered: list[int] = []
+
+    def opener(reference: str) -> Any:
+        found = open_model(reference)
+        if reference == "tiny@2":
+            roll_back("tiny")  # somebody thinks better of it
+        return found
+
+    fleet = Fleet([Backend(loaded, release, 8)])
+    fleet._open = opener
+    publish = fleet._publish
+    fleet._publish = lambda *args: (publish(*args), answered.append(fleet.main.release.version))  # type: ignore[method-assign]
+    promote("tiny@2")
+    fleet.look()
+    fleet.look()
+    assert set(answered) == {1} and fleet.main.release.version == 1  # the other one never answered
+    fleet.close()

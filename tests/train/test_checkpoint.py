@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,39 @@ def test_what_is_newer_goes_but_for_what_is_pinned(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000004", "step-0000008"]
     checkpoint.remove_newer(tmp_path, None)
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000008"]
+
+
+def test_a_checkpoint_of_another_plan_is_passed_over(trained: tuple[Trainable, Optimizers], tmp_path: Path) -> None:
+    """Of a process that outlived its supervisor and a --restart."""
+    mine = save(tmp_path, 4, *trained, {"plan": "mine"})
+    save(tmp_path, 8, *trained, {"plan": "another"})
+    path, refused = checkpoint.newest_good(tmp_path, "mine")
+    assert path == mine and "another plan" in refused[0]
+    assert checkpoint.newest_good(tmp_path)[0] != mine
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError):  # the run's folder was taken away: it is not made anew
+        save(tmp_path, 12, *trained, {})
+
+
+def test_a_process_that_cannot_write_is_not_waited_for(
+    trained: tuple[Trainable, Optimizers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "wait", lambda _: None)
+    monkeypatch.setattr(checkpoint, "PEERS_WRITE_S", 20.0)
+    writers = [checkpoint.Writer(tmp_path, World(rank, 2)) for rank in (0, 1)]
+    real = checkpoint.write_hashed
+
+    def full(path: Path, pieces: Any) -> Any:
+        if "part-00001" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, pieces)
+
+    monkeypatch.setattr(checkpoint, "write_hashed", full)
+    began = time.monotonic()
+    for writer in writers:
+        writer.save(4, *trained, {})
+    with pytest.raises(BessemerError, match="another process could not write: No space left"):
+        writers[0].wait()
+    with pytest.raises(BessemerError, match="cannot be written .No space left"):
+        writers[1].wait()
+    assert time.monotonic() - began < 15 and not checkpoint.complete(tmp_path)

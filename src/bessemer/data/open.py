@@ -23,20 +23,13 @@ from urllib.parse import urlsplit
 from bessemer.data import hub
 from bessemer.data.formats import BINARY, FORMATS, PACKED, is_data, split_name
 from bessemer.errors import BessemerError
+from bessemer.families.store import DRIVERS, storage_options
 from bessemer.files import canonical_json, check_files, home, read_json, sha256_text
 
 SEALED_ROOMS = ("seals", "keys")  # of BESSEMER_HOME: what no source may read
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 UNREAD = (*ARCHIVES, ".bz2", ".xz", ".lz4")  # a folder that holds one of these is refused, not read without it
 READ = f"{', '.join(FORMATS)}, plain or {' or '.join(PACKED)}"
-DRIVERS = {
-    "s3": "bessemer[s3]",
-    "s3a": "bessemer[s3]",
-    "gs": "bessemer[gs]",
-    "gcs": "bessemer[gs]",
-    "http": "bessemer[data]",
-    "https": "bessemer[data]",
-}
 
 
 @dataclass(frozen=True)
@@ -117,6 +110,11 @@ def reading(file: File) -> Iterator[None]:
         if type(error) in (OSError, gzip.BadGzipFile) and cast(OSError, error).errno is None:
             raise
         raise _unreadable(file.path, error) from None
+    except ValueError as error:
+        if "range requests" not in str(error):  # fsspec's words
+            raise
+        what = f"the server gives no parts of files, and {file.format} files are not read from their beginning"
+        raise BessemerError(what, where=file.path, fix="download it, and give its path") from None
 
 
 def need(package: str, where: str, what: str, extra: str = "data") -> None:
@@ -276,7 +274,7 @@ def _remote(address: str, where: str) -> list[File]:
     from fsspec.core import url_to_fs
 
     try:
-        fs, path = url_to_fs(address)
+        fs, path = url_to_fs(address, **storage_options(address))
     except ImportError:
         driver = DRIVERS.get(protocol)
         raise BessemerError(
@@ -334,9 +332,11 @@ def _open_raw(file: File) -> BinaryIO:
         return Path(file.path).open("rb")
     from fsspec.core import url_to_fs
 
-    fs, path = url_to_fs(file.path)
+    fs, path = url_to_fs(file.path, **storage_options(file.path))
     _need_unsealed_remote(fs, [path])
-    return io.BufferedReader(fs.open(path, "rb"), 1 << 20)
+    # Many web servers give no parts of files, and answer for a second one with the whole: so it is read through.
+    through = path.startswith("http") and file.format not in BINARY
+    return io.BufferedReader(fs.open(path, "rb", **({"block_size": 0} if through else {})), 1 << 20)
 
 
 def _transport_errors() -> tuple[type[BaseException], ...]:

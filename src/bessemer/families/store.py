@@ -15,7 +15,14 @@ from bessemer.families.download import RemoteFile, is_wanted
 from bessemer.files import exclusive, home, need_writable, read_json, sha256_text, tell, write_json
 from bessemer.signatures import MANIFEST, trusted_key
 
-DRIVERS = {"s3": "bessemer[s3]", "gs": "bessemer[gs]", "http": "bessemer[data]", "https": "bessemer[data]"}
+DRIVERS = {
+    "s3": "bessemer[s3]",
+    "s3a": "bessemer[s3]",
+    "gs": "bessemer[gs]",
+    "gcs": "bessemer[gs]",
+    "http": "bessemer[data]",
+    "https": "bessemer[data]",
+}
 BLOCK_BYTES = 1 << 24
 MANIFEST_BYTES = 1 << 24  # more than any release's has
 TAGS = ("ETag", "etag", "md5Hash", "mtime", "created", "Content-MD5", "Digest", "Last-Modified")
@@ -95,13 +102,22 @@ def _copy(opened: Any, out: IO[bytes], there: int) -> None:
             out.write(block)
 
 
+def storage_options(address: str) -> dict[str, Any]:
+    """For fsspec. aiohttp ends every transfer after five minutes, however well it goes; here one that stands still."""
+    if not address.startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
+
+
 def _list(url: str) -> tuple[Any, list[dict[str, Any]]]:
     """(file system, what it says of each file there), asked anew: drivers keep what they listed before."""
     protocol = url.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
 
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url, **storage_options(url))
         fs.invalidate_cache()
         return fs, [f for f in fs.ls(path, detail=True) if f["type"] == "file"]
     except ImportError:

@@ -80,10 +80,10 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
     folder = run_folder(name)
     read: dict[Path, int] = {}
     last: Path | None = None
-    ended, again = not follow, 0.0
+    ended, again, state = not follow, 0.0, "queued"
     while True:
         if follow and time.monotonic() >= again:
-            state = glance(name)["state"]
+            state = _state_of(name, state)
             ended = state not in {"running", "queued"}
             again = time.monotonic() + (QUEUE_S if state == "queued" else POLL_S)  # Slurm is asked each time
         for path in (folder / LOG, folder / "slurm.log", *sorted(folder.glob(f"*/{WORKERS_LOG}"))):
@@ -95,6 +95,14 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
         if ended:
             return
         time.sleep(POLL_S)
+
+
+def _state_of(name: str, before: str) -> str:
+    """Where it cannot be learned (Slurm's controller changes, a shared disk hangs) it is what it was."""
+    try:
+        return str(glance(name)["state"])
+    except (BessemerError, OSError):
+        return before
 
 
 def _lines_from(path: Path, offset: int) -> tuple[list[str], int]:

@@ -1,4 +1,5 @@
-"""Run in this process: Ctrl-C (or SIGTERM) once asks for a checkpoint and a stop, twice stops at once."""
+"""Run in this process: Ctrl-C (or SIGTERM, or a terminal that goes) asks for a checkpoint and a stop, twice stops at
+once."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], boo
         with contextlib.suppress(Exception):  # it may have come in the middle of printing
             say("stopping: a checkpoint is written first (once more: stop at once)", "yellow")
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup: the terminal may go
+        asking.append(signal.SIGHUP)
+    old = {number: signal.signal(number, ask) for number in asking}
     try:
         yield lambda: asked
     finally:

@@ -12,16 +12,15 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.files import exclusive, lock_holder, read_json
+from bessemer.files import read_json
 from bessemer.launch.bind import die_with_parent
 from bessemer.launch.here import quiet_libraries, stop_requests
-from bessemer.track.runs import PLAN, SAID, STOP, WORKERS_LOG, run_folder, tell_ending
+from bessemer.track.runs import PLAN, SAID, STOP, WORKERS_LOG, alone, forget_ending, run_folder, tell_ending
 
 LEFTOVER_S = 60.0  # so long the workers of a supervisor that was killed may take to die, e.g. on another machine
 
@@ -36,7 +35,10 @@ def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> N
     plan = read_json(folder / PLAN)
     stage_folder = folder / plan["stages"][number - 1]["name"]
     try:
-        with (stage_folder / WORKERS_LOG).open("a") as log, _alone(stage_folder):
+        lock = alone(stage_folder) if _is_first() else contextlib.nullcontext()
+        with (stage_folder / WORKERS_LOG).open("a") as log, lock:
+            if _is_first():
+                forget_ending(stage_folder)  # a worker of the group before may have told its ending after ours began
             faulthandler.register(signal.SIGUSR1, log, all_threads=True)  # sent by the supervisor when nothing moves
             _train(folder, plan, number - 1, _sayer(stage_folder), lambda: asked() or (folder / STOP).exists())
     except BaseException as error:
@@ -47,16 +49,6 @@ def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> N
 def _is_first() -> bool:
     """Of its group: the one that speaks for all."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _alone(stage_folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Only one group at a time writes into a stage; its first worker holds the lock."""
-    if not _is_first():
-        return contextlib.nullcontext()
-    lock, until = stage_folder / ".lock", time.monotonic() + LEFTOVER_S
-    while lock_holder(lock) and time.monotonic() < until:
-        time.sleep(0.1)
-    return exclusive(lock, f"stage {stage_folder.name}")
 
 
 def _sayer(stage_folder: Path) -> Callable[[str], None]:

@@ -16,7 +16,7 @@ from bessemer.evaluate import seal, stats
 from bessemer.evaluate.card import GAIN, KEEP, order_fault, primary_metric
 from bessemer.evaluate.result import TaskResult, judge_controls
 from bessemer.evaluate.standings import front, standings
-from bessemer.files import exclusive, home, new_folder, read_json, write_json, write_text
+from bessemer.files import exclusive, home, new_folder, read_json, tell, write_json, write_text
 from bessemer.registry.contest_page import build_contest_page
 from bessemer.registry.papers import (
     RESTORE,
@@ -81,7 +81,7 @@ def write_contest(
     facts = {"created": created, "by": by, "code": seal.code_digests(), "contest": dict(contest)}
     card = build_contest(facts, tasks, entrants)
     root = contests_folder()
-    with exclusive(root / ".lock", "the list of contests"):
+    with exclusive(root / ".lock", "the list of contests", wait=tell):
         folder = next_folder(root, contest["name"])
         with new_folder(folder) as tmp:
             results = [r for e in entrants for side in (e.before, e.after) for rs in side.values() for r in rs]

@@ -20,7 +20,7 @@ from typing import Any
 from bessemer.errors import BessemerError
 from bessemer.evaluate import seal
 from bessemer.evaluate.card import FORMAT, Block, build_card, order_fault
-from bessemer.files import exclusive, home, new_folder, read_json, write_json, write_text
+from bessemer.files import exclusive, home, new_folder, read_json, tell, write_json, write_text
 from bessemer.registry.evaluation_page import build_page
 from bessemer.registry.papers import (
     RESTORE,
@@ -53,7 +53,7 @@ def write_evaluation(
     """Compute the scorecard and write the folder, whole or not at all. out: by default the next one in our home."""
     card = build_card(blocks, facts, probes, retain)
     name = str(facts["models"][0]["name"]).replace("/", "-").replace("@", "-")
-    with exclusive(evaluations_folder() / ".lock", "the list of evaluations"):
+    with exclusive(evaluations_folder() / ".lock", "the list of evaluations", wait=tell):
         folder = out or next_folder(evaluations_folder(), name)
         with new_folder(folder) as tmp:
             results = [r for b in blocks for r in (*b.before, *b.after)]

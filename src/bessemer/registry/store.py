@@ -17,6 +17,7 @@ from bessemer.files import (
     home,
     new_folder,
     read_json,
+    tell,
     write_json,
 )
 from bessemer.signatures import (
@@ -120,7 +121,7 @@ def add_release(name: str, files: dict[str, Path], facts: dict[str, Any]) -> Sto
     files: {name in the release: file}. facts: the manifest without name, version and files.
     """
     root, key = folder() / name, signing_key()
-    with exclusive(folder() / f".{name}.lock", f"the release name {name}"):
+    with exclusive(folder() / f".{name}.lock", f"the release name {name}", wait=tell):
         version = _next_version(root)
         with new_folder(root / str(version)) as tmp:
             for target, source in files.items():
@@ -143,7 +144,7 @@ def sign_release(reference: str, key: Path) -> tuple[StoredRelease, str]:
     Raises BessemerError for a release that is signed already: who wants another signer removes the file first.
     """
     release = _checked(find_release(reference))
-    with exclusive(folder() / f".{release.name}.lock", f"the release name {release.name}"):
+    with exclusive(folder() / f".{release.name}.lock", f"the release name {release.name}", wait=tell):
         if signer := signer_of(release.path):
             raise BessemerError(
                 f"signed already, by the key {signer[:12]}",

@@ -156,19 +156,26 @@ class Fleet:
     def _switch(self, route: Route | None) -> None:
         if route is None or self._open is None:
             return
-        ready = dict(self._state.ready)
+        stable, canary = (f"{route.name}@{v}" for v in (route.stable, route.canary))
         wanted = [f"{route.name}@{v}" for v in route.versions]
-        stable = f"{route.name}@{route.stable}"
-        for reference in wanted:
-            if reference in ready:
-                continue
-            try:
-                loaded, release = self._open(reference)
-                ready[reference] = Backend(loaded, release, self.main.max_waiting)
-            except Exception:
-                if reference == stable:
-                    raise
-                log.exception("%s is not ready; it is tried again in %.0f s", reference, self._try_again())
+        for reference in sorted(wanted, key=lambda r: r != stable):  # clients wait for this one alone
+            if reference not in self._state.ready and (reference in {stable, canary} or self._has_room()):
+                try:
+                    backend = Backend(*self._open(reference), self.main.max_waiting)
+                    self._state = replace(self._state, ready={**self._state.ready, reference: backend})
+                except Exception:
+                    if reference == stable:
+                        raise
+                    log.exception("%s is not ready; it is tried again in %.0f s", reference, self._try_again())
+                if read_route(self.name) != route:  # loading takes minutes: somebody may have gone back meanwhile
+                    self._seen = None
+                    return
+            if reference in {stable, wanted[-1]}:
+                self._publish(route, wanted)
+
+    def _publish(self, route: Route, wanted: Sequence[str]) -> None:
+        """Answer by the route; what nobody asks for any more goes."""
+        ready, stable = dict(self._state.ready), f"{route.name}@{route.stable}"
         others = [r for r in reversed(ready) if r not in wanted and r not in self._stays]  # the newest first
         gone = [ready.pop(reference) for reference in others[max(0, KEPT - len(wanted)) :]]
         canary = ready.get(f"{route.name}@{route.canary}")
@@ -176,6 +183,10 @@ class Fleet:
         for backend in gone:
             backend.close()
         log.warning("stable %s, canary %s", stable, canary and canary.release.reference)
+
+    def _has_room(self) -> bool:
+        """For one more model, where no client needs it now."""
+        return available_memory() >= SPARE * sum(p.nbytes for p in self.main.loaded.model.parameters())
 
     def _try_again(self) -> float:
         """In how many seconds: longer each time, until the route is changed."""
@@ -189,8 +200,7 @@ class Fleet:
         if not earlier or self._open is None:
             return
         reference, state = earlier.pop(0), self._state
-        size = sum(p.nbytes for p in self.main.loaded.model.parameters())
-        if len(state.ready.keys() - self._stays) >= KEPT or available_memory() < SPARE * size:
+        if len(state.ready.keys() - self._stays) >= KEPT or not self._has_room():
             earlier.clear()
             return
         if reference in state.ready:

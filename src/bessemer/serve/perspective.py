@@ -6,6 +6,7 @@ server's default, or `?policy=name@version`; the model `?model=`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -151,7 +152,7 @@ def add_perspective(app: FastAPI, desk: Desk) -> None:
     @app.post(f"{GOOGLE}comments:analyze")
     async def analyze(body: AnalyzeRequest, request: Request) -> Response:
         _need_known(request)
-        policy = desk.policy(request.query_params.get("policy"))
+        policy = await asyncio.to_thread(desk.policy, request.query_params.get("policy"))
         rules = {name: _rule(policy, name) for name in body.requestedAttributes}
         comment = body.read()
         backend = desk.fleet.pick(request.query_params.get("model", ""), comment.text)

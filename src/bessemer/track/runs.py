@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.files import home, lock_holder, read_json, write_json
+from bessemer.files import exclusive, home, lock_holder, write_json
 from bessemer.track.metrics import last_step
 
 PLAN = "plan.lock.json"
@@ -22,6 +25,7 @@ DONE = "done.json"  # in a stage's folder: finished
 STOPPED = "stopped.json"  # in a run's or a stage's folder: ended by a request, at a checkpoint
 ERROR = "error.json"  # there too: ended by an error
 SAID = "said.jsonl"  # in a stage's folder: lines that a worker wants said
+LEFTOVER_S = 60.0  # until workers that outlived their supervisor have noticed it
 WORKERS_LOG = "workers.log"  # there too: what the workers' processes wrote
 PAPERS = {
     PLAN,
@@ -77,6 +81,16 @@ def ending(folder: Path) -> Generator[None]:
         raise
 
 
+def alone(stage_folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Only one process, or group of processes, at a time writes into a stage. One that outlived its supervisor ends by
+    itself, and is waited for."""
+    stage_folder.mkdir(parents=True, exist_ok=True)
+    lock, until = stage_folder / ".lock", time.monotonic() + LEFTOVER_S
+    while lock_holder(lock) and time.monotonic() < until:
+        time.sleep(0.1)
+    return exclusive(lock, f"stage {stage_folder.name}")
+
+
 def forget_ending(folder: Path) -> None:
     for name in (STOPPED, ERROR):
         (folder / name).unlink(missing_ok=True)
@@ -105,7 +119,8 @@ def describe_run(folder: Path) -> dict[str, Any]:
     state: planned, running, stopped, failed, interrupted (killed: the same command continues) or finished.
     """
     step = last_step(folder / METRICS)
-    told = {name: read_json(folder / name) for name in ("result.json", STOPPED, ERROR, JOB) if (folder / name).exists()}
+    papers = {name: _read_if_there(folder / name) for name in ("result.json", STOPPED, ERROR, JOB)}
+    told = {name: paper for name, paper in papers.items() if paper is not None}
     result = told.get("result.json", {})
     holder = lock_holder(lock_path(folder.name))
     begun = is_begun(folder)
@@ -134,4 +149,20 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
 def run_names() -> list[str]:
     """Of every run that has a plan, sorted."""
-    return sorted(path.parent.name for path in runs_folder().glob(f"*/{PLAN}"))
+    names = (path.parent.name for path in runs_folder().glob(f"*/{PLAN}"))
+    return sorted(name for name in names if not name.startswith("."))  # such as what a restart takes away
+
+
+def _read_if_there(path: Path) -> Any:
+    """None where it is not, or no longer: another machine's disk may still list what was removed.
+
+    Raises BessemerError for what is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ESTALE}:
+            raise
+        return None
+    except ValueError as error:
+        raise BessemerError(f"no valid JSON ({error})", where=str(path)) from None

@@ -7,6 +7,8 @@ the data order is a function of the step, so step, weights, optimizer and the gu
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import re
 import shutil
@@ -34,6 +36,7 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 MANIFEST = "manifest.json"
 PINNED = "pinned"  # a file of this name in a checkpoint's folder keeps it for ever
 ROWS = "rows"  # key of the header: {tensor: [first row, shape of the whole]}
+FAILED = ".failed"  # beside the parts of a checkpoint: why a process could not write its own
 PEERS_WRITE_S = 600.0  # how long rank 0 waits for the parts of the others
 
 
@@ -66,7 +69,7 @@ class Writer:
         tmp = final.with_name(f".tmp-{final.name}")
         if self.world.leads:
             shutil.rmtree(tmp, ignore_errors=True)
-            tmp.mkdir(parents=True)
+            tmp.mkdir()  # not its parents: the run's folder may have been taken away for another run's
         self.world.wait()
         self._thread = threading.Thread(
             target=self._write, args=(tmp, final, tensors, header, {"step": step, **state}), name="checkpoint"
@@ -122,7 +125,11 @@ class Writer:
             if not self.keep_all:
                 purge(self.folder)
         except OSError as error:
-            shutil.rmtree(tmp, ignore_errors=True)
+            if self.world.leads:
+                shutil.rmtree(tmp, ignore_errors=True)
+            else:  # the leader must not wait for it
+                with contextlib.suppress(OSError):
+                    (tmp / FAILED).write_text(error.strerror or str(error))
             need = sum(t.nbytes for t in tensors.values())
             self._failure = BessemerError(
                 f"the checkpoint cannot be written ({error.strerror or error}); it needs {show_bytes(need)}",
@@ -138,6 +145,8 @@ class Writer:
         peers = [tmp / f".done-{rank}" for rank in range(1, self.world.size)]
         end = time.monotonic() + PEERS_WRITE_S
         while not all(p.exists() for p in peers):
+            if (tmp / FAILED).exists():
+                raise OSError(errno.EIO, f"another process could not write: {(tmp / FAILED).read_text()}")
             if time.monotonic() > end:
                 raise BessemerError(
                     f"not every process wrote its part within {PEERS_WRITE_S:.0f} s",
@@ -211,10 +220,11 @@ def complete(folder: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
-def newest_good(folder: Path, *, due: bool = False) -> tuple[Path | None, list[str]]:
+def newest_good(folder: Path, plan: str = "", *, due: bool = False) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose bytes match its manifest, and why newer ones were passed over.
 
-    due: only those that an undisturbed training writes too, not those of a stop.
+    plan: identity of the plan that it must be of. due: only those that an undisturbed training writes too, not those
+    of a stop.
     """
     refused: list[str] = []
     for path in complete(folder):
@@ -223,7 +233,10 @@ def newest_good(folder: Path, *, due: bool = False) -> tuple[Path | None, list[s
             if "state.json" not in manifest:
                 raise BessemerError("the manifest does not name state.json", where=str(path / MANIFEST))
             check_files(path, manifest, fix="")
-            if due and not read_json(path / "state.json").get("due", True):
+            state = read_json(path / "state.json")
+            if plan and state.get("plan", plan) != plan:  # of a process that outlived its run and a restart
+                raise BessemerError("it is of another plan", where=str(path))
+            if due and not state.get("due", True):
                 continue
             return path, refused
         except (BessemerError, OSError) as error:

@@ -47,6 +47,7 @@ class StageRun:
     optimizer_state: Path | None = None  # the training that made the start left it: this stage's optimizer goes on
     final_lr: float = 0.05
     keep_all: bool = False  # checkpoints, the last step's too
+    plan: str = ""  # identity of the run's plan: checkpoints of another one are passed over
 
     def rate(self, step: int) -> float:
         stage = self.stage
@@ -169,7 +170,7 @@ class _Stage:
         metrics = self.hooks.metrics
         if self.trainable.world.leads:
             checkpoint.clear(self.run.folder)
-        path, refused = checkpoint.newest_good(self.run.folder)
+        path, refused = checkpoint.newest_good(self.run.folder, self.run.plan)
         for reason in refused:
             self.hooks.say(f"checkpoint passed over: {reason}")
         self.agree(path)
@@ -217,6 +218,7 @@ class _Stage:
             "micro_tokens": self.micro_tokens,
             "forgotten": forgotten,
             "due": due,
+            "plan": self.run.plan,
             "optimizer": self.run.stage.optimizer,
             "all_weights": self.run.stage.method == "full" and self.run.stage.freeze == 0,
         }
@@ -252,7 +254,9 @@ class _Stage:
         """Back to the newest good checkpoint; the steps since then, this one included, never count."""
         self.writer.settle("an older one is gone back to")
         self.trainable.world.wait()
-        path, _ = checkpoint.newest_good(self.run.folder, due=True)  # where an undisturbed training goes back to
+        path, _ = checkpoint.newest_good(
+            self.run.folder, self.run.plan, due=True
+        )  # where an undisturbed training goes back to
         self.agree(path)
         if path is None:
             raise self.give_up(step, batch)
@@ -272,6 +276,7 @@ def train_stage(run: StageRun, trainable: Trainable, hooks: Hooks) -> None:
 
     Raises StoppedByUserError after writing a checkpoint when a stop was asked for.
     """
+    run.folder.mkdir(parents=True, exist_ok=True)
     stage = _Stage(run, trainable, hooks)
     try:
         _train(stage, run, trainable, hooks)
