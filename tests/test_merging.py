@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.examine import find_subject
 from bessemer.files import read_json, read_record
 from bessemer.merging import Point, choose, merge
 from bessemer.recipe.load import load_recipe
+from bessemer.registry.lineage import trainings
 from bessemer.registry.store import open_release
 from bessemer.run import run_recipe
 from bessemer.track.runs import STOP
@@ -81,6 +83,57 @@ def test_a_difference_is_added_one_tensor_at_a_time(told: Path, tiny_model: Path
         model = load_file(folder / f"{share:.3f}/model/model.safetensors")
         assert all(torch.allclose(model[n], trained[n] + share * (plus[n] - minus[n]), atol=1e-5) for n in model)
     assert [p["share"] for p in found["points"]] == [0.5, 1.0] and "other" in found["added"]["plus"]
+
+
+@pytest.fixture(scope="module")
+def others(home: Path, tiny_model: Path) -> Path:
+    """A second seed of the run, and a run of another start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESSEMER_HOME", str(home))
+        patch.setenv("BESSEMER_DTYPE", "float32")
+        story = load_recipe(write_story(home / "story", tiny_model))
+        run_recipe(story.model_copy(update={"name": "story-2", "seed": 2}), Screen(quiet=True))
+        make_tiny_model(home / "elsewhere", seed=9)
+        far = {"name": "far", "start": str(home / "elsewhere")}
+        run_recipe(story.model_copy(update=far), Screen(quiet=True))
+    return home
+
+
+def test_runs_of_one_start_are_averaged(told: Path, others: Path, tiny_model: Path, here: Callable[..., Any]) -> None:  # noqa: F811
+    made = json.loads(here("merge", "story", "--with", "story-2", "--at", "1", "--release", "--json").out)
+    release = open_release(made["release"])
+    start, mean = (load_file(p / "model.safetensors") for p in (tiny_model, release.path))
+    first, second = (load_file(others / "runs" / n / "02-sft" / "weights.safetensors") for n in ("story", "story-2"))
+    name = next(n for n in first if not torch.equal(first[n], start[n]))
+    assert torch.allclose(mean[name], (first[name] + second[name]) / 2, atol=1e-6)
+    assert not torch.allclose(mean[name], first[name], atol=1e-4)
+    (other,) = release.manifest["averaged"]
+    assert "weights of the run story-2" in (release.path / "README.md").read_text()
+    assert other["run"] == "story-2" and other["tokens"].keys() == {"01-cpt", "02-sft"}
+    # What it was fed is what both were fed, and it began when the first of them did.
+    assert {t.folder.name for t in trainings(made["release"])} == {release.path.name, "story-2"}
+    subject = find_subject(made["release"])
+    assert subject.lineage and subject.begun == read_json(told / "begun.json")["at"]
+    (others / "runs/story-2").rename(others / "runs/gone")
+    with pytest.raises(BessemerError, match="averaged with the run story-2, which is no longer there"):
+        trainings(made["release"])
+    lost = find_subject(made["release"])
+    assert (lost.lineage, lost.begun) == ("", "")
+    (others / "runs/gone").rename(others / "runs/story-2")
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["story"], "a run stands twice"),
+        (["story-2", "story-2"], "a run stands twice"),
+        (["far"], "it began with elsewhere, story with model"),
+        (["nobody"], "there is no run 'nobody'"),
+    ],
+)
+def test_runs_that_cannot_be_averaged(told: Path, others: Path, names: list[str], what: str) -> None:
+    with pytest.raises(BessemerError, match=what):
+        merge("story", [1.0], Screen(quiet=True), others=names)
 
 
 def test_checkpoints_of_another_kind_are_not_added(told: Path, tiny_model: Path, tmp_path: Path) -> None:

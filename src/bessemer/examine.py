@@ -103,7 +103,10 @@ def _of_release(release: store.StoredRelease) -> Subject:
     end_of_text = release.manifest.get("end_of_text", "")
     name = release.reference
     lineage = name if plan and "token_sets" in plan else ""
-    begun, seals = _first_begun(name) if lineage else _begun(release.path)
+    try:
+        begun, seals = _first_begun(name) if lineage else _begun(release.path)
+    except BessemerError:  # what it was averaged with is gone
+        lineage, begun, seals = "", "", dict[str, str]()
     if release.manifest.get("added"):  # what another checkpoint brought in is not known
         lineage = ""
     return Subject(name, "release", checkpoint.digest, release.path, end_of_text, lineage, plan, begun, seals)

@@ -204,7 +204,7 @@ def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[
     for step, path in out.items():
         if not path.exists():
             what = what_is_trained(trained, recipe.seed)
-            _export(start, overlay_of(run, plan, n), what, kept[step], path)
+            _export(start, overlay_of(run, plan, n) if n else None, what, kept[step], path)
     where: dict[str, Any] = {
         "folder": str(folder / f"{STAGES[n]}-{{step}}"),
         "steps": list(out),
@@ -213,7 +213,7 @@ def _stage(folder: Path, recipe: Recipe, plan: dict[str, Any], n: int) -> tuple[
     if not kept:  # the recipe keeps no checkpoints: there is one, of the end
         path = folder / STAGES[n]
         if not path.exists():
-            export_model(start, overlay_of(run, plan, n + 1), path, dtype=torch.float32)
+            export_model(start, [overlay_of(run, plan, n + 1)], path, dtype=torch.float32)
         where = {"folder": str(path), "digest": resolve(str(path)).digest, "steps": [planned["steps"]]}
     before = sum(s["tokens"] for s in plan["stages"][:n])
     facts = {
@@ -258,7 +258,7 @@ def _export(start: Checkpoint, before: Path | None, what: Trained, path: Path, o
         earlier = load_file(before) if before else {}  # of stages before, what this one does not train
         with saving_weights(weights):
             save_file(earlier | merged(start, before, what, checkpoint.masters_of(path)), weights)
-        export_model(start, weights, out, dtype=torch.float32)
+        export_model(start, [weights], out, dtype=torch.float32)
 
 
 def describe(checkpoints: Sequence[Checkpoint]) -> list[str]:

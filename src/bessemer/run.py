@@ -38,7 +38,7 @@ from bessemer.registry import store
 from bessemer.registry.card import build_card
 from bessemer.registry.report import build_report
 from bessemer.signatures import SIGNING_KEY, signer_id, signer_of, signing_key
-from bessemer.stage import Training
+from bessemer.stage import Training, overlay_of
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import BEGUN, DONE, LOG, METRICS, PLAN, STOP, alone, ending, is_begun, lock_path, runs_folder
 from bessemer.track.screen import Screen, See
@@ -273,7 +273,9 @@ class _Story:
         if not model.exists():
             last = len(self.recipe.stages)
             with self.screen.step("export safetensors"):
-                export_model(self.prepared.checkpoint, self.training.overlay(last), model, self.recipe.merge)
+                export_model(
+                    self.prepared.checkpoint, [overlay_of(self.folder, self.plan, last)], model, self.recipe.merge
+                )
 
     def judge(self) -> None:
         measured = self.folder / "measured"

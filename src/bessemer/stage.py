@@ -33,13 +33,11 @@ LEAST_STEPS = 10  # between two probes or checkpoints
 PROBE_SHARE = 4  # probes during training measure every fourth window
 
 
-def overlay_of(folder: Path, plan: Plan, n: int) -> Path | None:
-    """The fp32 weights that the first n stages of a run left, checked against their digest; None for n = 0.
+def overlay_of(folder: Path, plan: Plan, n: int) -> Path:
+    """The fp32 weights that the first n stages of a run left (n from 1), checked against their digest.
 
     Raises BessemerError when they are missing or changed.
     """
-    if n == 0:
-        return None
     stage = folder / plan["stages"][n - 1]["name"]
     path, done = stage / "weights.safetensors", read_json(stage / DONE)
     if sha256_file(path) != done["weights_sha256"]:
@@ -74,7 +72,7 @@ class Training:
 
     def overlay(self, n: int) -> Path | None:
         """The fp32 weights with which stage n begins, checked against their digest; None for the base's own."""
-        return overlay_of(self.folder, self.plan, n)
+        return overlay_of(self.folder, self.plan, n) if n else None
 
     def weights(self, n: int) -> Trainable:
         """Weights ready for stage n, loaded once. Those of another stage have its freeze and adapters: they go."""

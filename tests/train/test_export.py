@@ -25,7 +25,7 @@ def test_exported_weights_lie_between_start_and_trained(
     old = load_file(tiny_model / "model.safetensors")
     name = "model.layers.3.mlp.up_proj.weight"
     save_file({name: old[name] * 2}, tmp_path / "trained.safetensors")
-    export_model(start, tmp_path / "trained.safetensors", tmp_path / "model", share)
+    export_model(start, [tmp_path / "trained.safetensors"], tmp_path / "model", share)
     new = load_file(tmp_path / "model" / "model.safetensors")
     torch.testing.assert_close(new[name], old[name] * expected)
     assert all(torch.equal(new[n], old[n]) for n in old if n != name)
@@ -37,13 +37,13 @@ def test_a_base_with_a_chat_template_stops_where_its_answers_end(tiny_model: Pat
     base = make_tiny_base(tiny_model, tmp_path / "base")
     shutil.copyfile(tiny_model / "chat_template.jinja", base / "chat_template.jinja")
     start = resolve(str(base))
-    export_model(start, None, tmp_path / "model")
+    export_model(start, [], tmp_path / "model")
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
     assert load(tmp_path / "model").eos == load(base).eos == {0, 2}
 
 
 def test_a_config_that_names_the_end_of_an_answer_stays(tiny_model: Path, tmp_path: Path) -> None:
-    export_model(resolve(str(tiny_model)), None, tmp_path / "model")
+    export_model(resolve(str(tiny_model)), [], tmp_path / "model")
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
@@ -62,7 +62,7 @@ def test_a_routing_bias_is_not_rounded(tiny_model: Path, tmp_path: Path) -> None
     model.save_pretrained(tmp_path / "start")
     for path in tiny_model.glob("*token*"):
         shutil.copyfile(path, tmp_path / "start" / path.name)
-    export_model(resolve(str(tmp_path / "start")), None, tmp_path / "model", dtype=torch.bfloat16)
+    export_model(resolve(str(tmp_path / "start")), [], tmp_path / "model", dtype=torch.bfloat16)
     old, new = (load_file(tmp_path / folder / "model.safetensors") for folder in ("start", "model"))
     assert torch.equal(new[name], old[name]) and new["model.norm.weight"].dtype == torch.bfloat16
     assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
@@ -73,5 +73,20 @@ def test_weights_that_are_missing_are_not_exported_as_random_ones(tiny_model: Pa
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     with pytest.raises(BessemerError, match=r"lack 1 of the model's weights: lm_head\.weight"):
-        export_model(resolve(str(folder)), None, tmp_path / "model")
+        export_model(resolve(str(folder)), [], tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_of_several_trainings_it_is_the_mean_of_what_they_changed(tiny_model: Path, tmp_path: Path) -> None:
+    start = resolve(str(tiny_model))
+    own = load_file(tiny_model / "model.safetensors")
+    both, alone = sorted(own)[:2]  # the second one was trained by one of them only
+    changes = [{both: 1.0, alone: 3.0}, {both: -0.5}]
+    files = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    for file, change in zip(files, changes, strict=True):
+        save_file({name: own[name].float() + by for name, by in change.items()}, file)
+    export_model(start, files, tmp_path / "model", 0.8, dtype=torch.float32)
+    made = load_file(tmp_path / "model" / "model.safetensors")
+    for name, value in own.items():
+        wanted = value.float() + {both: 0.8 * 0.25, alone: 0.8 * 1.5}.get(name, 0.0)
+        assert torch.allclose(made[name], wanted, atol=1e-6), name

@@ -16,6 +16,10 @@ def merge(
         str, typer.Option(help="A checkpoint whose difference to --minus is added: --at says how much.")
     ] = "",
     minus: Annotated[str, typer.Option(help="What --add was tuned from.")] = "",
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RUN", help="A run of the same start that is averaged with it; repeatable."),
+    ] = None,
     release: Annotated[bool, typer.Option("--release", help="Release the best point, if its verdict is SHIP.")] = False,
     json: Json = False,
 ) -> None:
@@ -35,7 +39,10 @@ def merge(
         raise BessemerError(
             "one of the two is missing", where="--add, --minus", fix="such as --add F@post --minus F@mid"
         )
-    found = do_merge(run, shares, Screen(), add=(add, minus) if add else None, release=release)
+    others = [name for given in with_ or [] for name in given.split(",") if name]
+    if others and add:
+        raise BessemerError("one or the other", where="--with, --add", fix="average first, with --release")
+    found = do_merge(run, shares, Screen(), add=(add, minus) if add else None, others=others, release=release)
     if json:
         print_json(found)
         return
@@ -48,6 +55,8 @@ def merge(
     way = (
         f"From {run} (0) to {run} + {add} - {minus} (1)"
         if add
+        else f"From the start of {run} (0) to the mean of {', '.join([run, *others])} (1)"
+        if others
         else f"From the start of {run} (0) to its trained weights (1)"
     )
     print_table(way, columns, rows, right=[0, 1, 2])

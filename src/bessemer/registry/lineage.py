@@ -21,6 +21,7 @@ from bessemer.families.catalogue import STAGES
 from bessemer.files import read_json
 from bessemer.recipe.schema import Recipe
 from bessemer.registry import store
+from bessemer.signatures import MANIFEST
 from bessemer.track.metrics import read_metrics
 from bessemer.track.runs import DONE, METRICS, PLAN, runs_folder
 
@@ -124,12 +125,37 @@ class Training:
 
 
 def trainings(run: str) -> list[Training]:
-    """Those of a run or release (name@version), the last one first, then those of what it started from, where that was
-    made by Bessemer and its folder is still there. Raises BessemerError when there is no such run."""
+    """Those of a run or release (name@version), the last one first, then those of what it was averaged with and of what
+    it started from, where that was made by Bessemer and its folder is still there.
+
+    Raises BessemerError when there is no such run, or what it was averaged with is gone.
+    """
     plan, folder = _plan(run), _folder(run)
-    found = [Training(folder, plan, _all_steps(plan) if "@" in run else _steps_done(folder))]
-    while (earlier := _of_start(found[-1].plan)) and earlier.folder not in {t.folder for t in found}:
-        found.append(earlier)  # not for ever, where two runs began again from each other
+    found: list[Training] = []
+    left = [Training(folder, plan, _all_steps(plan) if "@" in run else _steps_done(folder))]
+    while left:
+        one = left.pop(0)
+        if one.folder in {t.folder for t in found}:
+            continue  # not for ever, where two runs began again from each other
+        found.append(one)
+        left += _averaged_with(one.folder)
+        left += [earlier for earlier in [_of_start(one.plan)] if earlier]
+    return found
+
+
+def _averaged_with(folder: Path) -> list[Training]:
+    """Of a release whose weights are the mean of several runs': the others."""
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    found: list[Training] = []
+    for other in manifest.get("averaged") or []:
+        path = runs_folder() / other["run"]
+        plan = read_json(path / PLAN) if (path / PLAN).exists() else {}
+        if plan.get("identity") != other["identity"]:
+            raise BessemerError(
+                f"it was averaged with the run {other['run']}, which is no longer there as it was", where=str(folder),
+                fix="restore runs/NAME; without it nobody can say what the weights were trained on",
+            )  # fmt: skip
+        found.append(Training(path, plan, _steps_done(path)))
     return found
 
 

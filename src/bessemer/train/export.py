@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Difference:
 
 def export_model(
     start: Checkpoint,
-    overlay: Path | None,
+    overlays: Sequence[Path],
     out: Path,
     share: float = 1.0,
     *,
@@ -41,7 +42,9 @@ def export_model(
 ) -> None:
     """The start checkpoint with the trained fp32 weights laid over it, in the precision it was trained to compute in.
 
-    overlay: a safetensors file by parameter name. dtype: another precision; training goes on exactly from fp32 only.
+    overlays: safetensors files by parameter name, none for the start itself; of several trainings the mean of what they
+    changed (model soups: Wortsman et al., arXiv 2203.05482). dtype: another precision; training goes on exactly from
+    fp32 only.
     share: how far to go from the start (0) to the trained weights (1); a little less than all the way gives back much
     of what was forgotten for little of what was learnt (weight interpolation: Wortsman et al., arXiv 2109.01903).
     add: added after that. One model and one tensor are in memory at a time. Tokenizer files are copied byte by byte.
@@ -54,8 +57,10 @@ def export_model(
 
     transformers.utils.logging.disable_progress_bar()
     model = read_model(start.path, dtype=torch.float32)
-    if overlay is not None:
-        _lay_over(dict(model.named_parameters()), overlay, share)
+    if len(overlays) == 1:
+        _lay_over(dict(model.named_parameters()), overlays[0], share)
+    elif overlays:
+        _lay_over_mean(dict(model.named_parameters()), overlays, share)
     if add is not None:
         _add(dict(model.named_parameters()), _tied(model), start, add)
     _round(model, dtype or detect_machine().dtype)
@@ -96,6 +101,19 @@ def _lay_over(own: dict[str, torch.nn.Parameter], overlay: Path, share: float) -
         for name in trained.keys():  # noqa: SIM118 - no dictionary
             value = trained.get_tensor(name)
             own[name].lerp_(value, share) if share < 1 else own[name].copy_(value)
+
+
+def _lay_over_mean(own: dict[str, torch.nn.Parameter], overlays: Sequence[Path], share: float) -> None:
+    """What one of the trainings left alone it did not change."""
+    with ExitStack() as stack, torch.no_grad():
+        files = [stack.enter_context(open_weights(path)) for path in overlays]
+        names = [set(file.keys()) for file in files]
+        for name in sorted(set[str]().union(*names)):
+            changed = torch.zeros_like(own[name])
+            for file, has in zip(files, names, strict=True):
+                if name in has:
+                    changed += file.get_tensor(name) - own[name]
+            own[name].add_(changed, alpha=share / len(files))
 
 
 def _tied(model: Any) -> dict[str, str]:
