@@ -206,8 +206,8 @@ def _lineage(base: Mapping[str, Any], manifest: Mapping[str, Any], plan: Mapping
         ("recipe", manifest.get("recipe_sha256") or plan.get("recipe_sha256"), "with defaults filled in"),
         ("code", manifest.get("code_sha256") or plan.get("code_sha256"), "Bessemer's own source files"),
     ]
-    others = [section(other) for other in listed(manifest.get("averaged"))]
-    rows += [("averaged with", other.get("weights_sha256"), f"weights of the run {other.get('run')}") for other in others]
+    for other in map(section, listed(manifest.get("averaged"))):
+        rows.append(("averaged with", other.get("weights_sha256"), f"weights of the run {other.get('run')}"))
     data = {**section(plan.get("sources")), **section(manifest.get("data"))}
     rows += [(f"data {name}", section(v).get("digest"), "every item, in order") for name, v in data.items()]
     shown = [[plain(what), f"`{_hex(value)}`", plain(note)] for what, value, note in rows]
