@@ -132,28 +132,51 @@ def test_the_proof_runs_and_goes_on(
     out = tmp_path / "out"
     command = ["run.py", "--data", str(data), "--out", str(out), "--seeds", "1", "2"]
     monkeypatch.setattr(encoder, "weights", lambda: tiny_encoder(tmp_path / "encoder"))
-    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "base", "encoder", "labels-100"])
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", "expert", "base", "encoder", "labels-100", "average"])
     example.main()
     result = json.loads((out / "result.json").read_text())
-    assert set(result["arms"]) == {"base", "expert", "labels-100"}
+    assert set(result["arms"]) == {"base", "expert", "labels-100", "average"}
+    assert set(result["average"]) == set(result["replace"]) and result["arms"]["average"]["keep"].keys() >= {"topics"}
     assert set(result["replace"]) == set(result["encoder"]) == {"spam", "misogyny", "racial-hate", "hate-speech"}
     assert all(0 <= t["own"]["auroc"]["result"]["value"] <= 1 for t in result["replace"].values())
     page = (out / "index.html").read_text()
-    for words in ("Does one expert replace", "without a human", "Does it read the rule", "How many labels", "forget"):
+    for words in (
+        "Does one expert replace",
+        "without a human",
+        "Does it read the rule",
+        "How many labels",
+        "forget",
+        "average of the trainings",
+    ):
         assert words in page
     answers = {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()}
     arms = {p.name.removesuffix(".json.gz") for p in (out / "arms").iterdir()}
-    assert arms == {"expert-1", "expert-2", "base", "encoder", "labels-100-1"}
+    assert arms == {"expert-1", "expert-2", "base", "encoder", "labels-100-1", "average"}
     example.main()  # everything is known
     assert {p.name: p.stat().st_mtime_ns for p in (out / "answers").iterdir()} == answers
 
     monkeypatch.setenv("BESSEMER_HOME", str(tmp_path / "elsewhere"))
     other = tmp_path / "other"
-    again = [*command[:3], "--out", str(other), *command[5:], "--arms", "expert", "base", "encoder", "labels-100"]
+    again = [
+        *command[:3],
+        "--out",
+        str(other),
+        *command[5:],
+        "--arms",
+        "expert",
+        "base",
+        "encoder",
+        "labels-100",
+        "average",
+    ]
     monkeypatch.setattr(sys, "argv", [*again, "--answers", str(out / "arms")])
     example.main()  # from the answers alone
     assert json.loads((other / "result.json").read_text()) == result
     assert not (tmp_path / "elsewhere" / "runs").exists()
+
+    (out / "arms/average.json.gz").unlink()
+    with pytest.raises(BessemerError, match="only answers of expert-1, expert-2 are here"):
+        example.main()
 
     rows = (data / "moderation/spam/val.jsonl").read_text().splitlines()
     (data / "moderation/spam/val.jsonl").write_text("\n".join(rows[:-1]) + "\n")

@@ -84,9 +84,9 @@ def cite_comments(data: Path) -> list[Row]:
     return random.Random("comments").sample(rows, 2 * N_CITE)
 
 
-def answers(name: str, data: Path, out: Path, base: str, tests: str, questions: str) -> Row:
+def answers(name: str, address: str, data: Path, out: Path, tests: str, questions: str) -> Row:
     """Log-odds of a model: {task: {development, test}}, twins, unseen, cite [comments][rules]; and how fast it was."""
-    screen, subject = Screen(), find_subject(base if name == "base" else name)
+    screen, subject = Screen(), find_subject(address)
     kept = out / "answers" / f"{name}-{subject.digest[:12]}-{questions[:12]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
@@ -427,9 +427,9 @@ def cited(odds: Sequence[Sequence[float]], data: Path) -> Row:
     }
 
 
-def old(name: str, out: Path, base: str, questions: str) -> Row:
+def old(name: str, address: str, out: Path, questions: str) -> Row:
     """What a model still knows: encyclopedia, minimal pairs, sums, as columns in plain data; answers are kept."""
-    subject: Subject = find_subject(base if name == "base" else name)
+    subject: Subject = find_subject(address)
     kept = out / "answers" / f"{name}-{subject.digest[:12]}-{questions[:12]}-old.json"
     if not kept.exists():
         tasks = [find_task(str(out / "data" / f"{n}.yaml"), "keep") for n in OLD]

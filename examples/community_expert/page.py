@@ -90,6 +90,20 @@ def replace_section(
     )
 
 
+def average_section(found: Mapping[str, measure.Replaced], n_seeds: int) -> Html:
+    return section_of(
+        "average",
+        [
+            words(
+                f"The mean of the weights of the {n_seeds} trainings, one model: seeds learn the same and forget each "
+                "in its own way. What it reads and what it kept stands beside the other arms below."
+            ),
+            _compared(found, "own classifier"),
+        ],
+        "And the average of the trainings?",
+    )
+
+
 def _compared(found: Mapping[str, measure.Replaced], with_what: str) -> Html:
     rows = []
     for task, one in found.items():

@@ -24,12 +24,13 @@ import measure
 import page
 import prepare
 
-from bessemer.errors import StoppedByUserError
+from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.evaluate.stats import Interval
 from bessemer.files import canonical_json, sha256_text
 from bessemer.launch.here import quiet_libraries, stop_requests
 from bessemer.launch.place import Place
 from bessemer.launch.start import start
+from bessemer.merging import merge
 from bessemer.moderate.build import Built, build
 from bessemer.recipe.load import parse_recipe
 from bessemer.recipe.moderation_recipe import ModerationRecipe
@@ -52,6 +53,8 @@ ARMS: dict[str, tuple[str, bool, bool]] = {
     "tuning-only": (PARTS, False, True),
 }
 
+AVERAGE = "average"  # of the expert's seeds: one model
+MERGE = 0.8  # of the way from the start to the trained weights
 UNTUNED = ("base", "encoder")  # the start itself; a small encoder for each task, which is no arm of this model
 
 
@@ -89,7 +92,7 @@ def recipe(out: Path, name: str, seed: int, reference: str, tests: str, pre_trai
         "start": START,
         "seed": seed,
         "retain": 0.99,
-        "merge": 0.8,
+        "merge": MERGE,
         "probe_every": 0.25,
         "checkpoint_every": 0.1,
         "sources": {
@@ -134,7 +137,10 @@ def main() -> None:
         "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the expert; other arms have the first"
     )
     asked.add_argument(
-        "--arms", nargs="+", choices=[*UNTUNED, *ARMS], default=[*list(ARMS)[:1], *UNTUNED, *list(ARMS)[1:]]
+        "--arms",
+        nargs="+",
+        choices=[*UNTUNED, *ARMS, AVERAGE],
+        default=[*list(ARMS)[:1], *UNTUNED, *list(ARMS)[1:], AVERAGE],
     )
     asked.add_argument("--answers", type=Path, help="folder of arms asked elsewhere (arms/*.json.gz of another --out)")
     options = asked.parse_args()
@@ -149,15 +155,23 @@ def main() -> None:
     prepare.prepare(data, out)
     expert = build_data(data, out, "expert")  # every arm is asked its held-out twins
     tests = expert.prepared.reference
-    questions = dict.fromkeys([*UNTUNED, *ARMS], measure.questions_digest(data, out, tests))
+    questions = dict.fromkeys([*UNTUNED, *ARMS, AVERAGE], measure.questions_digest(data, out, tests))
     questions["encoder"] = measure.tasks_digest(out)
-    wanted = [(arm, seed, arm if arm in UNTUNED else f"{arm}-{seed}") for arm, seed in order(options)]
+    wanted = [(arm, seed, f"{arm}-{seed}" if arm in ARMS else arm) for arm, seed in order(options)]
     known = {name: arm for of, _, name in wanted if (arm := elsewhere(options.answers, name, questions[of]))}
+    away = [name for arm, _, name in wanted if arm == "expert" and name in known]
+    if away and AVERAGE not in known and (AVERAGE, 0, AVERAGE) in wanted:
+        raise BessemerError(
+            f"only answers of {', '.join(away)} are here, and weights are what is averaged", where=AVERAGE,
+            fix="leave the arm out, or train them here",
+        )  # fmt: skip
     asked_of: dict[str, list[Row]] = {}
     for arm, seed, name in wanted:
         if name not in known:
-            made = ""
-            if arm in ARMS:
+            made, address = "", START if arm == "base" else name
+            if arm == AVERAGE:
+                address = average([f"expert-{seed}" for seed in options.seeds])
+            elif arm in ARMS:
                 dataset, pre_training, replay = ARMS[arm]
                 prepared = build_data(data, out, dataset, tests).prepared
                 values = recipe(out, name, seed, prepared.reference, tests, pre_training, replay)
@@ -166,7 +180,7 @@ def main() -> None:
             known[name] = (
                 {"name": name, "questions": questions[arm], **encoder.answers(out, questions[arm], seed)}
                 if arm == "encoder"
-                else {"made": made, **ask(name, data, out, tests, questions[arm])}
+                else {"made": made, **ask(name, address, data, out, tests, questions[arm])}
             )
             measure.write_arm(out / "arms" / f"{name}.json.gz", known[name])
         asked_of.setdefault(arm, []).append(known[name])
@@ -189,16 +203,18 @@ def elsewhere(folder: Path | None, name: str, questions: str) -> Row | None:
     return measure.read_arm(path, questions)
 
 
-def ask(name: str, data: Path, out: Path, tests: str, questions: str) -> Row:
+def average(names: Sequence[str]) -> str:
+    """The folder of the mean of these runs."""
+    return merge(names[0], [MERGE], Screen(), others=names[1:])["model"]
+
+
+def ask(name: str, address: str, data: Path, out: Path, tests: str, questions: str) -> Row:
     """All that is measured of an arm. probes: how the losses that the run watched changed."""
-    before, after = (measure.old(n, out, START, questions) for n in ("base", name))
-    found = measure.answers(name, data, out, START, tests, questions)
-    probes = {n: p["change"] for n, p in scorecard(name)["probes"].items()} if name != "base" else {}
+    before, after = (measure.old(n, a, out, questions) for n, a in (("base", START), (name, address)))
+    found = measure.answers(name, address, data, out, tests, questions)
+    card = (runs_folder() / name if name != AVERAGE else Path(address).parent) / "scorecard.json"
+    probes = {n: p["change"] for n, p in json.loads(card.read_text())["probes"].items()} if name != "base" else {}
     return {"name": name, "questions": questions, **found, "before": before, "old": after, "probes": probes}
-
-
-def scorecard(name: str) -> Row:
-    return json.loads((runs_folder() / name / "scorecard.json").read_text())
 
 
 def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: Path) -> None:
@@ -220,6 +236,10 @@ def show(asked_of: Mapping[str, Sequence[Row]], expert: Built, data: Path, out: 
                 change = one.change["auroc"].change
                 own, its = (page.shown(side["auroc"].result) for side in (one.own, one.its))
                 print(f"{task}: AUROC {own}, {title} {its}, change {page.shown(change)}: {page.verdict(change)}")
+    if AVERAGE in asked_of:
+        found = {t: measure.replaced(t, asked_of[AVERAGE], separate[t]["separate"], out) for t in prepare.TASKS}
+        result |= {AVERAGE: {t: one.as_dict() for t, one in found.items()}}
+        sections += [page.average_section(found, len(asked_of["expert"]))]
     rules = measure.by_rule(asked_of["expert"][0]["twins"]["new-rules"]) if "expert" in asked_of else {}
     result |= {"new_rules": rules} if rules else {}
     sections += [page.steer_section(arms, blind, rules)] if arms else []
@@ -255,9 +275,10 @@ def facts_of(models: Sequence[Row], data: Path, out: Path) -> Row:
 
 
 def order(options: argparse.Namespace) -> list[tuple[str, int]]:
-    """The first seed of every arm, then the expert's others."""
-    first = [(arm, options.seeds[0]) for arm in options.arms]
-    return first + [("expert", seed) for seed in options.seeds[1:] if "expert" in options.arms]
+    """The first seed of every arm, then the expert's others, then the average of all of them."""
+    first = [(arm, options.seeds[0]) for arm in options.arms if arm != AVERAGE]
+    others = [("expert", seed) for seed in options.seeds[1:] if "expert" in options.arms]
+    return first + others + [(AVERAGE, 0) for _ in others[:1] if AVERAGE in options.arms]
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ def merge(
             "averaged": more.facts if isinstance(more, Others) else None,
             "points": [p.as_dict() for p in points],
             "best": best.share,
+            "model": str(model_at(folder, best.share, more)),
             "release": None,
         }
         if release and best.card["verdict"]["word"] == "SHIP":
@@ -205,6 +206,7 @@ def _measured(
     need_measured(model, after)
     need_one_precision(before, after, str(record))
     card = build_scorecard(recipe, before, after, tasks)
+    write_json(model.with_name("scorecard.json"), card)
     first = next(iter(card["tasks"].values()))
     metric = first["metric"]
     value = first["after"][metric]["value"] * (1 if metric == "auroc" else -1)
