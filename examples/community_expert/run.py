@@ -54,7 +54,7 @@ ARMS: dict[str, tuple[str, bool, bool]] = {
 }
 
 AVERAGE = "average"  # of the expert's seeds: one model
-MERGE = 0.8  # of the way from the start to the trained weights
+MERGE, AVERAGE_MERGE = 0.8, 0.9  # of the way from the start to the trained weights; their mean forgets less
 UNTUNED = ("base", "encoder")  # the start itself; a small encoder for each task, which is no arm of this model
 
 
@@ -205,7 +205,7 @@ def elsewhere(folder: Path | None, name: str, questions: str) -> Row | None:
 
 def average(names: Sequence[str]) -> str:
     """The folder of the mean of these runs."""
-    return merge(names[0], [MERGE], Screen(), others=names[1:])["model"]
+    return merge(names[0], [AVERAGE_MERGE], Screen(), others=names[1:])["model"]
 
 
 def ask(name: str, address: str, data: Path, out: Path, tests: str, questions: str) -> Row:
