@@ -17,7 +17,7 @@ import pytest
 
 from bessemer.data.columns import row_of
 from bessemer.data.items import Item
-from bessemer.data.sources import LISTED, Source, quarantine_path, read_items
+from bessemer.data.sources import Source, quarantine_path, read_items
 from bessemer.errors import BessemerError
 from bessemer.files import digest_files, write_json
 
@@ -93,15 +93,7 @@ def test_skipped_rows_are_counted_and_listed_once_however_often_they_are_read(tm
         "no text in column 'text'": 1,
         "a row must be a JSON object": 1,
     }
-    first = source.refused.rows["x.jsonl"][0]
-    assert (first.file, first.line, first.column, first.reason) == ("x.jsonl", 2, 10, "no valid JSON")
-
-
-def test_a_long_list_of_refusals_is_counted_whole_and_listed_in_part(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", {"text": "a"}, *[{}] * (LISTED + 7))
-    source = Source(str(path), on_error="skip")
-    assert len(list(source)) == 1
-    assert source.refused.n == LISTED + 7 and len(source.refused.rows["x.jsonl"]) == LISTED
+    assert source.refused.counts.keys() == {"x.jsonl"}
 
 
 def test_quarantine_keeps_the_raw_row_once(tmp_path: Path, bessemer_home: Path) -> None:
