@@ -25,6 +25,7 @@ from bessemer.registry import store
 from bessemer.registry.lineage import trace_document
 from bessemer.run import _Story, make_plan, need_signer, plan_run, run_recipe
 from bessemer.signatures import SIGNING_KEY, signer_of
+from bessemer.track import runs
 from bessemer.track.runs import lock_path
 from bessemer.track.screen import Screen
 from tests.story import write_story
@@ -68,6 +69,20 @@ def test_what_a_stopped_attempt_took_is_counted(tmp_path: Path, tiny_model: Path
         run_recipe(load_recipe(write_story(tmp_path, tiny_model)), Screen(quiet=True), lambda: next(asked) > 8)
     seconds = read_json(bessemer_home / "runs" / "story" / "seconds.json")
     assert list(seconds)[-1].startswith("train ") and seconds[list(seconds)[-1]] > 0
+
+
+def test_a_stage_that_another_process_still_writes_into_is_not_trained(
+    tmp_path: Path, tiny_model: Path, bessemer_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, asked = load_recipe(write_story(tmp_path, tiny_model)), count()
+    with pytest.raises(StoppedByUserError):
+        run_recipe(recipe, Screen(quiet=True), lambda: next(asked) > 8)
+    monkeypatch.setattr(runs, "LEFTOVER_S", 0.2)
+    with (
+        runs.alone(bessemer_home / "runs" / "story" / "01-cpt"),
+        pytest.raises(BessemerError, match="stage 01-cpt is in use"),
+    ):
+        run_recipe(recipe, Screen(quiet=True))
 
 
 def test_the_release_holds_everything_and_says_where_it_came_from(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +120,13 @@ def test_an_order_never_changes() -> None:
 def test_a_misspelt_way_with_long_items_is_refused() -> None:
     with pytest.raises(BessemerError, match="'splt' is none of split, drop"):
         Packer(64, "splt")  # type: ignore[arg-type]
+
+
+def test_a_full_disk_under_large_arrays_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("8388608 requested and 4096 written")  # numpy's words, without the error's number
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        Packer(32).pack(np.array([5, 6])).save(tmp_path / "rows", {})
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -294,3 +295,15 @@ def test_texts_without_letters_are_not_all_the_same() -> None:
     hashes = {int(text_hash(Item("x", text))) for text in ("\U0001f44d", "\U0001f621 !!!", "???", "\U0001f621!!! ")}
     assert len(hashes) == 3
     assert text_hash(Item("x", "Yes!")) == text_hash(Item("y", "yes"))
+
+
+def test_a_full_disk_under_large_arrays_is_a_full_disk(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("8388608 requested and 4096 written")  # numpy's words, without the error's number
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space left") as failed:
+            build(documents(3), renderer)
+        assert failed.value.errno == errno.ENOSPC and failed.value.filename
+    assert build(documents(3), renderer).manifest["items"] == 3

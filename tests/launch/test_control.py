@@ -11,7 +11,7 @@ import pytest
 
 from bessemer.errors import BessemerError
 from bessemer.files import exclusive, write_json
-from bessemer.launch import control
+from bessemer.launch import control, worker
 from bessemer.track import runs
 from bessemer.track.runs import PLAN, STOP, lock_path
 
@@ -100,3 +100,13 @@ def test_one_stage_has_one_writer(bessemer_home: Path, monkeypatch: pytest.Monke
         pass
     with runs.alone(stage):
         pass
+
+
+def test_what_a_worker_of_before_tells_late_is_forgotten(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bessemer_home / "runs" / "x"
+    write_json(folder / PLAN, {"stages": [{"name": "01-cpt"}]})
+    write_json(folder / "01-cpt" / "error.json", {"what": "Connection closed", "retry": False})
+    seen: list[bool] = []
+    monkeypatch.setattr(worker, "_train", lambda *_: seen.append((folder / "01-cpt" / "error.json").exists()))
+    worker.work("x", 1, lambda: False)
+    assert seen == [False]

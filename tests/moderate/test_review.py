@@ -49,6 +49,9 @@ def test_the_least_sure_come_first(policy: Policy) -> None:
     drawn = asked(policy, 6, at_random=True)
     ids = [q["comment_id"] for q in drawn]
     assert ids[::2] == ids[1::2] and {q["rule"] for q in drawn} == {"no-links", "kind"}
+    twice = [asked(policy, 14, at_random=True, seed=seed) for seed in (1, 1, 2)]
+    order = [[q["comment_id"] for q in found] for found in twice]
+    assert order[0] == order[1] != order[2] and sorted(order[0]) == sorted(order[2])
     assert [len(asked(policy, n, at_random=True)) for n in (1, 2, 5, 100)] == [2, 2, 4, 14]  # whole comments
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bessemer.errors import BessemerError
-from bessemer.files import read_json
+from bessemer.files import exclusive, read_json
 from bessemer.registry import store
 
 FACTS: dict[str, Any] = {"created": "2026-01-01T00:00:00Z", "verdict": "SHIP", "base": {"name": "tiny@post"}}
@@ -146,3 +148,20 @@ def test_a_release_that_fails_leaves_nothing(tmp_path: Path, bessemer_home: Path
 def test_the_manifest_vouches_for_every_file_but_itself(made: store.StoredRelease) -> None:
     names = {p.name for p in made.path.iterdir()}
     assert read_json(made.path / "manifest.json")["files"].keys() == names - {"manifest.json"}
+
+
+def test_who_adds_a_version_waits_for_who_signs_one(made: store.StoredRelease, tmp_path: Path) -> None:
+    """A run's release comes at the end of hours; signing hashes gigabytes."""
+    began, over = threading.Event(), []
+
+    def sign() -> None:
+        with exclusive(store.folder() / ".house.lock", "the release name house"):
+            began.set()
+            time.sleep(0.4)
+            over.append(True)
+
+    thread = threading.Thread(target=sign)
+    thread.start()
+    assert began.wait(10)
+    assert add(tmp_path, "house", "more").reference == "house@2" and over
+    thread.join()

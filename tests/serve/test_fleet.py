@@ -292,6 +292,14 @@ def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Pa
     fleet.look()
     assert tried[1:] == [("tiny@1", 2)]
     fleet.close()
+    promote("tiny@3")
+    fleet = Fleet([Backend(*open_model("tiny@3"), 8)])
+    fleet._open, fleet._has_room = opener, lambda: True  # type: ignore[method-assign]
+    tried.clear()
+    roll_back("tiny")
+    fleet.look()
+    assert tried == [("tiny@2", 3), ("tiny@1", 2)]  # the bad one answers no longer than it must
+    fleet.close()
 
 
 def test_a_route_that_changes_while_a_model_loads_is_read_again(

@@ -19,6 +19,7 @@ from bessemer.data.shards import Segment
 from bessemer.data.stage import build_stage, tokenise
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.families.fetch import Checkpoint
+from bessemer.files import read_json
 from bessemer.recipe.schema import Recipe, Schedule
 from bessemer.track.metrics import MetricsFile, read_metrics
 from bessemer.train import checkpoint, loop
@@ -541,3 +542,16 @@ def test_the_share_of_the_peak_counts_only_what_is_computed(recipe: Recipe, star
     per = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in trainable.loaded.model.model.layers]
     layers = (2 * sum(per[:2]) + 6 * sum(per[2:])) * n_computed  # the lower half is frozen, and what is below it
     assert first["flops"] == layers + 4 * trainable.loaded.head.weight.numel() * n_targets  # the head is the embedding
+
+
+def test_a_checkpoint_says_of_which_plan_it_is(recipe: Recipe, start: Checkpoint, tmp_path: Path) -> None:
+    data, trainable = data_of(recipe, start, 0)
+    run = replace(stage_run(recipe, data, tmp_path), plan="mine")
+    with pytest.raises(StoppedByUserError):
+        train_stage(run, trainable, hooks(tmp_path, stop_after=5))
+    (newest, *_) = checkpoint.complete(tmp_path)
+    assert read_json(newest / "state.json")["plan"] == "mine"
+    data, trainable = data_of(recipe, start, 0)
+    with pytest.raises(StoppedByUserError):  # another plan begins at the beginning
+        train_stage(replace(run, plan="another"), trainable, hooks(tmp_path, stop_after=2))
+    assert checkpoint.complete(tmp_path)[0].name == "step-0000002"

@@ -319,7 +319,6 @@ def _chosen_logprobs(
             logits_S = logits_S + bias_V[chosen_S].float()
             exact_RK = exact_RK + bias_V[best_RK].float()
         logits_RV.scatter_(1, best_RK, exact_RK)
-        logits_RV[at_S, chosen_S] = logits_S
         found.append((logits_S - logits_RV.logsumexp(-1)[at_S]).double().cpu())
     logprobs_S = torch.empty(len(targets), dtype=torch.double)
     logprobs_S[order_S] = torch.cat(found)

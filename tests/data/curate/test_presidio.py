@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import socket
 import sys
@@ -127,7 +128,9 @@ def test_without_the_extra_the_command_to_install_it_is_named(model: Path, monke
 
 
 def test_examples_of_earlier_steps_name_nobody(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "posts.jsonl").write_text('{"text": "Ada Lovelace!"}\n{"text": "%s"}\n' % ("steel is hot " * 20))
+    kept = "The furnace was lit before dawn, and the men brought coal, ore and lime from the yard behind the mill."
+    rows = [{"text": "Ada Lovelace!"}, {"text": kept}]
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = f"{{name: talk, sources: {{posts: {{from: {tmp_path}/posts.jsonl}}}}, steps: {{quality: "
     text += "{mean_line: null, characters: 20}, "
     text += f"pii: {{presidio: {{model: {model}, entities: {{PERSON: replace}}}}}}}}}}"
