@@ -40,6 +40,8 @@ export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_worker}}}
 stop={stop} idle={idle}
 progress() {{ find {folder} -name done.json -o -name manifest.json -o -path '*/measured*' | sort | cksum; }}
 was=$(progress)
+# A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
+trap 'asked=1; touch "$stop"' TERM
 {command} &
 pid=$!
 state() {{
@@ -49,8 +51,6 @@ state() {{
   done
   echo "$found"
 }}
-# A file instead of a signal: Slurm may signal the command as well, and twice would mean "at once".
-trap 'asked=1; touch "$stop"' TERM
 wait $pid; code=$?
 while kill -0 $pid 2>/dev/null; do  # it was asked
   touch "$stop"; sleep 1  # again and again: a run that begins takes the requests of before away
