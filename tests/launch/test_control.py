@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from itertools import pairwise
@@ -74,6 +75,14 @@ def test_who_follows_outlasts_what_does_not_answer(bessemer_home: Path, monkeypa
     monkeypatch.setattr(control, "QUEUE_S", 0.0)
     assert list(control.logs("x", follow=True)) == []
     assert next(states, None) is None
+
+    def gone(_: str) -> dict[str, str]:
+        shutil.rmtree(bessemer_home / "runs" / "x", ignore_errors=True)
+        raise BessemerError("there is no run 'x'")
+
+    monkeypatch.setattr(control, "glance", gone)
+    with pytest.raises(BessemerError, match="there is no run"):
+        list(control.logs("x", follow=True))
 
 
 def test_a_paper_that_goes_while_it_is_read_is_none(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

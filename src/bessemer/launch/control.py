@@ -22,6 +22,7 @@ from bessemer.track.runs import (
     describe_run,
     lock_path,
     run_folder,
+    runs_folder,
 )
 
 POLL_S = 0.3
@@ -98,10 +99,15 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
 
 
 def _state_of(name: str, before: str) -> str:
-    """Where it cannot be learned (Slurm's controller changes, a shared disk hangs) it is what it was."""
+    """Where it cannot be learned (Slurm's controller changes, a shared disk hangs) it is what it was.
+
+    Raises BessemerError when the run was removed.
+    """
     try:
         return str(glance(name)["state"])
     except (BessemerError, OSError):
+        if not (runs_folder() / name).exists():
+            raise
         return before
 
 
