@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from bessemer.errors import BessemerError, StoppedByUserError
 from bessemer.examine import find_subject
-from bessemer.files import read_json, read_record
+from bessemer.files import exclusive, read_json, read_record
 from bessemer.merging import Point, choose, merge
 from bessemer.recipe.load import load_recipe
+from bessemer.registry import lineage
 from bessemer.registry.lineage import trainings
 from bessemer.registry.store import open_release
 from bessemer.run import run_recipe
-from bessemer.track.runs import STOP
+from bessemer.track.runs import STOP, lock_path
 from bessemer.track.screen import Screen
 from tests.cli.conftest import here  # noqa: F401 - a fixture
 from tests.story import write_story
@@ -114,6 +115,12 @@ def test_runs_of_one_start_are_averaged(told: Path, others: Path, tiny_model: Pa
     assert {t.folder.name for t in trainings(made["release"])} == {release.path.name, "story-2"}
     subject = find_subject(made["release"])
     assert subject.lineage and subject.begun == read_json(told / "begun.json")["at"]
+    point = told / "merge" / next(p.name for p in (told / "merge").glob("with-*")) / "1.000" / "model"
+    assert made["model"] == str(point)
+    later = {"base": {"origin": f"folder {point}"}}  # of a run that starts from the point itself
+    assert {t.folder.name for t in lineage._of_start(later)} == {"story", "story-2"}
+    with exclusive(lock_path("story-2"), "the run story-2"), pytest.raises(BessemerError, match="story-2 is in use"):
+        merge("story", [1.0], Screen(quiet=True), others=["story-2"])
     (others / "runs/story-2").rename(others / "runs/gone")
     with pytest.raises(BessemerError, match="averaged with the run story-2, which is no longer there"):
         trainings(made["release"])

@@ -24,7 +24,7 @@ import measure
 import page
 import prepare
 
-from bessemer.errors import BessemerError, StoppedByUserError
+from bessemer.errors import StoppedByUserError
 from bessemer.evaluate.stats import Interval
 from bessemer.files import canonical_json, sha256_text
 from bessemer.launch.here import quiet_libraries, stop_requests
@@ -161,10 +161,8 @@ def main() -> None:
     known = {name: arm for of, _, name in wanted if (arm := elsewhere(options.answers, name, questions[of]))}
     away = [name for arm, _, name in wanted if arm == "expert" and name in known]
     if away and AVERAGE not in known and (AVERAGE, 0, AVERAGE) in wanted:
-        raise BessemerError(
-            f"only answers of {', '.join(away)} are here, and weights are what is averaged", where=AVERAGE,
-            fix="leave the arm out, or train them here",
-        )  # fmt: skip
+        print(f"{AVERAGE}: left out, only answers of {', '.join(away)} are here, and weights are what is averaged")
+        wanted.remove((AVERAGE, 0, AVERAGE))
     asked_of: dict[str, list[Row]] = {}
     for arm, seed, name in wanted:
         if name not in known:

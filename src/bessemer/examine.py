@@ -270,6 +270,12 @@ def examine(
     return write_evaluation(blocks, facts, probes, retain, out)
 
 
+def _log(asked: str) -> InspectLog:
+    """`LOG`, or `LOG#SCORER`; a path may hold a # itself."""
+    log, _, scorer = asked.rpartition("#")
+    return open_inspect_log(asked) if not log or Path(asked).exists() else open_inspect_log(log, scorer)
+
+
 def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | None) -> Path:
     """The same statistics on what another tool measured: logs of Inspect, as models and as what they are compared with.
 
@@ -280,10 +286,7 @@ def _examine_logs(targets: Sequence[str], against: str, by: str, out: Path | Non
         raise BessemerError(
             "logs are compared with logs only", where=", ".join(names), fix=f"{INSPECT}LOG for each one"
         )
-    logs = [
-        open_inspect_log(log, scorer or None)
-        for log, _, scorer in (n.removeprefix(INSPECT).partition("#") for n in names)
-    ]
+    logs = [_log(n.removeprefix(INSPECT)) for n in names]
     if len({(log.task, log.scorer) for log in logs}) > 1:
         asked = "; ".join(
             f"{name}: task {log.task}, scorer {log.scorer}" for name, log in zip(names, logs, strict=True)

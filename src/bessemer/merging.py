@@ -10,6 +10,7 @@ was learnt (Wortsman et al., arXiv 2109.01903), but not always: so it is measure
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bessemer.families.fetch import Checkpoint, resolve
 from bessemer.files import canonical_json, exclusive, read_json, read_record, sha256_text, write_json, write_record
 from bessemer.infer.model import load
 from bessemer.recipe.schema import Recipe
+from bessemer.registry.lineage import AVERAGED
 from bessemer.run import Plan, digest_of, need_measured, need_signer, release_model
 from bessemer.stage import overlay_of
 from bessemer.track.runs import DONE, PLAN, STOP, lock_path, run_folder
@@ -127,12 +129,17 @@ def merge(
     if release:
         need_signer(folder)
     added = Added(resolve(add[0]), resolve(add[1])) if add else None
-    with exclusive(lock_path(run), f"the run {run}"):
+    with ExitStack() as held:
+        for name in sorted({run, *others}):  # what is averaged must not begin again meanwhile
+            run_folder(name)
+            held.enter_context(exclusive(lock_path(name), f"the run {name}"))
         (folder / STOP).unlink(missing_ok=True)  # `runs stop` asks for one from now on
         plan: Plan = read_json(folder / PLAN)
         recipe = Recipe.model_validate(plan["recipe"])
         _need_trained(run, folder, plan)
         more = added or (_others(run, plan, others) if others else None)
+        if isinstance(more, Others):  # for runs that start from such a point: what it was fed is looked for in all
+            write_json(folder / "merge" / more.folder / AVERAGED, more.facts)
         points = [_measured(folder, plan, recipe, share, more, screen) for share in sorted(set(shares))]
         best = choose(points)
         found: dict[str, Any] = {

@@ -7,13 +7,13 @@ leaves a file when it is done and is skipped when that file is there, so the sam
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -94,7 +94,7 @@ def make_plan(
         if old.get("identity") == prepared.identity:
             keep_estimate(old, prepared.plan)
     if restart and folder.exists():  # away in one step: half of an old run must never look like one
-        folder.rename(folder.with_name(f".restarted-{recipe.name}-{os.getpid()}"))
+        folder.rename(folder.with_name(f".restarted-{recipe.name}-{uuid4().hex}"))
     write_json(folder / PLAN, prepared.plan)
     for left in folder.parent.glob(f".restarted-{recipe.name}-*"):  # also of a restart that was killed
         if left.name.rpartition("-")[0] == f".restarted-{recipe.name}":  # else it is another run's

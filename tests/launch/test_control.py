@@ -63,7 +63,7 @@ def test_slurm_is_asked_rarely_while_a_job_waits(bessemer_home: Path, monkeypatc
 def test_who_follows_outlasts_what_does_not_answer(bessemer_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm's controller changes, another machine's disk still lists a file that is gone."""
     write_json(bessemer_home / "runs" / "x" / PLAN, {"stages": []})
-    states = iter(["queued", BessemerError("Slurm does not say"), OSError("stale"), "finished"])
+    states = iter(["queued", BessemerError("Slurm does not say", where="squeue"), OSError("stale"), "finished"])
 
     def look(_: str) -> dict[str, str]:
         if isinstance(state := next(states), Exception):
@@ -118,4 +118,17 @@ def test_what_a_worker_of_before_tells_late_is_forgotten(bessemer_home: Path, mo
     seen: list[bool] = []
     monkeypatch.setattr(worker, "_train", lambda *_: seen.append((folder / "01-cpt" / "error.json").exists()))
     worker.work("x", 1, lambda: False)
-    assert seen == [False]
+    assert seen == [True]  # nobody wrote when it began: another worker of its own group may have told it
+    held = threading.Event()
+
+    def before() -> None:
+        with exclusive(folder / "01-cpt" / ".lock", "stage 01-cpt"):
+            held.set()
+            time.sleep(0.4)
+
+    thread = threading.Thread(target=before)
+    thread.start()
+    assert held.wait(10)
+    worker.work("x", 1, lambda: False)
+    thread.join()
+    assert seen == [True, False]

@@ -356,7 +356,11 @@ def answered(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def row_of(item: Item) -> dict[str, Any]:
     """An item of a source as a task's row."""
-    row: dict[str, Any] = {"id": item.id, "group": item.group, "slice": str(item.meta.get("rule", ""))}
+    row: dict[str, Any] = {
+        "id": item.id,
+        "group": item.group,
+        "slice": str(item.meta.get("slice") or item.meta.get("rule", "")),
+    }
     if not item.messages:
         return row | {"text": item.text}
     assert all(m.role in ROLES for m in item.messages)

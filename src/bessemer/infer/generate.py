@@ -206,8 +206,11 @@ class _Draw:
             few = min(LIKELY, len(probs_V))
             while (best := probs_V.topk(few)).values.sum() < self._top_p and few < len(probs_V):
                 few = min(4 * few, len(probs_V))
-            before_K = best.values.cumsum(0) - best.values
-            probs_V = torch.zeros_like(probs_V).scatter(0, best.indices, best.values.where(before_K < self._top_p, 0.0))
+            few_K = (probs_V >= best.values[-1]).nonzero()[:, 0]  # equals in the order of their ids, on every machine
+            sorted_K, order_K = probs_V[few_K].sort(descending=True, stable=True)
+            before_K = sorted_K.cumsum(0) - sorted_K
+            kept_K = sorted_K.where(before_K < self._top_p, 0.0)
+            probs_V = torch.zeros_like(probs_V).scatter(0, few_K[order_K], kept_K)
         return int(torch.multinomial(probs_V, 1, generator=self._random))
 
 

@@ -22,10 +22,10 @@ from bessemer.track.runs import (
     describe_run,
     lock_path,
     run_folder,
-    runs_folder,
 )
 
 POLL_S = 0.3
+SILENT = "squeue"  # the place of Slurm's own silence
 QUEUE_S = 15.0  # between questions to Slurm while a job waits
 
 
@@ -101,12 +101,12 @@ def logs(name: str, *, follow: bool = False) -> Iterator[str]:
 def _state_of(name: str, before: str) -> str:
     """Where it cannot be learned (Slurm's controller changes, a shared disk hangs) it is what it was.
 
-    Raises BessemerError when the run was removed.
+    Raises BessemerError for what no waiting mends: a run that was removed, a damaged file.
     """
     try:
         return str(glance(name)["state"])
-    except (BessemerError, OSError):
-        if not (runs_folder() / name).exists():
+    except (BessemerError, OSError) as error:
+        if isinstance(error, BessemerError) and error.where != SILENT:
             raise
         return before
 

@@ -1,5 +1,5 @@
-"""Run in this process: Ctrl-C (or SIGTERM, or a terminal that goes) asks for a checkpoint and a stop, twice stops at
-once."""
+"""Run in this process: Ctrl-C (or SIGTERM, or a terminal that goes) asks for a checkpoint and a stop; twice it stops
+at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stop_requests(say: Callable[[str, str], None]) -> Generator[Callable[[], boo
 
     def ask(number: int, _: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked and number != signal.SIGHUP:  # of a terminal that goes, a shell and the kernel tell both
             raise KeyboardInterrupt
         asked = True
         with contextlib.suppress(Exception):  # it may have come in the middle of printing

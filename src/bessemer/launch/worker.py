@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bessemer.errors import BessemerError, StoppedByUserError
-from bessemer.files import read_json
+from bessemer.files import lock_holder, read_json
 from bessemer.launch.bind import die_with_parent
 from bessemer.launch.here import quiet_libraries, stop_requests
 from bessemer.track.runs import PLAN, SAID, STOP, WORKERS_LOG, alone, forget_ending, run_folder, tell_ending
-
-LEFTOVER_S = 60.0  # so long the workers of a supervisor that was killed may take to die, e.g. on another machine
 
 
 def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> None:
@@ -35,10 +33,11 @@ def work(name: str, number: int, asked: Callable[[], bool] = lambda: False) -> N
     plan = read_json(folder / PLAN)
     stage_folder = folder / plan["stages"][number - 1]["name"]
     try:
+        late = _is_first() and lock_holder(stage_folder / ".lock") is not None
         lock = alone(stage_folder) if _is_first() else contextlib.nullcontext()
         with (stage_folder / WORKERS_LOG).open("a") as log, lock:
-            if _is_first():
-                forget_ending(stage_folder)  # a worker of the group before may have told its ending after ours began
+            if late:  # the group before still wrote when ours began: how it ended is not how ours does
+                forget_ending(stage_folder)
             faulthandler.register(signal.SIGUSR1, log, all_threads=True)  # sent by the supervisor when nothing moves
             _train(folder, plan, number - 1, _sayer(stage_folder), lambda: asked() or (folder / STOP).exists())
     except BaseException as error:

@@ -115,6 +115,9 @@ def _in_stage(what: str, document: str, plan: dict[str, Any], n: int, done: int)
             yield Seen(what, plan["stages"][n]["name"], source.name, tuple(steps), done)
 
 
+AVERAGED = "averaged.json"  # beside models that are the mean of several runs: the others
+
+
 @dataclass(frozen=True)
 class Training:
     """What weights went through. folder: of the run or release whose plan it is. done: {stage: steps}."""
@@ -139,15 +142,19 @@ def trainings(run: str) -> list[Training]:
             continue  # not for ever, where two runs began again from each other
         found.append(one)
         left += _averaged_with(one.folder)
-        left += [earlier for earlier in [_of_start(one.plan)] if earlier]
+        left += _of_start(one.plan)
     return found
 
 
 def _averaged_with(folder: Path) -> list[Training]:
     """Of a release whose weights are the mean of several runs': the others."""
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    return _others(manifest.get("averaged") or [], folder)
+
+
+def _others(averaged: Sequence[dict[str, Any]], folder: Path) -> list[Training]:
     found: list[Training] = []
-    for other in manifest.get("averaged") or []:
+    for other in averaged:
         path = runs_folder() / other["run"]
         plan = read_json(path / PLAN) if (path / PLAN).exists() else {}
         if plan.get("identity") != other["identity"]:
@@ -159,22 +166,24 @@ def _averaged_with(folder: Path) -> list[Training]:
     return found
 
 
-def _of_start(plan: dict[str, Any]) -> Training | None:
+def _of_start(plan: dict[str, Any]) -> list[Training]:
     origin, stage = str(plan["base"].get("origin", "")), plan["base"].get("stage", "")
     if origin.startswith("family ") and origin.endswith(" of this machine"):
         folder = runs_folder() / f"grow-{plan['recipe']['start'].partition('@')[0]}"
         if not (folder / PLAN).exists():
-            return None
+            return []
         made = read_json(folder / PLAN)
         names = [s["name"] for s in made["stages"]][: STAGES.index(stage) + 1 if stage in STAGES else None]
-        return Training(folder, made, {name: n for name, n in _steps_done(folder).items() if name in names})
+        return [Training(folder, made, {name: n for name, n in _steps_done(folder).items() if name in names})]
     path = Path(origin.removeprefix("folder ")) if origin.startswith("folder ") else None
     above = [path, *list(path.parents)[:4]] if path else []  # runs/NAME/model, runs/NAME/merge/0.500/model
     folder = next((p for p in above if (p / PLAN).exists()), None)
     if folder is None:
-        return None
+        return []
     made = read_json(folder / PLAN)
-    return Training(folder, made, _all_steps(made) if folder == path else _steps_done(folder))
+    facts = next((p / AVERAGED for p in above if (p / AVERAGED).exists()), None)  # runs/NAME/merge/with-.../0.900/model
+    others = _others(read_json(facts), facts.parent) if facts else []
+    return [Training(folder, made, _all_steps(made) if folder == path else _steps_done(folder)), *others]
 
 
 def consumed(found: Sequence[Training]) -> Iterator[tuple[str, str, list[int]]]:

@@ -127,19 +127,23 @@ class CleanStage(Stage):
         if final.exists():
             return
         items = list(data)
-        with whole_folder(final) as folder, saving_arrays(final):
+        with whole_folder(final) as folder:
             write_part(folder / "items.parquet", items)
+            self._write_facts(folder, items)
+            record = {
+                "steps": [s.counts.as_json() for s in self.steps],
+                "dropped": [d for s in self.steps for d in s.dropped],
+            }
+            write_json(folder / "record.json", record)
+
+    def _write_facts(self, folder: Path, items: Sequence[Item]) -> None:
+        with saving_arrays(folder):
             np.savez(folder / "facts.npz", **facts_of(items, self.wanted))  # type: ignore[arg-type]
             if self.wanted.jaccard is not None:
                 sets = sets_of([own_text(item) for item in items], self.wanted.words)
                 np.save(folder / "sets.npy", sets.hashes)
                 np.save(folder / "offsets.npy", sets.offsets)
                 np.save(folder / "bands.npy", Bands.for_threshold(self.wanted.jaccard).keys(sets))
-            record = {
-                "steps": [s.counts.as_json() for s in self.steps],
-                "dropped": [d for s in self.steps for d in s.dropped],
-            }
-            write_json(folder / "record.json", record)
 
 
 def facts_of(items: Sequence[Item], wanted: Wanted) -> dict[str, np.ndarray[Any, Any]]:
