@@ -352,6 +352,10 @@ def test_logs_of_inspect_are_compared_with_the_same_statistics(tmp_path: Path) -
     with pytest.raises(BessemerError, match="2 scorers.*") as refused:
         examine([better], [], [], Screen(quiet=True), against=worse, by="Ada")
     assert "LOG#match, LOG#model_graded" in refused.value.fix
+    sharp = tmp_path / "try#3.json"
+    sharp.write_text((tmp_path / "other.json").read_text())
+    with pytest.raises(BessemerError, match="different tasks or scorers"):  # it was found, and is of another task
+        examine([f"{better}#match"], [], [], Screen(quiet=True), against=f"inspect:{sharp}", by="Ada")
     ours, theirs, out = f"{better}#model_graded", f"{worse}#model_graded", tmp_path / "named"
     named = examine([ours], [], [], Screen(quiet=True), against=theirs, by="Ada", out=out)
     assert verify_evaluation(named)["tasks"]["arithmetic-hard"]["change"]["answer"] == "LOSS"

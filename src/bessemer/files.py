@@ -360,15 +360,11 @@ def _lock(file: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise _no_locks(error, file.name) from None
+        if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}:
+            raise
+        fix = "mount it with flock (Lustre: -o flock), or set BESSEMER_HOME to another disk"
+        raise BessemerError("this file system has no locks", where=file.name, fix=fix) from None
     return True
-
-
-def _no_locks(error: OSError, path: str) -> Exception:
-    if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}:
-        return error
-    fix = "mount it with flock (Lustre: -o flock), or set BESSEMER_HOME to another disk"
-    return BessemerError("this file system has no locks", where=path, fix=fix)
 
 
 @contextlib.contextmanager

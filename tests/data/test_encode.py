@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.data import encode, fast
+from bessemer.data import encode, fast, render
 from bessemer.data.encode import Encoder
 from bessemer.data.fast import CheckedEngine, EnginesDiffer
 from bessemer.data.items import Item, Message
@@ -135,3 +135,11 @@ def test_elsewhere_it_is_an_error_and_the_next_try_is_right(
     with pytest.raises(EnginesDiffer, match="pip uninstall fastokens"):
         renderer.render(items)
     assert renderer.render(items)[0].ids_L.tolist()[:-1] == renderer.encode_texts(["steel and iron"])[0]
+
+
+def test_what_is_kept_of_renderings_has_a_bound(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's request of a thousand messages is kept by its whole frame; few of them must not fill the memory."""
+    monkeypatch.setattr(render, "KEPT_CHARACTERS", 2000)
+    for n in range(1, 30):
+        renderer.render([Item("x", messages=(Message("user", "a"), Message("assistant", "b")) * n)])
+        assert renderer._programs and sum(len(text) for text, _ in renderer._programs) <= max(2000, 100 * n)

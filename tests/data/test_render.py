@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bessemer.data import render as render_module
 from bessemer.data.items import Item, Message, ToolCall
 from bessemer.data.render import Example, Renderer
 from bessemer.data.template import TODAY
@@ -595,13 +594,3 @@ def test_the_vocabulary_reaches_to_the_largest_id(tiny_model: Path, tmp_path: Pa
     tokenizer["model"]["vocab"][max(tokenizer["model"]["vocab"])] = 69_999
     path.write_text(json.dumps(tokenizer))
     assert Renderer(tmp_path / "model").n_vocabulary == 70_000
-
-
-def test_what_is_kept_of_renderings_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request of a thousand messages is kept by its whole frame: of few requests a server would grow without end."""
-    renderer = make(tmp_path, *FAMILIES["chatml"], (TEMPLATES / "chatml.jinja").read_text().removesuffix("\n"))
-    monkeypatch.setattr(render_module, "KEPT_CHARACTERS", 2000)
-    for n in range(1, 30):
-        turns = [Message("user", "a"), Message("assistant", "b")] * n
-        renderer.render([Item("x", messages=tuple(turns))])
-        assert sum(len(text) for text, _ in renderer._programs) <= max(2000, 100 * n) and renderer._programs

@@ -26,10 +26,13 @@ def test_documents_and_conversations_are_measured(tmp_path: Path, tiny_model: Pa
     recipe = load_recipe(write_story(tmp_path, tiny_model))
     probes = sum(p.tokens for p in recipe.probes.values())
     chat = Item("2", messages=(Message("user", "y" * 30), Message("assistant", "z" * 60)))
-    found = [held_out_tokens(recipe, {"t": [item]}) - probes for item in (Item("1", text="x" * 300), chat)]
-    texts = next(name for name, task in recipe.tasks.items() if task.metric == "bits_per_byte")
-    assert held_out_tokens(recipe, {texts: [Item("1", text="x" * 300_000)]}) == probes + 16_384  # some windows of it
-    assert found == [100, 30]
+    for name, item, n_tokens in (
+        ("own-texts", Item("1", text="x" * 300), 100),
+        ("own-texts", Item("1", text="x" * 300_000), 16_384),  # some windows of it
+        ("rules", chat, 30),
+        ("rules", Item("2", messages=(Message("user", "y" * 300_000),)), 100_000),  # every item
+    ):
+        assert held_out_tokens(recipe, {name: [item]}) == probes + n_tokens
 
 
 @pytest.mark.parametrize(

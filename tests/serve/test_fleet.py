@@ -270,7 +270,9 @@ def test_routes(tiny_model: Path, bessemer_home: Path, tmp_path: Path, here: Cal
             read_route("tiny")
 
 
-def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Path, tmp_path: Path) -> None:
+def test_going_back_waits_for_no_other_model(
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What one might go back to next is loaded when clients are answered again; there may be no room for it."""
     make_versions(tiny_model, bessemer_home, tmp_path, 3)
     for version in (1, 2, 3):
@@ -284,7 +286,7 @@ def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Pa
 
     fleet = Fleet([Backend(loaded, release, 8)])
     fleet._open, room = opener, [False]
-    fleet._has_room = lambda: room[0]  # type: ignore[method-assign]
+    monkeypatch.setattr(Fleet, "_has_room", lambda _: room[0])
     roll_back("tiny")
     fleet.look()
     assert tried == [("tiny@2", 3)] and fleet.main.release.version == 2
@@ -294,7 +296,7 @@ def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Pa
     fleet.close()
     promote("tiny@3")
     fleet = Fleet([Backend(*open_model("tiny@3"), 8)])
-    fleet._open, fleet._has_room = opener, lambda: True  # type: ignore[method-assign]
+    fleet._open = opener
     tried.clear()
     roll_back("tiny")
     fleet.look()
@@ -303,7 +305,7 @@ def test_going_back_waits_for_no_other_model(tiny_model: Path, bessemer_home: Pa
 
 
 def test_a_route_that_changes_while_a_model_loads_is_read_again(
-    tiny_model: Path, bessemer_home: Path, tmp_path: Path
+    tiny_model: Path, bessemer_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_versions(tiny_model, bessemer_home, tmp_path, 3)
     promote("tiny@1")
@@ -319,7 +321,12 @@ def test_a_route_that_changes_while_a_model_loads_is_read_again(
     fleet = Fleet([Backend(loaded, release, 8)])
     fleet._open = opener
     publish = fleet._publish
-    fleet._publish = lambda *args: (publish(*args), answered.append(fleet.main.release.version))  # type: ignore[method-assign]
+
+    def note(*args: Any) -> None:
+        publish(*args)
+        answered.append(fleet.main.release.version)
+
+    monkeypatch.setattr(fleet, "_publish", note)
     promote("tiny@2")
     fleet.look()
     fleet.look()

@@ -355,11 +355,19 @@ def _accuracy_norm(columns: Columns) -> Weighted:
     return _mean(_share_of_best(values["logprob"] / values["bytes"], values["gold"]))
 
 
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Equal names have one number, in sorted order. [I]
+
+    `np.unique` would make an array of texts as wide as the longest: a comment may be a cluster's name.
+    """
+    place = {name: n for n, name in enumerate(sorted(set(names)))}
+    return np.fromiter((place[name] for name in names), np.int64, len(names))
+
+
 def _both_right(columns: Columns) -> Weighted:
     """Share of groups whose items are all answered rightly."""
     right_I = rightness(columns)
-    place = {name: c for c, name in enumerate(dict.fromkeys(columns.clusters))}
-    group_I = np.array([place[name] for name in columns.clusters])
+    group_I = numbered(columns.clusters)
     wrong_C = np.bincount(group_I, weights=right_I < 1 - NEAR)
     size_C = np.bincount(group_I)
     part_I = 1 / size_C[group_I]  # a group counts once, however many items it has

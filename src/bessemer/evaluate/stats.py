@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bessemer.errors import BessemerError
-from bessemer.evaluate.metrics import Columns, Floats, Metric, chances, in_parts, rightness
+from bessemer.evaluate.metrics import Columns, Floats, Metric, chances, in_parts, numbered, rightness
 
 DRAWS = 2000
 PERMUTATIONS = 1999
@@ -76,10 +76,8 @@ class Draws:
 
     @staticmethod
     def of(clusters: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Draws:
-        # An array of texts would be as wide as the longest: a comment may be a cluster's name.
-        place = {name: c for c, name in enumerate(sorted(set(clusters)))}
-        cluster_I = np.fromiter((place[name] for name in clusters), np.int64, len(clusters))
-        return Draws(cluster_I, len(place), draws, seed)
+        cluster_I = numbered(clusters)
+        return Draws(cluster_I, int(cluster_I.max()) + 1, draws, seed)
 
     def parts(self) -> Iterator[Floats]:
         """Weights of the items, first of the sample itself, then of draws; a part at a time. [b, I]"""

@@ -25,7 +25,6 @@ from bessemer.track.runs import (
 )
 
 POLL_S = 0.3
-SILENT = "squeue"  # the place of Slurm's own silence
 QUEUE_S = 15.0  # between questions to Slurm while a job waits
 
 
@@ -106,7 +105,7 @@ def _state_of(name: str, before: str) -> str:
     try:
         return str(glance(name)["state"])
     except (BessemerError, OSError) as error:
-        if isinstance(error, BessemerError) and error.where != SILENT:
+        if isinstance(error, BessemerError) and error.where != slurm.SILENT:
             raise
         return before
 

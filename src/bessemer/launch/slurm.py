@@ -22,6 +22,7 @@ from bessemer.track.runs import IDLE, JOB, STOP, lock_path, runs_folder
 from bessemer.track.screen import Screen
 
 MOST_IDLE = 3  # times that a job goes back into the queue without having finished anything
+SILENT = "squeue"  # the place of errors that say that Slurm does not answer
 GRACE_S = 120  # before the time limit: time for a step, a probe and a checkpoint
 
 SCRIPT = """#!/bin/bash
@@ -149,7 +150,7 @@ def job_state(job: str) -> str:
         if done.returncode == 0 or "Invalid job id" in done.stderr:
             return done.stdout.strip()
     what = f"Slurm does not say what became of job {job}: {done.stderr.strip()}"
-    raise BessemerError(what, where="squeue", fix="try again when its controller answers")
+    raise BessemerError(what, where=SILENT, fix="try again when its controller answers")
 
 
 def cancel(job: str) -> None:

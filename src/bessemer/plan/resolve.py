@@ -196,7 +196,7 @@ def held_out_tokens(recipe: Recipe, tasks: Mapping[str, Sequence[Item]]) -> int:
     found = sum(p.tokens for p in recipe.probes.values())
     for name, items in tasks.items():
         n = sum(len(item.text) + sum(len(m.content) for m in item.messages) for item in items) // 3
-        found += min(n, TASK_TOKENS) if name in recipe.tasks and recipe.tasks[name].metric == "bits_per_byte" else n
+        found += min(n, TASK_TOKENS) if recipe.tasks[name].metric == "bits_per_byte" else n
     return found
 
 

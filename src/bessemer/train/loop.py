@@ -254,9 +254,8 @@ class _Stage:
         """Back to the newest good checkpoint; the steps since then, this one included, never count."""
         self.writer.settle("an older one is gone back to")
         self.trainable.world.wait()
-        path, _ = checkpoint.newest_good(
-            self.run.folder, self.run.plan, due=True
-        )  # where an undisturbed training goes back to
+        # Where an undisturbed training goes back to.
+        path, _ = checkpoint.newest_good(self.run.folder, self.run.plan, due=True)
         self.agree(path)
         if path is None:
             raise self.give_up(step, batch)
